@@ -1,0 +1,165 @@
+"""All settings: every default once, every range check once.
+
+A setting that cannot be right raises `ConfigError` when the object is built, not when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from memrecall_kv.errors import ConfigError
+
+FORMAT_VERSION = 1
+"""Version of the saved configuration and of the fingerprint."""
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, keyword-only, refusing unknown keys.
+
+    Raises:
+        ConfigError: If a value is out of range, a key is unknown, or two settings contradict.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            rules = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}, got {item['input']!r}"
+                for item in error.errors()
+            )
+            known = ", ".join(type(self).model_fields)
+            raise ConfigError(f"{type(self).__name__} refused: {rules}.", f"Known settings: {known}.") from error
+
+
+class ChunkingConfig(Config):
+    """How documents are cut.
+
+    Attributes:
+        chunk_tokens: Most tokens of a chunk. The paper uses 4096 with a 7B model; a small model keeps
+            more of a short chunk.
+        overlap_tokens: Tokens repeated from the end of the chunk before; 0 tiles the text.
+    """
+
+    chunk_tokens: int = Field(default=256, ge=8, le=32768)
+    overlap_tokens: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_is_shorter(self) -> ChunkingConfig:
+        if self.overlap_tokens >= self.chunk_tokens:
+            raise ValueError(f"overlap_tokens must be below chunk_tokens ({self.chunk_tokens})")
+        return self
+
+
+class CompressorConfig(Config):
+    """How a chunk becomes a block.
+
+    Attributes:
+        kind: `select` keeps the most important tokens, `stride` every r-th token, `pool` the mean of
+            every r tokens, `hybrid` half selected and half pooled, `memory_tokens` is the learned one.
+        compression_ratio: Source tokens per memory token, r = T/M. (kvpress counts the share removed.)
+        importance: Score behind `select` and `hybrid`; see `importance.py` for the papers.
+        layout: `frozen_raw` or `reference`, for `memory_tokens` only.
+        window: Raw tokens per window, for the `reference` layout only.
+    """
+
+    kind: Literal["select", "stride", "pool", "hybrid", "memory_tokens"] = "select"
+    compression_ratio: int = Field(default=4, ge=1, le=1024)
+    importance: Literal["key_norm", "key_diff", "surprisal"] = "key_diff"
+    layout: Literal["frozen_raw", "reference"] = "frozen_raw"
+    window: int = Field(default=2048, ge=1)
+
+    @model_validator(mode="after")
+    def _window_is_whole_groups(self) -> CompressorConfig:
+        if self.layout == "reference" and self.window % self.compression_ratio:
+            raise ValueError(f"window must be a multiple of compression_ratio ({self.compression_ratio})")
+        return self
+
+
+class BankConfig(Config):
+    """How blocks are stored.
+
+    Attributes:
+        storage: `int8` (keys per channel, values per token), `int4`, or `native`: the dtype they were made in.
+        segment_bytes: A segment file is closed when it is at least this long.
+    """
+
+    storage: Literal["native", "int8", "int4"] = "int8"
+    segment_bytes: int = Field(default=256 * 2**20, ge=4096)
+
+
+class GateConfig(Config):
+    """How blocks are judged.
+
+    Attributes:
+        kind: `likelihood` needs no training; `classifier` loads weights.
+        threshold: A block is opened if its probability is above this. The paper uses 0.5.
+        temperature: Divides the likelihood gate's log-likelihood gain, nats per token.
+        bias: Gain at which the likelihood gate says 0.5, nats per token.
+        batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a
+            score does not depend on its neighbours.
+        rescore_margin: A score this close to the threshold is computed again alone before it decides.
+    """
+
+    kind: Literal["likelihood", "classifier"] = "likelihood"
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    temperature: float = Field(default=0.25, gt=0.0)
+    bias: float = Field(default=0.5)
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
+
+
+class ScanConfig(Config):
+    """In which order blocks are judged and opened.
+
+    Attributes:
+        schedule: `sequential` is the paper's one pass; `lookahead` takes the same decisions in batches;
+            `rescan` looks again at refused blocks with what was learned since.
+        top_k: Open exactly this many blocks (or all there are), best first, instead of using the threshold.
+        max_rounds: Passes over the refused blocks at most, the first one included.
+        max_open: Blocks opened for one question at most.
+    """
+
+    schedule: Literal["sequential", "lookahead", "rescan"] = "rescan"
+    top_k: int | None = Field(default=None, ge=1)
+    max_rounds: int = Field(default=3, ge=1, le=100)
+    max_open: int = Field(default=8, ge=1)
+
+
+class ReasonerConfig(Config):
+    """How blocks become notes and notes an answer.
+
+    Attributes:
+        memory: `append` adds a note per block; `rewrite` is the paper's: the whole memory anew each time.
+        readback: `answer` lets the answer read the opened chunks' text, `verify` also turns an answer whose
+            words the text does not hold into not-found, `off` answers from the notes alone (the paper).
+        max_note_tokens: Tokens written per block at most.
+        max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
+        max_readback_tokens: Tokens of the opened chunks' text that the answer may read.
+        max_answer_tokens: Tokens of the answer at most.
+        not_found: What the answer says when the bank does not hold it.
+    """
+
+    memory: Literal["append", "rewrite"] = "append"
+    readback: Literal["answer", "verify", "off"] = "answer"
+    max_note_tokens: int = Field(default=48, ge=1)
+    max_memory_tokens: int = Field(default=512, ge=1)
+    max_readback_tokens: int = Field(default=1024, ge=1)
+    max_answer_tokens: int = Field(default=64, ge=1)
+    not_found: str = Field(default="Not found in the documents.", min_length=1)
+
+
+class MemRecallConfig(Config):
+    """Everything that `MemRecall.save_pretrained` writes to `memrecall_config.json`."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    chunking: ChunkingConfig = ChunkingConfig()
+    compressor: CompressorConfig = CompressorConfig()
+    bank: BankConfig = BankConfig()
+    gate: GateConfig = GateConfig()
+    scan: ScanConfig = ScanConfig()
+    reasoner: ReasonerConfig = ReasonerConfig()

@@ -1,0 +1,275 @@
+"""The values that travel between stages: frozen data, no behaviour beyond properties.
+
+`Document -> Chunk -> MemoryBlock -> Recall -> Answer`. The letters of shapes are those of
+`docs/architecture.md`: L layers, K KV heads, M memory tokens of a block, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:  # importing torch takes seconds, and adapters must not pay for it
+    from torch import Tensor
+
+Metadata: TypeAlias = Mapping[str, Any]
+"""What the caller wants to keep beside a document; JSON values, returned as given."""
+
+Where: TypeAlias = Callable[[str, Metadata], bool]
+"""A filter: called with a document's id and metadata, True if its chunks may be recalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text under an id of the caller's choice."""
+
+    id: str
+    text: str
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A span `[start, end)` of a document's text, counted in characters."""
+
+    doc_id: str
+    index: int
+    start: int
+    end: int
+    text: str
+    num_tokens: int
+
+    @property
+    def id(self) -> str:
+        """Return the chunk's name inside a bank: its document and its place in it."""
+        return f"{self.doc_id}#{self.index}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryBlock:
+    """One chunk's compressed keys and values.
+
+    Attributes:
+        keys: Keys **before** rotary embedding. `[L, K, M, D]`.
+        values: Values. `[L, K, M, D]`.
+        positions: Place of each memory token inside the block, in `[0, extent)`. int32,
+            `[L, K, M]`, or `[1, 1, M]` where layers and heads agree.
+        extent: Positions the block takes when it is placed; what follows starts after them.
+        num_source_tokens: Tokens of the chunk the block stands for, T.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    extent: int
+    num_source_tokens: int
+
+    @property
+    def num_memory_tokens(self) -> int:
+        """Return M, the memory tokens per layer and head."""
+        return int(self.keys.shape[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A chunk whose block was opened.
+
+    Attributes:
+        chunk: The original text and its span.
+        gate_probability: Relevance in [0, 1], given the question and the memory of that moment.
+        step: 0 for the block opened first, 1 for the next, ...
+        metadata: The document's metadata.
+    """
+
+    chunk: Chunk
+    gate_probability: float
+    step: int
+    metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Return the chunk's original text."""
+        return self.chunk.text
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing learned, and the chunk it was learned from."""
+
+    text: str
+    chunk_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingMemory:
+    """What was learned so far, in the order it was learned."""
+
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Return the notes as the gate and the reasoner read them, one a line."""
+        return "\n".join(note.text for note in self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision of the gate.
+
+    Attributes:
+        round: 0 for the first pass over the bank, 1 for the first re-scan, ...
+        chunk_id: The block that was scored.
+        gate_probability: Its relevance, in [0, 1].
+        opened: Whether the reasoner read it.
+        note: What the reasoner wrote after reading; empty if nothing new.
+    """
+
+    round: int
+    chunk_id: str
+    gate_probability: float
+    opened: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Every decision that counted, in order. Scores a later look overruled are left out."""
+
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost.
+
+    Attributes:
+        blocks_total: Blocks the question could have opened.
+        blocks_scored: Gate forwards, counting a block once per time it was scored.
+        blocks_opened: Blocks the reasoner read.
+        memory_tokens_read: Memory tokens read by the reasoner.
+        prompt_tokens: Text tokens read by the reasoner, readback included.
+        generated_tokens: Tokens written, notes and answer.
+        bytes_per_source_token: Stored bytes of the bank per token of source text.
+        seconds: Wall-clock time.
+    """
+
+    blocks_total: int = 0
+    blocks_scored: int = 0
+    blocks_opened: int = 0
+    memory_tokens_read: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    bytes_per_source_token: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A question's answer and what it rests on.
+
+    Attributes:
+        text: The answer, or the configured not-found sentence.
+        evidence: The opened chunks, in the order they were opened.
+        found: False when the bank does not hold the answer.
+        grounded: True when the answer's words occur in the evidence's text.
+        working_memory: The notes at the end.
+        trace: The gate's decisions.
+        usage: The cost.
+    """
+
+    text: str
+    evidence: tuple[Recall, ...]
+    found: bool
+    grounded: bool
+    working_memory: WorkingMemory
+    trace: Trace
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What `ingest` did.
+
+    Attributes:
+        documents_added: New documents.
+        documents_updated: Documents whose text or metadata changed.
+        documents_unchanged: Documents that were in the bank already.
+        chunks_compressed: Chunks that went through the compressor.
+        chunks_reused: Chunks whose block was in the bank already.
+        source_tokens: Tokens of the compressed chunks.
+        seconds: Wall-clock time.
+    """
+
+    documents_added: int = 0
+    documents_updated: int = 0
+    documents_unchanged: int = 0
+    chunks_compressed: int = 0
+    chunks_reused: int = 0
+    source_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BankStats:
+    """Size of a bank.
+
+    Attributes:
+        documents: Documents that can be recalled.
+        chunks: Chunks of these documents.
+        blocks: Distinct blocks; equal chunks share one.
+        source_tokens: Tokens of all chunks.
+        memory_tokens: Memory tokens of the distinct blocks.
+        live_bytes: Bytes of the blocks in use.
+        file_bytes: Bytes of all segment files, what `compact` would free included.
+    """
+
+    documents: int = 0
+    chunks: int = 0
+    blocks: int = 0
+    source_tokens: int = 0
+    memory_tokens: int = 0
+    live_bytes: int = 0
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Event: the gate looked at a block."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Event: the reasoner is about to read a block."""
+
+    recall: Recall
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Event: the reasoner wrote a note."""
+
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Event: a piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Event: the answer is complete; always the last event."""
+
+    answer: Answer
+
+
+Event: TypeAlias = Scored | Opened | Noted | Token | Done
+"""What `MemRecall.stream` yields."""
+
+Progress: TypeAlias = Callable[[Literal["compress"], int, int], None]
+"""A progress callback: called with the stage, tokens done and tokens in all."""
