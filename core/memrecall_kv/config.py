@@ -5,6 +5,8 @@ A setting that cannot be right raises `ConfigError` when the object is built, no
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +15,11 @@ from memrecall_kv.errors import ConfigError
 
 FORMAT_VERSION = 1
 """Version of the saved configuration and of the fingerprint."""
+
+
+def home_directory() -> Path:
+    """Return where prepared models and demo banks are kept: `MEMRECALL_KV_HOME`, or a folder of the user's cache."""
+    return Path(os.environ.get("MEMRECALL_KV_HOME") or Path.home() / ".cache" / "memrecall-kv")
 
 
 class Config(BaseModel):

@@ -1,0 +1,84 @@
+"""Public fakes: tiny backbones built in process, and a gate and a reasoner that follow a script."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from memrecall_kv.models import Backbone, wrap_backbone
+
+Family = Literal["llama", "qwen2", "qwen3", "mistral"]
+_FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per byte of UTF-8, and ids 256 to 258 for start, end and padding."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "</s>", "<pad>"]
+    vocabulary = {symbol: index for index, symbol in enumerate([*alphabet, *special])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=100_000
+    )
+
+
+def tiny_backbone(
+    family: Family = "llama",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    window: int = 4096,
+    **overrides: Any,
+) -> Backbone:
+    """Return a random backbone of 2 layers, 4 query heads and 2 KV heads over bytes.
+
+    Args:
+        family: Architecture.
+        seed: Seed of the weights; the global generator is left as it was.
+        dtype: Of weights and activations.
+        attention: `sdpa` or `eager`.
+        window: Positions.
+        overrides: Further fields of the architecture's config.
+    """
+    tokenizer = byte_tokenizer()
+    config_class, model_class, extra = _FAMILIES[family]
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": window,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "pad_token_id": 258,
+        "initializer_range": 0.2,  # wide enough for attention that is far from uniform
+    }
+    config = config_class(**{**sizes, **extra, **overrides})
+    config._attn_implementation = attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config).to(dtype)
+    return wrap_backbone(model, tokenizer, f"tiny-{family}-{seed}")
