@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,7 +21,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from memrecall_kv import assemble
+from memrecall_kv.config import ChunkingConfig, MemRecallConfig, ReasonerConfig
+from memrecall_kv.gate import Gate
 from memrecall_kv.models import Backbone, wrap_backbone
+from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.reasoner import Reasoner, Tally
+from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 
 Family = Literal["llama", "qwen2", "qwen3", "mistral"]
 _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -82,3 +91,69 @@ def tiny_backbone(
         torch.manual_seed(seed)
         model = model_class(config).to(dtype)
     return wrap_backbone(model, tokenizer, f"tiny-{family}-{seed}")
+
+
+class ScriptedGate:
+    """A gate that looks probabilities up by what the memory and a block hold.
+
+    Args:
+        script: Called with the question, the memory's text and the block; returns the probability.
+    """
+
+    def __init__(self, script: Callable[[str, str, MemoryBlock], float]) -> None:
+        self._script = script
+
+    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return the scripted probability of each block."""
+        return [self._script(question, memory.text, block) for block in blocks]
+
+
+class ScriptedReasoner:
+    """A reasoner that takes notes and answers from a script, without a model.
+
+    Args:
+        notes: Note by text of the chunk; chunks that are not in it add nothing.
+        reply: Called with the question and the memory's text; returns the answer.
+    """
+
+    def __init__(self, notes: Mapping[str, str], reply: Callable[[str, str], str]) -> None:
+        self._notes = dict(notes)
+        self._reply = reply
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Add the scripted note of a chunk."""
+        tally.memory_tokens += block.num_memory_tokens
+        if chunk.text not in self._notes:
+            return memory
+        return WorkingMemory((*memory.notes, Note(self._notes[chunk.text], chunk.id)))
+
+    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
+        """Yield the scripted answer word by word."""
+        for piece in re.findall(r"\S+\s*", self._reply(question, memory.text)):
+            tally.generated_tokens += 1
+            yield piece
+
+
+def tiny_memory(
+    config: MemRecallConfig | None = None,
+    *,
+    gate: Gate | None = None,
+    reasoner: Reasoner | None = None,
+    backbone: Backbone | None = None,
+) -> MemRecall:
+    """Return a whole pipeline on a tiny random backbone: no network, no files, under a second.
+
+    Args:
+        config: Settings; chunks of 64 bytes and short texts if left out.
+        gate: Instead of the gate the settings ask for.
+        reasoner: Instead of the backbone.
+        backbone: Instead of `tiny_backbone()`.
+    """
+    config = config or MemRecallConfig(
+        chunking=ChunkingConfig(chunk_tokens=64),
+        reasoner=ReasonerConfig(max_note_tokens=4, max_answer_tokens=8),
+    )
+    parts = assemble.build(backbone or tiny_backbone(), config, None)
+    return MemRecall(replace(parts, gate=gate or parts.gate, reasoner=reasoner or parts.reasoner))

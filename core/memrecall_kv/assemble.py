@@ -1,0 +1,149 @@
+"""From a name or a directory to the parts of a pipeline, and back to a directory.
+
+| directory holds | what it is |
+|---|---|
+| `memrecall_config.json` | written by `save_pretrained`: settings, and trained parts in `compressor/` and `gate/` |
+| `config.json` with `lychee_memory_*` | a published LycheeMemory checkpoint: backbone and compressor in one |
+| `config.json` | a plain backbone, read with training-free operators |
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+from memrecall_kv.config import CompressorConfig, MemRecallConfig
+from memrecall_kv.errors import ConfigError, FingerprintMismatchError
+from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
+from memrecall_kv.kv import KVAccess
+from memrecall_kv.memory_tokens import FrozenRawLayout
+from memrecall_kv.models import Backbone, load_backbone
+from memrecall_kv.reasoner import BackboneReasoner, Reasoner
+from memrecall_kv.reference import ReferenceCompressor, ReferenceWeights, is_official_directory, official_config
+
+CONFIG_NAME = "memrecall_config.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a pipeline runs on."""
+
+    backbone: Backbone
+    compressor: Compressor
+    gate: Gate
+    reasoner: Reasoner
+    config: MemRecallConfig
+
+
+def load(
+    name_or_path: str | Path | None,
+    config: MemRecallConfig | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> Parts:
+    """Load a pipeline's parts; see the table at the top of this file.
+
+    Args:
+        name_or_path: The default preset if `None`, a directory, or a hub id of a backbone.
+        config: Settings to use instead of the saved ones.
+        device: As in `load_backbone`.
+        dtype: As in `load_backbone`.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: If the saved settings cannot be read.
+        FingerprintMismatchError: If the saved parts were made for another backbone.
+        InputError: If a part is missing.
+    """
+    folder = Path(name_or_path) if name_or_path is not None else None
+    if folder is None or not folder.is_dir():
+        backbone = load_backbone(name_or_path, device=device, dtype=dtype, revision=revision)
+        return build(backbone, config or MemRecallConfig(), None)
+    if (folder / CONFIG_NAME).is_file():
+        saved, name, fingerprint = _read(folder / CONFIG_NAME)
+        backbone = load_backbone(name, device=device, dtype=dtype, revision=revision)
+        if backbone.fingerprint != fingerprint and dtype == "float32":
+            raise FingerprintMismatchError(
+                f"{folder} was made for backbone {fingerprint}, got {backbone.fingerprint}.",
+                f"Load it with the backbone it names: {name}.",
+            )
+        return build(backbone, config or saved, folder)
+    backbone = load_backbone(folder, device=device, dtype=dtype, revision=revision)
+    if is_official_directory(folder):
+        config = config or MemRecallConfig(compressor=official_config(folder))
+    return build(backbone, config or MemRecallConfig(), folder)
+
+
+def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> Parts:
+    """Put a pipeline's parts together around a backbone.
+
+    Args:
+        backbone: The model.
+        config: All settings.
+        folder: Where trained parts are, if the settings ask for any.
+
+    Raises:
+        ConfigError: If the settings ask for a trained part and there is no folder.
+    """
+    kv = KVAccess(backbone)
+    compressor = _compressor(kv, config.compressor, folder)
+    unrotated = compressor.unrotated
+    gate: Gate
+    if config.gate.kind == "likelihood":
+        gate = LikelihoodGate(kv, config.gate, unrotated=unrotated)
+    else:
+        gate = ClassifierGate.from_directory(kv, config.gate, _trained(folder) / "gate", unrotated=unrotated)
+    reasoner = BackboneReasoner(kv, config.reasoner, unrotated=unrotated)
+    return Parts(backbone, compressor, gate, reasoner, config)
+
+
+def save(parts: Parts, directory: Path) -> None:
+    """Write settings and trained parts; the backbone is named, not copied."""
+    directory.mkdir(parents=True, exist_ok=True)
+    compressor, gate = parts.compressor, parts.gate
+    if isinstance(compressor, MemoryTokenCompressor):
+        compressor.layout.save(directory / "compressor")
+    elif isinstance(compressor, ReferenceCompressor):
+        compressor.weights.save(directory / "compressor")
+    if isinstance(gate, ClassifierGate):
+        gate.save(directory / "gate")
+    record = {
+        "backbone": {"name": parts.backbone.name, "fingerprint": parts.backbone.fingerprint},
+        "settings": parts.config.model_dump(mode="json"),
+    }
+    (directory / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _compressor(kv: KVAccess, config: CompressorConfig, folder: Path | None) -> Compressor:
+    if config.kind != "memory_tokens":
+        return OperatorCompressor(kv, config)
+    if config.layout == "frozen_raw":
+        return MemoryTokenCompressor(kv, FrozenRawLayout.from_directory(kv, _trained(folder) / "compressor"), config)
+    source = _trained(folder)
+    weights = ReferenceWeights.from_directory(source if is_official_directory(source) else source / "compressor")
+    return ReferenceCompressor(kv, weights, config)
+
+
+def _trained(folder: Path | None) -> Path:
+    if folder is None:
+        raise ConfigError(
+            "The settings ask for trained weights, but a bare backbone has none.",
+            "Load a directory written by save_pretrained, or choose a training-free compressor and gate.",
+        )
+    return folder
+
+
+def _read(path: Path) -> tuple[MemRecallConfig, str, str]:
+    """Return settings, backbone name and backbone fingerprint of a saved pipeline."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        backbone = record["backbone"]
+        return MemRecallConfig(**record["settings"]), str(backbone["name"]), str(backbone["fingerprint"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"{path} is no saved pipeline: {error!r}.", "Give a directory written by save_pretrained."
+        ) from error

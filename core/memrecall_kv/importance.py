@@ -1,0 +1,67 @@
+"""How much each token matters, before any question is known.
+
+Deviations from the papers:
+
+1. Keys are scored before rotary embedding, as blocks hold them; the papers score rotated keys.
+2. There is no protected window of recent tokens: a chunk has no "end" that is nearer to the question.
+3. The first token of the context is a sink outside the block, so it needs no protection either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from memrecall_kv.kv import KVAccess, Prefill
+
+Score = Callable[[KVAccess, Prefill, Sequence[Sequence[int]]], Tensor]
+"""Returns importance, higher is kept: `[L, B, K, T]`, or `[1, B, 1, T]` where layers and heads agree."""
+
+
+def key_norm(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Score a token by minus the norm of its key: short keys draw much attention.
+
+    Source:
+        A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression, arXiv:2406.11430.
+    """
+    return -prefill.keys.float().norm(dim=-1)
+
+
+def key_diff(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Score a token by how little its key resembles the average key of its head.
+
+    Source:
+        KeyDiff: Key Similarity-Based KV Cache Eviction, arXiv:2504.15364.
+    """
+    keys = prefill.keys.float()
+    lengths = torch.tensor([len(row) for row in rows], device=keys.device)
+    real = torch.arange(keys.shape[3], device=keys.device) < lengths[:, None]  # [B, T]
+    weights = real[None, :, None, :, None].float()
+    anchor = (normalize(keys, dim=-1) * weights).sum(dim=3, keepdim=True)  # [L, B, K, 1, D]
+    return -cosine_similarity(keys, anchor, dim=-1)
+
+
+def surprisal(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Score a token by minus its log-probability given what stands before it.
+
+    Source:
+        Compressing Context to Enhance Inference Efficiency of Large Language Models
+        (Selective Context), arXiv:2310.06201. Deviation: per token, not per phrase.
+    """
+    ids, _ = kv.pad(rows, prefill.hidden.shape[1])
+    logits = kv.logits(prefill.hidden[:, :-1], precise=False)
+    chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)
+    # the first token has nothing before it: it is as surprising as the most surprising one
+    scores = (
+        torch.cat([(-chosen).amax(dim=1, keepdim=True), -chosen], dim=1)
+        if chosen.shape[1]
+        else chosen.new_zeros(ids.shape)
+    )
+    return scores[None, :, None]
+
+
+SCORES: dict[str, Score] = {"key_norm": key_norm, "key_diff": key_diff, "surprisal": surprisal}
+"""By the names of `CompressorConfig.importance`."""

@@ -1,0 +1,161 @@
+"""Low-rank deltas on a backbone's linear layers, on only while they are asked for.
+
+Files are in PEFT's layout, so that an adapter trained here loads there and the other way round.
+Source: LoRA, arXiv:2106.09685. Deviation: no dropout; the deltas are never merged, since one backbone
+serves compressor, gate and reasoner at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from memrecall_kv.errors import InputError
+
+_PREFIX = "base_model.model."
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+
+
+class LoraAdapter:
+    """Deltas `scale * B A x` by the name of the linear layer they belong to.
+
+    Args:
+        deltas: A `[rank, in]` and B `[out, rank]` by module name, as in `model.named_modules()`.
+        alpha: Scale times rank.
+    """
+
+    def __init__(self, deltas: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float) -> None:
+        self.deltas = dict(deltas)
+        self.alpha = alpha
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, targets: tuple[str, ...], *, rank: int, alpha: float, seed: int = 0
+    ) -> LoraAdapter:
+        """Return an adapter that changes nothing yet: A random, B zero.
+
+        Args:
+            model: The backbone's model.
+            targets: Last parts of the module names, for example `("q_proj", "v_proj")`.
+            rank: Rank of the deltas.
+            alpha: Scale times rank.
+            seed: Seed of A; the global generator is left as it was.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        deltas = {}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
+                first = torch.randn(rank, module.in_features, generator=generator) / rank**0.5
+                deltas[name] = (first, torch.zeros(module.out_features, rank))
+        if not deltas:
+            raise InputError(f"Expected linear layers called {', '.join(targets)}, found none.", "Check the names.")
+        return cls(deltas, alpha=alpha)
+
+    @classmethod
+    def from_directory(cls, path: Path) -> LoraAdapter:
+        """Load `adapter_config.json` and `adapter_model.safetensors`.
+
+        Raises:
+            InputError: If a file is missing or does not hold pairs of A and B.
+        """
+        try:
+            config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+            tensors = load_file(path / _WEIGHTS)
+            names = {key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for key in tensors}
+            deltas = {
+                name: (tensors[f"{_PREFIX}{name}.lora_A.weight"], tensors[f"{_PREFIX}{name}.lora_B.weight"])
+                for name in sorted(names)
+            }
+            return cls(deltas, alpha=float(config["lora_alpha"]))
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{path} holds no LoRA adapter: {error}", "Give a directory in PEFT's layout with LoRA weights."
+            ) from error
+
+    @property
+    def rank(self) -> int:
+        """Return the rank of the deltas."""
+        return int(next(iter(self.deltas.values()))[0].shape[0])
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the weights."""
+        digest = hashlib.sha256(str(self.alpha).encode())
+        for name, pair in sorted(self.deltas.items()):
+            digest.update(name.encode())
+            for tensor in pair:
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def save(self, path: Path, *, base_model: str) -> None:
+        """Write the adapter in PEFT's layout."""
+        path.mkdir(parents=True, exist_ok=True)
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": sorted({name.rsplit(".", 1)[-1] for name in self.deltas}),
+        }
+        (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        tensors = {}
+        for name, (first, second) in self.deltas.items():
+            tensors[f"{_PREFIX}{name}.lora_A.weight"] = first.detach().contiguous().clone()
+            tensors[f"{_PREFIX}{name}.lora_B.weight"] = second.detach().contiguous().clone()
+        save_file(tensors, path / _WEIGHTS, metadata={"format": "pt"})
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LoraAdapter:
+        """Return the adapter on a device in a dtype."""
+        moved = {name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in self.deltas.items()}
+        return LoraAdapter(moved, alpha=self.alpha)
+
+    @contextmanager
+    def active(self, model: nn.Module) -> Iterator[None]:
+        """Add the deltas to every forward of `model` inside the `with` block.
+
+        Raises:
+            InputError: If the model has no layer of a delta's name.
+        """
+        scale = self.alpha / self.rank
+        modules = dict(model.named_modules())
+        missing = sorted(set(self.deltas) - set(modules))
+        if missing:
+            raise InputError(
+                f"The adapter changes {missing[0]}, which the backbone does not have.",
+                "Load it with the backbone it was trained for.",
+            )
+        handles = [
+            modules[name].register_forward_hook(_Delta(first, second, scale))
+            for name, (first, second) in self.deltas.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Delta:
+    """The forward hook of one layer."""
+
+    def __init__(self, first: Tensor, second: Tensor, scale: float) -> None:
+        self._first, self._second, self._scale = first, second, scale
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        # contiguous 2-D: a sliced 3-D linear falls into batched products with copies
+        flat = args[0].reshape(-1, args[0].shape[-1]).to(self._first.dtype)
+        delta = flat @ self._first.T @ self._second.T
+        return output + self._scale * delta.view(*output.shape).to(output.dtype)

@@ -1,0 +1,125 @@
+"""Reads opened blocks into a short working memory, and answers from it.
+
+Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
+
+1. Working memory is a list of notes, each with the chunk it came from; `memory="rewrite"` is the paper's.
+2. The answer may read the opened chunks' text again (`readback`), since names and numbers suffer most
+   from compression. `readback="off"` is the paper's.
+3. No evidence, or an answer that says so, is an explicit not-found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from memrecall_kv import prompts
+from memrecall_kv.config import ReasonerConfig
+from memrecall_kv.kv import Context, KVAccess
+from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens a reasoner read and wrote; the pipeline hands one in per question."""
+
+    memory_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+class Reasoner(Protocol):
+    """What the pipeline needs of a reasoner."""
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Read a block and return the working memory after it; the same object if nothing was new."""
+        ...
+
+    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
+        """Yield the answer's text piece by piece."""
+        ...
+
+
+class BackboneReasoner:
+    """The backbone itself writes notes and answers, greedily.
+
+    Args:
+        kv: The backbone.
+        config: Lengths and modes.
+        unrotated: Read blocks with keys left un-rotated.
+    """
+
+    def __init__(self, kv: KVAccess, config: ReasonerConfig, *, unrotated: bool = False) -> None:
+        self._kv = kv
+        self._config = config
+        self._unrotated = unrotated
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Read a block and return the working memory after it; see `Reasoner`.
+
+        Raises:
+            ContextOverflowError: If block, notes and question do not fit the window.
+        """
+        rewriting = self._config.memory == "rewrite"
+        request = (prompts.rewrite if rewriting else prompts.note)(question, memory.text)
+        context = self._kv.place([[block]], unrotated=self._unrotated)
+        tally.memory_tokens += block.num_memory_tokens
+        reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
+        text = " ".join(reply.split())
+        if prompts.is_nothing(text) or text in {note.text for note in memory.notes}:
+            return memory
+        note = Note(text, chunk.id)
+        return self._fit(WorkingMemory((note,) if rewriting else (*memory.notes, note)))
+
+    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
+        """Yield the answer's text piece by piece; see `Reasoner`.
+
+        Raises:
+            ContextOverflowError: If notes, texts and question do not fit the window.
+        """
+        texts = [] if self._config.readback == "off" else self._readback(evidence)
+        request = prompts.answer(question, memory.text, texts)
+        yield from self._write(self._kv.place([[]]), request, self._config.max_answer_tokens, tally)
+
+    def _readback(self, evidence: Sequence[Recall]) -> list[str]:
+        """Return the texts of the most probable chunks that fit the budget, in reading order."""
+        left = self._config.max_readback_tokens
+        kept = []
+        for recall in sorted(evidence, key=lambda recall: (-recall.gate_probability, recall.step)):
+            if recall.chunk.num_tokens <= left:
+                left -= recall.chunk.num_tokens
+                kept.append(recall)
+        kept.sort(key=lambda recall: (recall.chunk.doc_id, recall.chunk.index))
+        return [recall.text for recall in kept]
+
+    def _write(self, context: Context, request: str, limit: int, tally: Tally) -> Iterator[str]:
+        """Read a request and yield the reply as text grows; characters of several tokens come whole."""
+        prompt = self._kv.backbone.chat(request)
+        tally.prompt_tokens += len(prompt)
+        ids: list[int] = []
+        said = ""
+        for (token,) in self._kv.generate(context, [prompt], limit):
+            if token is None:
+                return
+            tally.generated_tokens += 1
+            ids.append(token)
+            text = self._kv.backbone.decode(ids)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(said) :]
+                said = text
+
+    def _fit(self, memory: WorkingMemory) -> WorkingMemory:
+        """Drop the oldest notes until the memory fits; cut a single note that does not."""
+        notes = list(memory.notes)
+        encode = self._kv.backbone.encode
+        while len(notes) > 1 and len(encode(WorkingMemory(tuple(notes)).text)) > self._config.max_memory_tokens:
+            notes.pop(0)
+        ids = encode(notes[0].text)
+        if len(notes) == 1 and len(ids) > self._config.max_memory_tokens:
+            notes[0] = Note(self._kv.backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
+        return WorkingMemory(tuple(notes))
