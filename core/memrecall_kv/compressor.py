@@ -15,7 +15,7 @@ from torch import Tensor
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.importance import SCORES
-from memrecall_kv.kv import KVAccess
+from memrecall_kv.kv import KVAccess, Prefill
 from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.types import Chunk, MemoryBlock
 
@@ -82,19 +82,32 @@ class OperatorCompressor:
         return _in_batches(self._kv, chunks, self._compress)
 
     def _compress(self, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        prefill = self._kv.prefill(rows)
-        operator = _OPERATORS[self.config.kind]
-        scored = self.config.kind in ("select", "hybrid")
-        scores = SCORES[self.config.importance](self._kv, prefill, rows) if scored else torch.empty(0)
-        blocks = []
-        for row, ids in enumerate(rows):
-            size, kept = len(ids), math.ceil(len(ids) / self.config.compression_ratio)
-            important = scores[:, row, :, :size] if scored else scores
-            keys, values, positions = operator(
-                prefill.keys[:, row, :, :size], prefill.values[:, row, :, :size], important, kept
-            )
-            blocks.append(MemoryBlock(keys, values, positions.to(torch.int32), extent=size, num_source_tokens=size))
-        return blocks
+        return operate(self._kv, self._kv.prefill(rows), rows, self.config)
+
+
+def operate(
+    kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]], config: CompressorConfig
+) -> list[MemoryBlock]:
+    """Return the blocks an operator makes of texts that were read already.
+
+    Args:
+        kv: The backbone.
+        prefill: What it holds of the texts.
+        rows: Token ids of the texts.
+        config: Operator, ratio and importance score.
+    """
+    operator = _OPERATORS[config.kind]
+    scored = config.kind in ("select", "hybrid")
+    scores = SCORES[config.importance](kv, prefill, rows) if scored else torch.empty(0)
+    blocks = []
+    for row, ids in enumerate(rows):
+        size, kept = len(ids), math.ceil(len(ids) / config.compression_ratio)
+        important = scores[:, row, :, :size] if scored else scores
+        keys, values, positions = operator(
+            prefill.keys[:, row, :, :size], prefill.values[:, row, :, :size], important, kept
+        )
+        blocks.append(MemoryBlock(keys, values, positions.to(torch.int32), extent=size, num_source_tokens=size))
+    return blocks
 
 
 class MemoryTokenCompressor:

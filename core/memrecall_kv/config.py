@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from memrecall_kv.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 """Version of the saved configuration and of the fingerprint."""
 
 
@@ -126,13 +126,15 @@ class ScanConfig(Config):
     Attributes:
         schedule: `sequential` is the paper's one pass; `lookahead` takes the same decisions in batches;
             `rescan` looks again at refused blocks with what was learned since.
-        top_k: Open exactly this many blocks (or all there are), best first, instead of using the threshold.
+        top_k: Open exactly this many blocks (or all there are), best first; `None` uses schedule and threshold.
+            A number by default: the threshold of a gate without training does not carry over from one bank to
+            the next (docs/decisions/0003).
         max_rounds: Passes over the refused blocks at most, the first one included.
         max_open: Blocks opened for one question at most.
     """
 
     schedule: Literal["sequential", "lookahead", "rescan"] = "rescan"
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)
 

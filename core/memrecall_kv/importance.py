@@ -27,7 +27,8 @@ def key_norm(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> T
     Source:
         A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression, arXiv:2406.11430.
     """
-    return -prefill.keys.float().norm(dim=-1)
+    norms: Tensor = prefill.keys.float().norm(dim=-1)
+    return -norms
 
 
 def key_diff(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -70,8 +70,9 @@ class KVAccess:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._base: Any = backbone.model.base_model
-        self._head: Any = backbone.model.get_output_embeddings()
+        model: Any = backbone.model
+        self._base = model.base_model
+        self._head = model.get_output_embeddings()
         apply = getattr(sys.modules[type(self._base).__module__], "apply_rotary_pos_emb", None)
         if apply is None or not hasattr(self._base, "rotary_emb"):
             raise UnsupportedModelError(
@@ -186,7 +187,7 @@ class KVAccess:
             columns: `[n]`; positions (where the columns were read): `[B or 1, n]`.
             return: keys and values, each `[L, B, K, n, D]`.
         """
-        layers = context.cache.layers
+        layers: Any = context.cache.layers
         columns = columns.to(self.backbone.device)
         keys = torch.stack([layer.keys[:, :, columns] for layer in layers])  # [L, B, K, n, D]
         values = torch.stack([layer.values[:, :, columns] for layer in layers])  # [L, B, K, n, D]
@@ -273,7 +274,7 @@ class KVAccess:
             scale = cos_table[0, 0] ** 2
             cos, sin = cos / scale, -sin / scale
         wide = keys.float().unsqueeze(-2)
-        _, turned = self._apply(wide[..., :0, :], wide, cos, sin, unsqueeze_dim=-2)
+        turned: Tensor = self._apply(wide[..., :0, :], wide, cos, sin, unsqueeze_dim=-2)[1]
         turned = turned.squeeze(-2).to(keys.dtype)
         if bool(self._rotating.all()):
             return turned
@@ -340,7 +341,8 @@ class KVAccess:
             context = self.start(1)
             positions = torch.arange(offset, offset + size, device=self.backbone.device)[None]
             hidden = self.forward(context, ids=ids, positions=positions)
-            raw.append(torch.stack([layer.keys for layer in context.cache.layers]))
+            layers: Any = context.cache.layers
+            raw.append(torch.stack([layer.keys for layer in layers]))
             plain.append(self.rotate(raw[-1], positions[None, :, None], inverse=True))
         rotating = _differs(raw[0], raw[1])
         expected = self.backbone.model(input_ids=ids).logits
@@ -357,4 +359,5 @@ def _differs(one: Tensor, other: Tensor) -> Tensor:
     """Return per first dimension whether two tensors differ, relative to their size."""
     gap = (one.float() - other.float()).flatten(1).norm(dim=1)
     size = other.float().flatten(1).norm(dim=1).clamp_min(1e-6)
-    return gap / size > _PROBE_TOLERANCE
+    differs: Tensor = gap / size > _PROBE_TOLERANCE
+    return differs

@@ -158,4 +158,5 @@ class _Delta:
         # contiguous 2-D: a sliced 3-D linear falls into batched products with copies
         flat = args[0].reshape(-1, args[0].shape[-1]).to(self._first.dtype)
         delta = flat @ self._first.T @ self._second.T
-        return output + self._scale * delta.view(*output.shape).to(output.dtype)
+        changed: Tensor = output + self._scale * delta.view(*output.shape).to(output.dtype)
+        return changed

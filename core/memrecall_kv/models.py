@@ -100,14 +100,6 @@ class Backbone:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
-    def chat(self, prompt: str) -> list[int]:
-        """Return the ids of one user turn and the start of the reply; plain text if there is no chat template."""
-        if not self.tokenizer.chat_template:
-            return self.encode(prompt + "\n")
-        turn = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        return self.encode(text)
-
 
 _loaded: WeakValueDictionary[tuple[str, ...], Backbone] = WeakValueDictionary()
 _loading = threading.Lock()
@@ -160,8 +152,7 @@ def wrap_backbone(model: PreTrainedModel, tokenizer: Any, name: str) -> Backbone
             f"{name}: expected a fast tokenizer, got {type(tokenizer).__name__}.",
             "Use a checkpoint with a tokenizer.json.",
         )
-    model.eval()
-    model.requires_grad_(requires_grad=False)
+    model.train(mode=False).requires_grad_(requires_grad=False)
     return Backbone(name=name, fingerprint=_fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
 
 
@@ -244,7 +235,7 @@ def _load(
             f"No model could be loaded from {shown!r}: {error}", "Give a directory with a checkpoint or a hub id."
         ) from error
     backbone = wrap_backbone(model, tokenizer, shown)
-    backbone.model.to(device=device)  # type: ignore[arg-type]  # transformers narrows nn.Module.to
+    torch.nn.Module.to(backbone.model, device=device)
     return backbone
 
 

@@ -33,29 +33,39 @@ def gate_classify(question: str, memory: str) -> str:
 
 
 def note(question: str, memory: str) -> str:
-    """Return the request for a note on the block that was just read."""
-    known = f"\nAlready known: {memory}" if memory else ""
+    """Return the request for a note on the block that was just read; the reply is one line."""
+    known = f"\nAlready known: {' '.join(memory.split())}" if memory else ""
     return (
-        "From the text above, copy the one sentence that helps most to answer the question. "
-        f"If no sentence helps, say: nothing new.\nQuestion: {question}{known}"
+        "\n\nFor each question, repeat the fact from the text above that helps to answer it."
+        f"\nQuestion: What is the capital of the moon?{known}\nFact: nothing new\nQuestion: {question}\nFact:"
     )
 
 
 def rewrite(question: str, memory: str) -> str:
-    """Return the request to rewrite the whole working memory, as the paper does."""
+    """Return the request to rewrite the whole working memory, as the paper does; the reply is one line."""
     return (
-        "Update the memory with whatever the text above adds that helps to answer the question. "
-        f"Keep what matters of the old memory.\nQuestion: {question}\nOld memory: {memory or 'empty'}\nNew memory:"
+        "\n\nRewrite the notes with what the text above adds that helps to answer the question."
+        f"\nQuestion: {question}\nOld notes: {' '.join(memory.split()) or 'none'}\nNew notes:"
     )
 
 
 def answer(question: str, memory: str, texts: list[str]) -> str:
-    """Return the request for the final answer from the opened chunks' text and the notes."""
-    parts = [f"Text: {' '.join(text.split())}" for text in texts]
+    """Return the request for the final answer from the opened chunks' text and the notes; one line.
+
+    The example question sets the form of the reply: a base model without chat training needs it.
+    """
+    parts = [" ".join(text.split()) for text in texts]
     if memory:
-        parts.append(f"Notes: {memory}")
-    parts.append(f"Use the text to answer in a few words.\nQuestion: {question}\nAnswer:")
-    return "\n\n".join(parts)
+        parts.append(f"Notes: {' '.join(memory.split())}")
+    return "\n\n".join([*parts, answer_question(question)])
+
+
+def answer_question(question: str) -> str:
+    """Return the part of the final request that follows the texts, or a block in their place."""
+    return (
+        "Answer each question with a few words from the text above."
+        f"\nQuestion: What language is the text written in?\nAnswer: English\nQuestion: {question}\nAnswer:"
+    )
 
 
 def is_nothing(reply: str) -> bool:

@@ -98,8 +98,8 @@ class BackboneReasoner:
         return [recall.text for recall in kept]
 
     def _write(self, context: Context, request: str, limit: int, tally: Tally) -> Iterator[str]:
-        """Read a request and yield the reply as text grows; characters of several tokens come whole."""
-        prompt = self._kv.backbone.chat(request)
+        """Read a request and yield one line of reply as it grows; characters of several tokens come whole."""
+        prompt = self._kv.backbone.encode(request)
         tally.prompt_tokens += len(prompt)
         ids: list[int] = []
         said = ""
@@ -108,10 +108,12 @@ class BackboneReasoner:
                 return
             tally.generated_tokens += 1
             ids.append(token)
-            text = self._kv.backbone.decode(ids)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            text, newline, _ = self._kv.backbone.decode(ids).lstrip().partition("\n")
+            if newline or not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 yield text[len(said) :]
                 said = text
+            if newline:
+                return
 
     def _fit(self, memory: WorkingMemory) -> WorkingMemory:
         """Drop the oldest notes until the memory fits; cut a single note that does not."""
