@@ -1,0 +1,169 @@
+"""`lookahead` decides what `sequential` decides, on a real gate and a real reasoner."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, ScanConfig
+from memrecall_kv.gate import LikelihoodGate
+from memrecall_kv.kv import KVAccess
+from memrecall_kv.reasoner import BackboneReasoner, Tally
+from memrecall_kv.scan import Decision, best_first, lookahead, rescan, scan, sequential
+from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
+
+CASES = 200
+
+
+@dataclass
+class Loop:
+    """The loop of the pipeline without a bank: what was opened, noted and answered."""
+
+    gate: LikelihoodGate
+    reasoner: BackboneReasoner
+    chunks: list[Chunk]
+    blocks: list[MemoryBlock]
+    question: str
+    memory: WorkingMemory = WorkingMemory()
+    opened: list[int] = field(default_factory=list)
+    forwards: int = 0
+
+    def score(self, indices: Sequence[int]) -> list[float]:
+        self.forwards += 1
+        return self.gate.score(self.question, self.memory, [self.blocks[index] for index in indices])
+
+    def run(self, schedule, scan_config: ScanConfig, gate_config: GateConfig) -> tuple[list[int], str]:
+        for decision in schedule(range(len(self.chunks)), self.score, scan_config, gate_config):
+            if decision.opened:
+                index = decision.index
+                self.opened.append(index)
+                self.memory = self.reasoner.update(
+                    self.question, self.memory, self.chunks[index], self.blocks[index], Tally()
+                )
+        return self.opened, self.memory.text
+
+
+def random_text(generator: random.Random, size: int) -> str:
+    return "".join(generator.choice("abcdefgh ") for _ in range(size)).strip() or "a"
+
+
+@pytest.fixture(scope="module")
+def accesses() -> list[KVAccess]:
+    return [KVAccess(tiny_backbone(family, seed=seed)) for seed, family in enumerate(("llama", "qwen3"))]
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_lookahead_opens_notes_and_answers_like_sequential(accesses: list[KVAccess], group: int) -> None:
+    openings = 0
+    for case in range(group * CASES // 4, (group + 1) * CASES // 4):
+        generator = random.Random(case)
+        kv = accesses[case % len(accesses)]
+        chunks = [
+            Chunk("d", index, 0, 1, random_text(generator, generator.randint(4, 24)), 1)
+            for index in range(generator.randint(1, 9))
+        ]
+        blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
+        question = random_text(generator, 8)
+        gate_config = GateConfig(batch_size=generator.choice((2, 3, 4)), bias=0.0, rescore_margin=1e-3)
+        gate = LikelihoodGate(kv, gate_config)
+        # a threshold equal to a score of the first round is the hardest case there is
+        first = gate.score(question, WorkingMemory(), blocks[:1])[0]
+        threshold = generator.choice((first, generator.uniform(0.3, 0.7)))
+        gate_config = GateConfig(**{**gate_config.model_dump(), "threshold": threshold})
+        reasoner = BackboneReasoner(kv, ReasonerConfig(max_note_tokens=4, max_answer_tokens=4))
+        outcomes = []
+        for schedule in (sequential, lookahead):
+            loop = Loop(gate, reasoner, chunks, blocks, question)
+            opened, memory = loop.run(schedule, ScanConfig(top_k=None), gate_config)
+            answer = "".join(reasoner.answer(question, loop.memory, [], Tally()))
+            outcomes.append((opened, memory, answer))
+        assert outcomes[0] == outcomes[1], f"case {case}"
+        openings += len(outcomes[0][0])
+    assert openings > 0, "a test in which nothing opens proves nothing"
+
+
+def test_lookahead_needs_fewer_forwards_than_sequential(accesses: list[KVAccess]) -> None:
+    kv = accesses[0]
+    chunks = [Chunk("d", index, 0, 1, f"text {index}", 1) for index in range(8)]
+    blocks = OperatorCompressor(kv, CompressorConfig()).compress(chunks)
+    config = GateConfig(batch_size=8, threshold=1.0)
+    counts = []
+    for schedule in (sequential, lookahead):
+        loop = Loop(LikelihoodGate(kv, config), BackboneReasoner(kv, ReasonerConfig()), chunks, blocks, "what?")
+        loop.run(schedule, ScanConfig(top_k=None), config)
+        counts.append(loop.forwards)
+    assert counts == [8, 1]
+
+
+def test_a_higher_threshold_opens_no_block_that_a_lower_one_refused_while_nothing_is_learned() -> None:
+    probabilities = [0.1, 0.9, 0.5, 0.7]
+
+    def opened(threshold: float) -> set[int]:
+        gate = GateConfig(threshold=threshold, rescore_margin=0.0)
+        decisions = lookahead(range(4), lambda indices: [probabilities[i] for i in indices], ScanConfig(), gate)
+        return {decision.index for decision in decisions if decision.opened}
+
+    assert opened(0.6) < opened(0.4)
+    assert opened(0.95) == set()
+
+
+def test_rescan_opens_what_only_the_bridge_makes_relevant() -> None:
+    learned: list[int] = []
+
+    def score(indices: Sequence[int]) -> list[float]:
+        # block 0 matters only once block 2 was read
+        return [0.9 if index == 2 or (index == 0 and 2 in learned) else 0.1 for index in indices]
+
+    def walk(schedule) -> list[Decision]:
+        learned.clear()
+        decisions = []
+        for decision in schedule(range(4), score, ScanConfig(), GateConfig()):
+            decisions.append(decision)
+            if decision.opened:
+                learned.append(decision.index)
+        return decisions
+
+    assert [d.index for d in walk(lookahead) if d.opened] == [2]
+    assert [(d.round, d.index) for d in walk(rescan) if d.opened] == [(0, 2), (1, 0)]
+
+
+def test_best_first_opens_exactly_k_and_looks_again_between_rounds() -> None:
+    learned: list[int] = []
+
+    def score(indices: Sequence[int]) -> list[float]:
+        base = [0.2, 0.5, 0.4, 0.1]
+        return [0.99 if learned and index == 3 else base[index] for index in indices]
+
+    opened = []
+    for decision in best_first(4, score, top_k=2, max_rounds=2):
+        if decision.opened:
+            opened.append(decision.index)
+            learned.append(decision.index)
+    assert opened == [1, 3]
+    for k, count in ((3, 2), (2, 5), (7, 7)):
+        made = list(best_first(count, lambda indices: [0.5] * len(indices), top_k=k, max_rounds=3))
+        assert sum(d.opened for d in made) == min(k, count)
+        assert sorted(d.index for d in made) == list(range(count))
+
+
+def test_scan_stops_when_enough_blocks_are_open() -> None:
+    config = ScanConfig(top_k=None, max_open=2)
+    decisions = list(scan(10, lambda indices: [0.9] * len(indices), config, GateConfig()))
+    assert [decision.index for decision in decisions] == [0, 1]
+    assert list(scan(0, lambda indices: [], config, GateConfig())) == []
+
+
+def test_a_score_does_not_depend_on_its_neighbours(accesses: list[KVAccess]) -> None:
+    kv = accesses[0]
+    chunks = [Chunk("d", index, 0, 1, "word " * (index + 1), 1) for index in range(5)]
+    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
+    gate = LikelihoodGate(kv, GateConfig(batch_size=4))
+    together = gate.score("which word?", WorkingMemory(), blocks)
+    alone = [gate.score("which word?", WorkingMemory(), [block])[0] for block in blocks]
+    torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), atol=1e-5, rtol=0)
+    assert len(set(alone)) == len(alone)
