@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from memrecall_kv import catalogue, segment
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
     BankFormatError,
-    BankLockedError,
     BlockCorruptError,
     FingerprintMismatchError,
     InputError,
 )
 from memrecall_kv.quantize import dequantize, quantize
+from memrecall_kv.segment_writer import SegmentWriter
 from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Where
-
-_LOCK = "writer.lock"
 
 
 class MemoryBank:
@@ -43,11 +40,9 @@ class MemoryBank:
         self.path = path
         self._database = database
         self._config = config
-        self._files = files
         self._read_only = read_only
+        self._writer = SegmentWriter(path, config.segment_bytes, files)
         self._guard = threading.RLock()
-        self._lock: IO[str] | None = None
-        self._active = 0
         self._verified: set[bytes] = set()
         self.fingerprint: Mapping[str, str] = self._meta("fingerprint")
 
@@ -118,9 +113,7 @@ class MemoryBank:
         """Close files and give the writer's lock back. Closing twice is no mistake."""
         with self._guard:
             self._database.close()
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            self._writer.close()
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -156,7 +149,8 @@ class MemoryBank:
         if not records:
             return
         with self._writing():
-            rows = self._append([(key, record) for key, record, _ in records])
+            with catalogue.translated(self.path):
+                rows = self._writer.append([(key, record) for key, record, _ in records])
             with catalogue.transaction(self._database, self.path):
                 self._database.executemany(
                     "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?)",
@@ -206,9 +200,9 @@ class MemoryBank:
         """Copy the blocks in use to new segments and remove the old ones; return the bytes freed."""
         with self._writing():
             before = self.stats().file_bytes
-            old = list(self.path.glob("seg-*.kvs"))
+            old = self._writer.segments()
             with catalogue.translated(self.path):
-                self._active = self._next_segment()
+                self._writer.start_segment()
                 live = self._rows(
                     "SELECT id, segment, start, length FROM blocks "
                     "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
@@ -217,7 +211,7 @@ class MemoryBank:
                 for key, number, start, length in live:
                     record = segment.read(self.path / segment.segment_name(number), start, length, key.hex())
                     segment.check(record, key, key.hex())
-                    rows += self._append([(key, record)])
+                    rows += self._writer.append([(key, record)])
             with catalogue.transaction(self._database, self.path) as database:
                 database.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM chunks)")
                 database.executemany(
@@ -225,9 +219,7 @@ class MemoryBank:
                     [(number, start, length, key) for key, number, start, length in rows],
                 )
             with catalogue.translated(self.path):
-                for path in old:
-                    path.unlink()
-                self._files.sync(self.path)
+                self._writer.remove(old)
             self._forget_old_pages()
             return before - self.stats().file_bytes
 
@@ -285,7 +277,7 @@ class MemoryBank:
             "SELECT count(*), coalesce(sum(memory_tokens), 0), coalesce(sum(length), 0) FROM blocks "
             "WHERE id IN (SELECT block FROM chunks)"
         )
-        on_disk = sum(path.stat().st_size for path in self.path.glob("seg-*.kvs"))
+        on_disk = sum(path.stat().st_size for path in self._writer.segments())
         return BankStats(documents, chunks, blocks, source, memory, live, on_disk)
 
     def verify(self) -> int:
@@ -334,30 +326,6 @@ class MemoryBank:
             return record
         raise BankError(f"{self.path} changed while it was read.", "Try again.")
 
-    def _append(self, records: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, int, int, int]]:
-        """Write records and sync them; return (block id, segment, start, length) of each."""
-        rows = []
-        with catalogue.translated(self.path):
-            touched = set()
-            try:
-                for key, record in records:
-                    path = self.path / segment.segment_name(self._active)
-                    if path.exists() and path.stat().st_size >= self._config.segment_bytes:
-                        self._active += 1
-                        path = self.path / segment.segment_name(self._active)
-                    touched.add(path)
-                    start = self._files.append(path, record)
-                    rows.append((key, self._active, start, len(record)))
-                for path in touched:
-                    self._files.sync(path)
-                self._files.sync(self.path)
-            except OSError:
-                # after a failed write or sync nobody knows what a segment holds: leave it and start another
-                self._cut_tails()
-                self._active = self._next_segment()
-                raise
-        return rows
-
     def _drop_chunks(self, place: int, keep: set[bytes]) -> None:
         """Remove a document's chunks, and blocks that nothing else uses."""
         used = self._database.execute("SELECT DISTINCT block FROM chunks WHERE document = ?", (place,)).fetchall()
@@ -380,33 +348,12 @@ class MemoryBank:
         with self._guard:
             if self._read_only:
                 raise BankError(f"{self.path} is open for reading.", "Open it without read_only to write.")
-            if self._lock is None:
-                with catalogue.translated(self.path):
-                    lock = (self.path / _LOCK).open("a+", encoding="utf-8")
-                try:
-                    _lock_file(lock)
-                except OSError as error:
-                    lock.close()
-                    raise BankLockedError(
-                        f"Another process writes to {self.path}.", "Wait until it is done, or open with read_only."
-                    ) from error
-                self._lock = lock
-                with catalogue.translated(self.path):
-                    self._cut_tails()
-                    self._active = max(0, self._next_segment() - 1)
+            self._writer.open(self._ends)
             yield
 
-    def _cut_tails(self) -> None:
-        """Cut off bytes that no row points to: a write that was never acknowledged."""
-        ends = dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))
-        for path in self.path.glob("seg-*.kvs"):
-            end = ends.get(int(path.stem.removeprefix("seg-")), 0)
-            if path.stat().st_size > end:
-                self._files.truncate(path, end)
-
-    def _next_segment(self) -> int:
-        numbers = [int(path.stem.removeprefix("seg-")) for path in self.path.glob("seg-*.kvs")]
-        return max(numbers, default=-1) + 1
+    def _ends(self) -> dict[int, int]:
+        """Return where the last acknowledged record of each segment ends."""
+        return dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))
 
     def _compare(self, fingerprint: Mapping[str, str]) -> None:
         differing = [
@@ -445,15 +392,3 @@ def _as_json(document: Document) -> str:
         raise InputError(
             f"The metadata of {document.id!r} is not JSON: {error}.", "Use texts, numbers, lists and mappings."
         ) from error
-
-
-def _lock_file(file: IO[str]) -> None:
-    """Take an exclusive lock on a file or raise OSError at once."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,7 +50,7 @@ class _Source:
 def read_documents(
     paths: Iterable[str | Path], *, encoding: str | None = None, problems: list[MemRecallError] | None = None
 ) -> Iterator[Document]:
-    """Yield a document per readable file, folders searched to the bottom in sorted order.
+    """Return an iterator over a document per readable file, folders searched to the bottom in sorted order.
 
     A document's id is its path relative to the folder that was given, with forward slashes; for a file that
     was given, its name; for standard input, `stdin`. Its metadata are `source`, the path as reached, and
@@ -64,13 +64,19 @@ def read_documents(
             raised after the last good file.
 
     Raises:
-        InputError: If a path does not exist, before anything is yielded; if a file is empty, binary, damaged or
-            in another encoding, or two have the same id.
-        MissingDependencyError: If an HTML or PDF file is there and what reads it is not.
+        InputError: If a path does not exist or nobody knows the encoding; later, if a file is empty, binary,
+            damaged or in another encoding, or two have the same id.
+        MissingDependencyError: Later, if an HTML or PDF file is there and what reads it is not.
     """
     paths = list(paths)
     _refuse_missing(paths)
     _refuse_unknown_encoding(encoding)
+    return _documents(paths, encoding, problems)
+
+
+def _documents(
+    paths: list[str | Path], encoding: str | None, problems: list[MemRecallError] | None
+) -> Iterator[Document]:
     found: list[MemRecallError] = []
     seen: dict[str, str] = {}
     for source in _sources(paths, found):

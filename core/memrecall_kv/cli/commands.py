@@ -1,0 +1,258 @@
+"""The commands, one function each; their docstrings are their help."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from memrecall_kv import demo as demonstration
+from memrecall_kv.cli import show
+from memrecall_kv.cli.choice import Choice, Compressor
+from memrecall_kv.documents import read_documents
+from memrecall_kv.errors import BankError, InputError, MemRecallError
+
+if TYPE_CHECKING:  # both import torch, which takes seconds; commands that need no model do without
+    from memrecall_kv.bank import MemoryBank
+    from memrecall_kv.pipeline import MemRecall
+
+Loader: TypeAlias = Callable[..., "MemRecall"]
+"""Called like `MemRecall.from_pretrained`."""
+
+BankPath = Annotated[Path, typer.Argument(metavar="BANK", help="Directory of the bank.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option(help="Directory or hub id of the model; the default one if left out.", show_default=False)
+]
+Ratio = Annotated[int | None, typer.Option(help="Source tokens per memory token.", show_default=False)]
+Kind = Annotated[
+    Compressor | None,
+    typer.Option("--compressor", help="select, stride, pool, hybrid or memory_tokens.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto is the CPU.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16; the bank's if left out.", show_default=False)
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Settings in JSON, as MemRecallConfig takes them.", show_default=False
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=1, help="Open exactly this many blocks, the best first.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Questions = Annotated[list[str], typer.Argument(metavar="QUESTION", help="What is asked.", show_default=False)]
+
+
+def demo(
+    ctx: typer.Context,
+    bank: Annotated[Path | None, typer.Option(help="Directory of the bank.", show_default=False)] = None,
+    model: Model = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compress a book that is in the package and ask questions about it.
+
+    The first run compresses the book; later ones find it in the bank, which is kept in the user's cache folder,
+    or in MEMRECALL_KV_HOME, or where --bank says.
+    """
+    memory = _load(ctx, Choice(model, device=device), made=_made(bank, create=True) if bank else {})
+    path = bank or demonstration.bank_path(memory)
+    with memory.open_bank(path) as opened:
+        with show.bar(hidden=as_json) as progress:
+            report = demonstration.ingest_book(memory, opened, progress)
+        if not as_json:
+            reused = "holds the book already and is used again" if report.documents_unchanged else "holds the book now"
+            typer.echo(f"{show.ingested(report)}\nThe bank {path} {reused}.")
+        for question, events in demonstration.ask_questions(memory, opened):
+            show.tell(question, events, as_json=as_json, heading=True)
+    if not as_json:
+        typer.echo(f'\nYour turn: memrecall-kv ask {path} "What did the Caterpillar smoke?"')
+
+
+def ingest(
+    ctx: typer.Context,
+    bank: BankPath,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Files, folders, or - for standard input.", show_default=False),
+    ],
+    model: Model = None,
+    ratio: Ratio = None,
+    compressor: Kind = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of the text files, if not UTF-8.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress documents into a bank; what it holds already is skipped.
+
+    In folders, files ending in .txt .md .markdown .rst .html .htm .pdf are read. A document's id is its path
+    relative to the folder. Interrupt at will: the same command goes on where it stopped.
+    """
+    problems: list[MemRecallError] = []
+    documents = read_documents(paths, encoding=encoding, problems=problems)
+    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank, create=True))
+    with memory.open_bank(bank) as opened, show.bar(hidden=as_json) as progress:
+        report = memory.ingest(opened, documents, progress=progress)
+    if as_json:
+        show.print_json({"report": report, "problems": [problem.message for problem in problems]})
+    else:
+        typer.echo(show.ingested(report))
+    for problem in problems:
+        show.complain(problem)
+    if problems:
+        raise typer.Exit(2)
+
+
+def ask(
+    ctx: typer.Context,
+    bank: BankPath,
+    questions: Questions,
+    top_k: TopK = None,
+    model: Model = None,
+    ratio: Ratio = None,
+    compressor: Kind = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions from a bank, with the spans of text the answers rest on.
+
+    The exit code is 1 if an answer was not found.
+    """
+    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank))
+    with memory.open_bank(bank, read_only=True) as opened:
+        answers = [
+            show.tell(
+                question, memory.stream(opened, question, top_k=top_k), as_json=as_json, heading=len(questions) > 1
+            )
+            for question in questions
+        ]
+    if not all(answer.found for answer in answers):
+        raise typer.Exit(1)
+
+
+def recall(
+    ctx: typer.Context,
+    bank: BankPath,
+    question: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    top_k: TopK = None,
+    model: Model = None,
+    ratio: Ratio = None,
+    compressor: Kind = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the spans of text that a question opens, without an answer.
+
+    The exit code is 1 if nothing was opened.
+    """
+    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank))
+    with memory.open_bank(bank, read_only=True) as opened, show.status(f"Looking through {len(opened)} blocks"):
+        recalls = memory.recall(opened, question, top_k=top_k)
+    for opened_chunk in recalls:
+        if as_json:
+            show.print_json(opened_chunk)
+        else:
+            typer.echo(show.cited(opened_chunk))
+    if not recalls:
+        raise typer.Exit(1)
+
+
+def inspect(bank: BankPath, as_json: AsJson = False) -> None:
+    """Show what a bank holds and what it was made with; needs no model."""
+    with _open(bank, read_only=True) as opened:
+        stats, fingerprint = opened.stats(), dict(opened.fingerprint)
+        documents = [
+            {"id": document.id, "characters": len(document.text), "metadata": document.metadata}
+            for document in opened.documents()
+        ]
+    if as_json:
+        show.print_json({"stats": stats, "fingerprint": fingerprint, "documents": documents})
+        return
+    for title, rows in (("Size", dataclasses.asdict(stats)), ("Made with", fingerprint)):
+        show.table(title, "", [(name.replace("_", " "), value) for name, value in rows.items()])
+    show.table("Document", "Characters", [(row["id"], row["characters"]) for row in documents])
+
+
+def delete(
+    bank: BankPath,
+    doc_ids: Annotated[list[str], typer.Argument(metavar="DOC_ID", help="As inspect shows them.")],
+    as_json: AsJson = False,
+) -> None:
+    """Delete documents from a bank; all or, if one is not there, none. Needs no model."""
+    with _open(bank) as opened:
+        unknown = [doc_id for doc_id in doc_ids if doc_id not in opened]
+        if unknown:
+            raise InputError(
+                f"Expected ids of documents in {bank}, got {', '.join(unknown)}.",
+                "See them with: memrecall-kv inspect",
+            )
+        for doc_id in dict.fromkeys(doc_ids):
+            opened.delete(doc_id)
+    if as_json:
+        show.print_json({"deleted": doc_ids})
+    else:
+        typer.echo(f"Deleted {', '.join(show.safe(doc_id) for doc_id in doc_ids)}. compact frees the space.")
+
+
+def verify(bank: BankPath, as_json: AsJson = False) -> None:
+    """Check every block in use against its checksum; needs no model. The exit code is 1 if one is damaged."""
+    with _open(bank, read_only=True) as opened:
+        try:
+            blocks = opened.verify()
+        except BankError as error:
+            if as_json:
+                show.print_json({"ok": False, "problem": error.message})
+            show.complain(error)
+            raise typer.Exit(1) from error
+    if as_json:
+        show.print_json({"ok": True, "blocks": blocks})
+    else:
+        typer.echo(f"All {blocks:,} blocks are whole.")
+
+
+def compact(bank: BankPath, as_json: AsJson = False) -> None:
+    """Rewrite a bank without what was deleted; needs no model."""
+    with _open(bank) as opened:
+        freed = opened.compact()
+    if as_json:
+        show.print_json({"freed_bytes": freed})
+    else:
+        typer.echo(f"{freed:,} bytes freed.")
+
+
+def _load(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) -> MemRecall:
+    load: Loader = ctx.obj
+    with show.status("Loading the model"):
+        return load(
+            choice.model,
+            config=choice.settings(made),
+            device=choice.device,
+            dtype=choice.dtype or made.get("dtype", "auto"),
+        )
+
+
+def _made(bank: Path, *, create: bool = False) -> Mapping[str, str]:
+    """Return the fingerprint of a bank, nothing if it is still to be created."""
+    if create and not (bank.is_dir() and any(bank.iterdir())):
+        return {}
+    with _open(bank, read_only=True) as opened:
+        return dict(opened.fingerprint)
+
+
+def _open(bank: Path, *, read_only: bool = False) -> MemoryBank:
+    from memrecall_kv.bank import MemoryBank
+
+    return MemoryBank.open(bank, read_only=read_only)

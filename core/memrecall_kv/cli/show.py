@@ -1,0 +1,140 @@
+"""What is shown: answers as they are written, citations, progress, errors, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Column, Table
+from rich.text import Text
+
+from memrecall_kv.errors import MemRecallError
+from memrecall_kv.types import Answer, Done, Event, IngestReport, Opened, Progress, Recall, Token
+
+_SNIPPET = 160
+_HELD_BACK = 40
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")
+
+
+def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool) -> Answer:
+    """Follow an answer as it is written and print what it rests on."""
+    if as_json:
+        answer = next(event.answer for event in events if isinstance(event, Done))
+        print_json({"question": question, "answer": answer})
+        return answer
+    if heading:
+        typer.echo(f"\nQ: {safe(question)}")
+    answer = _follow(events)
+    for recalled in answer.evidence:
+        typer.echo(cited(recalled, answer.text))
+    usage = answer.usage
+    grounded = "" if answer.grounded or not answer.found else "; not all words of the answer are in the cited text"
+    typer.echo(
+        f"  {usage.blocks_total} blocks, scored {usage.blocks_scored} times, opened {usage.blocks_opened}; "
+        f"{usage.seconds:.1f} s{grounded}"
+    )
+    return answer
+
+
+def _follow(events: Iterator[Event]) -> Answer:
+    """Print an answer's text as it comes.
+
+    Its beginning is held back: a reply that says there is no answer is short, and is shown in other words.
+    """
+    written, shown = "", 0
+    with status("Looking through the blocks") as say:
+        for event in events:
+            if isinstance(event, Opened):
+                say(f"Reading {event.recall.chunk.id}")
+            elif isinstance(event, Token):
+                written += event.text
+                if len(written) > _HELD_BACK:
+                    say(None)
+                    typer.echo(safe(written[shown:]), nl=False)
+                    shown = len(written)
+            elif isinstance(event, Done):
+                say(None)
+                rest = written[shown:].rstrip() if event.answer.text == written.strip() else event.answer.text
+                typer.echo(safe(rest))
+                return event.answer
+    raise TypeError("the last event of a stream is Done")
+
+
+def ingested(report: IngestReport) -> str:
+    """Return what an ingestion did, in one line."""
+    speed = f" ({report.source_tokens / report.seconds:,.0f} tokens/s)" if report.source_tokens else ""
+    return (
+        f"{report.documents_added} documents added, {report.documents_updated} updated, "
+        f"{report.documents_unchanged} unchanged; {report.source_tokens:,} tokens compressed in "
+        f"{report.seconds:.1f} s{speed}; {report.chunks_reused} chunks reused."
+    )
+
+
+def cited(recalled: Recall, wanted: str = "") -> str:
+    """Return a recalled chunk in two lines: where it is from, and the part of it that holds the wanted words."""
+    chunk = recalled.chunk
+    place = max(chunk.text.lower().find(wanted.lower().strip(" .")), 0) if wanted else 0
+    start = max(0, place - _SNIPPET // 4)
+    snippet = " ".join(chunk.text[start : start + _SNIPPET].split())
+    dots = ("… " if start else "", " …" if start + _SNIPPET < len(chunk.text) else "")
+    where = f"[{recalled.step + 1}] {chunk.doc_id} characters {chunk.start}-{chunk.end}"
+    return safe(f"  {where} (relevance {recalled.gate_probability:.2f})\n      {dots[0]}{snippet}{dots[1]}")
+
+
+def safe(text: str) -> str:
+    """Return a text without the control characters by which it could steer the terminal."""
+    return text.translate(_CONTROLS)
+
+
+def complain(error: MemRecallError) -> None:
+    """Print what is wrong, and what to do about it on a line of its own."""
+    typer.echo(f"{typer.style('Error:', fg='red')} {safe(error.message)}\n{safe(error.hint)}", err=True)
+
+
+def table(name: str, amount: str, rows: Iterable[tuple[str, int | str]]) -> None:
+    """Print two columns under their headings, and an empty line."""
+    grid = Table(name, Column(amount, justify="right" if amount else "left", overflow="fold"), box=None, pad_edge=False)
+    for left, right in rows:
+        grid.add_row(Text(safe(left)), f"{right:,}" if isinstance(right, int) else Text(safe(right)))
+    Console().print(grid, "")
+
+
+def print_json(value: Any) -> None:
+    """Print a value, data classes as objects, on one line."""
+    typer.echo(json.dumps(_jsonable(value), ensure_ascii=False))
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(item) for name, item in value.items()}
+    return [_jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "")
+
+
+@contextmanager
+def bar(*, hidden: bool) -> Iterator[Progress]:
+    """Draw a progress bar on standard error while the block runs."""
+    columns = (TextColumn("compressing"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task("compress", total=None)
+        yield lambda stage, done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str | None], None]]:
+    """Show what is going on while it lasts, on terminals only; takes another text, or None to vanish."""
+    with Console(stderr=True).status(Text(text)) as status:
+        yield lambda new: status.stop() if new is None else status.update(Text(safe(new)))

@@ -1,0 +1,182 @@
+"""What both classes of this package share: their settings, one call at a time, saving and loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from langchain_core._api import suppress_langchain_beta_warning
+from langchain_core.documents import Document as HostDocument
+from langchain_core.load import load
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_config_list, patch_config
+from memrecall_kv.errors import InputError
+from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+
+from langchain_memrecall._convert import to_documents, to_where
+from langchain_memrecall._lazy import LazyBank, LazyMemory
+
+if TYPE_CHECKING:  # the bank imports torch
+    from memrecall_kv import MemoryBank
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+class OverBank(RunnableSerializable[Input, Output]):
+    """A runnable over a memory bank.
+
+    LangChain runs the inputs of a batch in threads. Here they run one after the other, as with
+    `max_concurrency=1`, whatever the config says: there is one model, and it does one thing at a time.
+
+    Attributes:
+        bank: A bank, or the directory of one, which is opened for reading on first use.
+        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
+        device: Where it is loaded.
+        filter: Metadata that a document must have to be recalled; a filter in a call narrows it further.
+        memory: A `MemRecall` to use instead of loading one; not saved.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    bank: Any
+    name_or_path: str | None = None
+    device: str = "auto"
+    filter: dict[str, Any] | None = None
+    memory: Any = Field(default=None, exclude=True, repr=False)
+
+    _memory: LazyMemory = PrivateAttr()
+    _bank: LazyBank = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model and the bank, loading neither."""
+        super().model_post_init(context)
+        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
+        self._bank = LazyBank(self.bank, self._memory, read_only=True)
+
+    @field_validator("bank")
+    @classmethod
+    def _bank_is_named(cls, bank: Any) -> Any:
+        if bank is None or bank == "":
+            raise InputError("Expected a bank, got none.", "Pass an open bank or the path of one.")
+        return bank
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_plain(cls, condition: dict[str, Any] | None) -> dict[str, Any] | None:
+        to_where(condition)
+        return condition
+
+    @field_serializer("bank")
+    def _bank_as_path(self, bank: Any) -> str:
+        return str(bank if isinstance(bank, (str, Path)) else bank.path)
+
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """Return what LangChain saves in place of an open bank: its path."""
+        return {"bank": self._bank_as_path(self.bank)}
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return True: the settings can be saved with `langchain_core.load.dumps`."""
+        return True
+
+    @classmethod
+    def load(cls, data: str | Mapping[str, Any]) -> Self:
+        """Return what `langchain_core.load.dumps` or `dumpd` saved; a `memory` that was passed is not part of it.
+
+        Raises:
+            ValueError: If `data` holds anything but this class.
+        """
+        saved = json.loads(data) if isinstance(data, str) else data
+        with suppress_langchain_beta_warning():  # ours to know, not the caller's
+            loaded = load(saved, allowed_objects=[cls], valid_namespaces=["langchain_memrecall"])
+        return cast(Self, loaded)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[HostDocument],
+        *,
+        bank: MemoryBank | str | Path,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Return a runnable over documents, compressing those the bank does not hold yet.
+
+        Args:
+            documents: What to remember. One whose id is in the bank replaces what is there; one without
+                text is left out; one without an id is known by its content.
+            bank: Where to: a bank, or a directory that is created if need be.
+            show_progress: Whether to draw a progress bar.
+            **settings: As for the class.
+
+        Raises:
+            InputError: If two different documents share an id.
+        """
+        runnable = cls(bank=bank, **settings)
+        runnable._bank = LazyBank(bank, runnable._memory, read_only=False)
+        converted = to_documents(documents)
+        runnable._memory.get().ingest(runnable._bank.get(), converted, show_progress=show_progress)
+        return runnable
+
+    def close(self) -> None:
+        """Close the bank if this object opened it."""
+        self._bank.close()
+
+    def batch(
+        self,
+        inputs: list[Input],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Output]:
+        """Return one output per input, computed one after the other."""
+        single = _one_at_a_time(config, len(inputs))
+        return super().batch(inputs, single, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[Input],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Output]:
+        """Return what `batch` returns, without blocking the loop."""
+        single = _one_at_a_time(config, len(inputs))
+        return await super().abatch(inputs, single, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(
+        self,
+        inputs: Sequence[Input],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield each output as soon as it is there, with the place of its input."""
+        single = _one_at_a_time(config, len(inputs))
+        options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
+        yield from super().batch_as_completed(inputs, single, **options)
+
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[Input],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, Any]]:
+        """Yield what `batch_as_completed` yields, without blocking the loop."""
+        single = _one_at_a_time(config, len(inputs))
+        options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
+        async for output in super().abatch_as_completed(inputs, single, **options):
+            yield output
+
+
+def _one_at_a_time(config: RunnableConfig | Sequence[RunnableConfig] | None, length: int) -> list[RunnableConfig]:
+    return [patch_config(one, max_concurrency=1) for one in get_config_list(config, length)]

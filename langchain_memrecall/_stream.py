@@ -1,0 +1,44 @@
+"""A synchronous stream for an event loop, without blocking it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+    """Yield what `stream()` yields, made in one worker thread that sees the caller's context.
+
+    The generator runs from start to end in a single thread, because what it switches in PyTorch it
+    switches for that thread, and it never waits for its reader.
+    Leaving early (`aclose`, cancellation) closes the generator after the item it is working on.
+    """
+    loop = asyncio.get_running_loop()
+    items: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
+    abandoned = threading.Event()
+
+    def work() -> None:
+        generator = stream()
+        try:
+            for item in generator:
+                if abandoned.is_set():
+                    break
+                loop.call_soon_threadsafe(items.put_nowait, (item,))
+        finally:
+            generator.close()
+            if not abandoned.is_set():
+                loop.call_soon_threadsafe(items.put_nowait, None)
+
+    worker = loop.run_in_executor(None, contextvars.copy_context().run, work)
+    try:
+        while (item := await items.get()) is not None:
+            yield item[0]
+        await worker  # raises what the stream raised
+    finally:
+        abandoned.set()
+        worker.cancel()  # not started yet: never will be; running: ends by the flag

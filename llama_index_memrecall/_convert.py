@@ -1,0 +1,171 @@
+"""LlamaIndex's nodes and filters to MemRecall's values and back; nothing of the host's is written to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.constants import DATA_KEY, TYPE_KEY
+from llama_index.core.schema import (
+    BaseNode,
+    MetadataMode,
+    NodeRelationship,
+    NodeWithScore,
+    ObjectType,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.schema import Document as HostDocument
+from llama_index.core.storage.docstore.utils import json_to_doc
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from memrecall_kv.errors import InputError
+from memrecall_kv.types import Document, Metadata, Recall, Where
+
+if TYPE_CHECKING:  # the bank imports torch
+    from memrecall_kv.bank import MemoryBank
+
+RECALL_STEP = "recall_step"
+"""Metadata key of a source node: 0 for the block opened first, 1 for the next, ..."""
+
+HOST_KEY = "_llama_index"
+"""Metadata key in the bank: what a host object holds beside id, text and metadata."""
+
+_FORMATTING = (
+    "excluded_embed_metadata_keys",
+    "excluded_llm_metadata_keys",
+    "metadata_template",
+    "metadata_separator",
+    "text_template",
+)
+
+
+def has_text(node: BaseNode) -> bool:
+    """Return whether there is anything to read: image nodes without a caption and blank pages have nothing."""
+    return bool(node.get_content(metadata_mode=MetadataMode.NONE).strip())
+
+
+def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
+    """Return one core document per node that has text, under the node's own id.
+
+    Raises:
+        InputError: If two nodes share an id and differ in text or metadata: one would replace the other.
+    """
+    documents: dict[str, Document] = {}
+    for node in nodes:
+        if not has_text(node):
+            continue
+        metadata = {**node.metadata, HOST_KEY: _host_fields(node)}
+        document = Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
+        if documents.setdefault(document.id, document) != document:
+            raise InputError(
+                f"Expected ids to be unique, got different nodes under the id {document.id!r}.",
+                "Give each node an id of its own.",
+            )
+    return list(documents.values())
+
+
+def _host_fields(node: BaseNode) -> dict[str, Any]:
+    """Return what has to be stored so that `to_source_nodes` can build the same node again."""
+    data = json.loads(node.model_dump_json())
+    if isinstance(node, HostDocument):
+        return {"document": {name: data[name] for name in _FORMATTING}}
+    # The bank holds these already.
+    for name in ("text", "text_resource", "metadata", "embedding"):
+        data.pop(name, None)
+    return {"node": {DATA_KEY: data, TYPE_KEY: json.loads(json.dumps(node.get_type()))}}
+
+
+def to_source_nodes(recalls: Sequence[Recall], bank: MemoryBank) -> list[NodeWithScore]:
+    """Return what was recalled, in that order, as the host's nodes.
+
+    A chunk of a document becomes a text node of its own whose source is the document. A bank that was
+    filled with nodes gives back these nodes, whole: one that was opened at several chunks comes once,
+    as it was opened first.
+    """
+    sources: dict[str, NodeWithScore] = {}
+    for recall in recalls:
+        host = recall.metadata.get(HOST_KEY, {})
+        key = recall.chunk.doc_id if "node" in host else recall.chunk.id
+        if key in sources:
+            continue
+        metadata = {name: value for name, value in recall.metadata.items() if name != HOST_KEY}
+        if "node" in host:
+            node = json_to_doc(host["node"])
+            node.metadata = metadata
+            node.set_content(bank.document(recall.chunk.doc_id).text)
+        else:
+            node = _chunk_node(recall, metadata, host.get("document", {}))
+        sources[key] = NodeWithScore(node=with_step(node, recall.step), score=recall.gate_probability)
+    return list(sources.values())
+
+
+def _chunk_node(recall: Recall, metadata: dict[str, Any], formatting: Mapping[str, Any]) -> TextNode:
+    chunk = recall.chunk
+    source = RelatedNodeInfo(node_id=chunk.doc_id, node_type=ObjectType.DOCUMENT, metadata=metadata)
+    return TextNode(
+        id_=chunk.id,
+        text=chunk.text,
+        metadata=metadata,
+        start_char_idx=chunk.start,
+        end_char_idx=chunk.end,
+        relationships={NodeRelationship.SOURCE: source},
+        **formatting,
+    )
+
+
+def with_step(node: BaseNode, step: int | None) -> BaseNode:
+    """Return a copy of `node` that says when it was recalled, in metadata that no model gets to read.
+
+    The copy shares none of the dicts and lists that later stages of the host write to.
+    """
+    added = {} if step is None else {RECALL_STEP: step}
+    changes = {
+        "metadata": {**node.metadata, **added},
+        "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *added],
+        "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, *added],
+        "relationships": dict(node.relationships),
+    }
+    return node.model_copy(update=changes)
+
+
+def to_where(filters: MetadataFilters | None) -> Where | None:
+    """Return the core's filter for LlamaIndex's; `None` for no filter.
+
+    Raises:
+        InputError: If a filter is neither `EQ` nor `IN`, or is combined by other than `AND`.
+    """
+    if filters is None:
+        return None
+    conditions = list(_flatten(filters))
+    return lambda _, metadata: all(_holds(condition, metadata) for condition in conditions)
+
+
+def _flatten(filters: MetadataFilters) -> Iterable[MetadataFilter]:
+    if filters.condition not in (FilterCondition.AND, None):
+        raise InputError(
+            f"Expected filters combined by AND, got {filters.condition.value!r}.",
+            "Ask once per alternative, or keep a metadata key to filter on.",
+        )
+    for item in filters.filters:
+        if isinstance(item, MetadataFilters):
+            yield from _flatten(item)
+        elif item.operator == FilterOperator.EQ or (
+            item.operator == FilterOperator.IN and isinstance(item.value, list)
+        ):
+            yield item
+        else:
+            raise InputError(
+                f"Expected the filter on {item.key!r} to be EQ, or IN with a list; "
+                f"got {item.operator.name} with {item.value!r}.",
+                "Write it as EQ or IN.",
+            )
+
+
+def _holds(condition: MetadataFilter, metadata: Metadata) -> bool:
+    if condition.key not in metadata:
+        return False
+    value = metadata[condition.key]
+    if condition.operator == FilterOperator.IN and isinstance(condition.value, list):
+        return value in condition.value
+    return bool(value == condition.value)

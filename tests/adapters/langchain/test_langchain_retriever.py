@@ -1,0 +1,135 @@
+import asyncio
+
+import pytest
+from langchain_core.documents import Document
+from langchain_tests.integration_tests import RetrieversIntegrationTests
+from memrecall_kv.errors import BankError, InputError
+from pydantic import ValidationError
+
+from langchain_memrecall import MemRecallRetriever
+
+QUESTION = "Who approves trips?"
+
+
+@pytest.fixture
+def retriever(memory, bank):
+    return MemRecallRetriever(bank=bank, memory=memory)
+
+
+class TestStandard(RetrieversIntegrationTests):
+    @pytest.fixture(autouse=True)
+    def _given(self, memory, bank):
+        self.params = {"bank": bank, "memory": memory, "k": 2}
+
+    @property
+    def retriever_constructor(self):
+        return MemRecallRetriever
+
+    @property
+    def retriever_constructor_params(self):
+        return self.params
+
+    @property
+    def retriever_query_example(self):
+        return QUESTION
+
+
+def test_k_of_the_call_wins_over_k_of_the_constructor(memory, bank):
+    retriever = MemRecallRetriever(bank=bank, memory=memory, k=1)
+    assert [len(retriever.invoke(QUESTION)), len(retriever.invoke(QUESTION, k=3))] == [1, 3]
+
+
+def test_k_above_the_number_of_chunks_returns_all_of_them(retriever, bank):
+    assert len(retriever.invoke(QUESTION, k=100)) == len(bank)
+
+
+async def test_k_and_filter_reach_the_async_route(retriever):
+    found = await retriever.ainvoke(QUESTION, k=1, filter={"team": "facilities"})
+    assert [document.metadata["team"] for document in found] == ["facilities"]
+
+
+def test_sources_keep_id_text_and_metadata_and_gain_score_step_and_place(retriever, documents):
+    by_id = {document.id: document for document in documents}
+    found = retriever.invoke(QUESTION, k=len(documents))
+    assert {document.id for document in found} == set(by_id)
+    for step, document in enumerate(found):
+        added = {name: document.metadata[name] for name in ("score", "recall_step", "chunk_id", "start_index")}
+        assert document.page_content == by_id[document.id].page_content
+        assert document.metadata == {**by_id[document.id].metadata, **added}
+        assert 0.0 <= added["score"] <= 1.0
+        assert (added["recall_step"], added["start_index"]) == (step, 0)
+
+
+def test_changing_a_source_changes_nothing_in_the_bank(retriever):
+    first = retriever.invoke(QUESTION, k=1)[0]
+    first.metadata["team"] = "changed"
+    assert retriever.invoke(QUESTION, k=1)[0].metadata["team"] != "changed"
+
+
+def test_two_filters_must_both_hold(memory, bank):
+    retriever = MemRecallRetriever(bank=bank, memory=memory, k=10, filter={"team": "finance"})
+    assert {document.id for document in retriever.invoke(QUESTION)} == {"travel", "limits"}
+    assert [document.id for document in retriever.invoke(QUESTION, filter={"year": 2025})] == ["limits"]
+    assert retriever.invoke(QUESTION, filter={"team": "facilities"}) == []
+
+
+def test_a_filter_on_a_key_nobody_has_finds_nothing(retriever):
+    assert retriever.invoke(QUESTION, k=3, filter={"nobody": None}) == []
+
+
+@pytest.mark.parametrize("condition", [{"year": {"$gte": 2020}}, {"$or": [{"team": "finance"}]}])
+def test_a_filter_operator_is_refused_where_it_is_given(retriever, memory, bank, condition):
+    with pytest.raises(InputError, match="operator"):
+        retriever.invoke(QUESTION, k=1, filter=condition)
+    with pytest.raises(ValidationError, match="operator"):
+        MemRecallRetriever(bank=bank, memory=memory, filter=condition)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"k": 0}, {"bank": None}, {"bank": ""}, {"modle": "typo"}])
+def test_a_mistyped_or_impossible_setting_is_refused(memory, bank, settings):
+    with pytest.raises(ValidationError):
+        MemRecallRetriever(**{"bank": bank, "memory": memory, **settings})
+
+
+def test_an_error_of_the_core_passes_through_and_is_reported_to_callbacks(memory, tmp_path):
+    with pytest.raises(BankError):
+        MemRecallRetriever(bank=tmp_path / "nowhere", memory=memory).invoke(QUESTION)
+
+
+async def test_an_error_of_the_core_passes_through_the_async_route(memory, tmp_path):
+    with pytest.raises(BankError):
+        await MemRecallRetriever(bank=str(tmp_path / "nowhere"), memory=memory).ainvoke(QUESTION)
+
+
+async def test_concurrent_questions_get_the_answers_they_get_alone(retriever):
+    questions = ["Who approves trips?", "When is lunch?", "What is broken?"]
+    alone = [retriever.invoke(question, k=2) for question in questions]
+    together = await asyncio.gather(*(retriever.ainvoke(question, k=2) for question in questions))
+    assert together == alone
+
+
+def test_from_documents_remembers_forgets_nothing_and_skips_blank_pages(memory, tmp_path):
+    path = tmp_path / "bank"
+    documents = [Document(page_content="Dana approves trips."), Document(id="blank", page_content=" \n")]
+    first = MemRecallRetriever.from_documents(documents, bank=path, memory=memory, k=10)
+    first.close()
+    again = MemRecallRetriever.from_documents(
+        [*documents, Document(id="b", page_content="Lunch is at noon.")], bank=path, memory=memory, k=10
+    )
+    assert sorted(document.page_content for document in again.invoke(QUESTION)) == [
+        "Dana approves trips.",
+        "Lunch is at noon.",
+    ]
+    again.close()
+
+
+def test_from_documents_refuses_two_texts_under_one_id(memory, tmp_path):
+    documents = [Document(id="a", page_content="One."), Document(id="a", page_content="Two.")]
+    with pytest.raises(InputError, match="'a'"):
+        MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory)
+
+
+def test_from_documents_leaves_the_documents_as_they_were(memory, tmp_path, documents):
+    before = [document.model_copy(deep=True) for document in documents]
+    MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=1).invoke(QUESTION)
+    assert documents == before

@@ -1,0 +1,121 @@
+import threading
+
+import pytest
+from llama_index.core import Document
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.schema import TextNode
+from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
+from pydantic import Field
+
+from llama_index_memrecall import MemRecallQueryEngine
+
+
+@pytest.fixture(scope="session")
+def memory():
+    return tiny_memory()
+
+
+@pytest.fixture
+def documents():
+    return [
+        Document(id_="travel", text="Dana approves trips.", metadata={"team": "finance", "year": 2024}),
+        Document(id_="limits", text="The limit is 800 euros.", metadata={"team": "finance", "year": 2025}),
+        Document(id_="lunch", text="Lunch is at noon.", metadata={"team": "kitchen", "tags": ["food", "time"]}),
+        Document(id_="lift", text="The lift is broken.", metadata={"team": "facilities"}),
+    ]
+
+
+@pytest.fixture
+def nodes(documents):
+    return [
+        TextNode(
+            id_=f"node-{document.id_}",
+            text=document.text,
+            metadata=dict(document.metadata),
+            excluded_llm_metadata_keys=["year"],
+        )
+        for document in documents
+    ]
+
+
+class EventLog(BaseEventHandler):
+    """Keeps every event LlamaIndex dispatches."""
+
+    events: list = Field(default_factory=list)
+
+    @classmethod
+    def class_name(cls):
+        return "EventLog"
+
+    def handle(self, event, **kwargs):
+        self.events.append(event)
+
+    def names(self):
+        return [event.class_name() for event in self.events]
+
+    def of(self, name):
+        return [event for event in self.events if event.class_name() == name]
+
+
+@pytest.fixture
+def event_log():
+    handler, root = EventLog(), get_dispatcher()
+    root.add_event_handler(handler)
+    yield handler
+    root.event_handlers.remove(handler)
+
+
+@pytest.fixture
+def span_log():
+    handler, root = SimpleSpanHandler(), get_dispatcher()
+    root.add_span_handler(handler)
+    yield handler
+    root.span_handlers.remove(handler)
+
+
+@pytest.fixture
+def engine(memory, documents):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def streaming(memory, documents):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2, streaming=True)
+    yield engine
+    engine.close()
+
+
+class WaitingGate:
+    """Says of every block that it matters, but only when it is let go."""
+
+    def __init__(self):
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def score(self, question, memory, blocks):
+        self.entered.set()
+        if not self.go.wait(timeout=20):
+            raise TimeoutError("nobody let the gate go: the event loop was blocked")
+        return [1.0] * len(blocks)
+
+
+@pytest.fixture
+def waiting():
+    gate, answered = WaitingGate(), []
+
+    def reply(question, memory):
+        answered.append(question)
+        return "Dana."
+
+    return tiny_memory(gate=gate, reasoner=ScriptedReasoner({}, reply)), gate, answered
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    path, backbone = tmp_path_factory.mktemp("checkpoint"), tiny_backbone()
+    backbone.model.save_pretrained(path)
+    backbone.tokenizer.save_pretrained(path)
+    return str(path)

@@ -1,0 +1,114 @@
+import asyncio
+import gc
+import inspect
+
+import pytest
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+
+from llama_index_memrecall import MemRecallQueryEngine
+
+QUESTION = "Who approves trips?"
+
+
+def ids(nodes):
+    return [node.node_id for node in nodes]
+
+
+def without_seconds(metadata):
+    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}}
+
+
+def test_a_stream_is_a_real_generator_and_knows_its_sources_first(streaming, engine):
+    expected = engine.query(QUESTION)
+    response = streaming.query(QUESTION)
+    assert isinstance(response, StreamingResponse)
+    assert inspect.isgenerator(response.response_gen)
+    assert response.source_nodes == expected.source_nodes
+    assert "usage" not in response.metadata
+    assert "".join(response.response_gen) == expected.response
+    assert without_seconds(response.metadata) == without_seconds(expected.metadata)
+
+
+def test_a_stream_can_be_read_as_text(streaming, engine):
+    expected = engine.query(QUESTION)
+    assert str(streaming.query(QUESTION)) == str(expected)
+    assert streaming.query(QUESTION).get_response().source_nodes == expected.source_nodes
+
+
+async def test_an_async_stream_is_a_real_async_generator_and_knows_its_sources_first(streaming, engine):
+    expected = engine.query(QUESTION)
+    response = await streaming.aquery(QUESTION)
+    assert isinstance(response, AsyncStreamingResponse)
+    assert inspect.isasyncgen(response.response_gen)
+    assert response.source_nodes == expected.source_nodes
+    assert "".join([text async for text in response.async_response_gen()]) == expected.response
+    assert without_seconds(response.metadata) == without_seconds(expected.metadata)
+    assert (await (await streaming.aquery(QUESTION)).get_response()).response == expected.response
+
+
+def test_the_end_of_a_stream_is_an_event_of_its_own(streaming, event_log):
+    response = streaming.query(QUESTION)
+    assert "QueryEndEvent" in event_log.names()
+    assert "RecallFinishedEvent" not in event_log.names()
+    text = str(response)
+    (finished,) = event_log.of("RecallFinishedEvent")
+    assert (finished.query, finished.response, finished.interrupted) == (QUESTION, text, False)
+    assert (finished.blocks_opened, finished.generated_tokens) == (2, response.metadata["usage"]["generated_tokens"])
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_a_stream_nobody_reads_ends_as_interrupted_and_frees_the_model(streaming, event_log, how):
+    response = streaming.query(QUESTION)
+    event_log.events.clear()  # QueryEndEvent holds the response
+    if how == "close":
+        response.response_gen.close()
+    del response
+    gc.collect()
+    (finished,) = event_log.of("RecallFinishedEvent")
+    assert finished.interrupted
+    assert str(streaming.query(QUESTION))
+
+
+async def test_an_async_stream_left_early_ends_as_interrupted_and_frees_the_model(streaming, engine):
+    response = await streaming.aquery(QUESTION)
+    await response.response_gen.aclose()
+    assert str(await asyncio.wait_for(engine.aquery(QUESTION), timeout=60))
+
+
+def test_a_query_tells_both_of_the_hosts_channels(memory, documents, event_log):
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    engine = MemRecallQueryEngine.from_documents(
+        documents, memory=memory, top_k=2, callback_manager=CallbackManager([debug])
+    )
+    response = engine.query(QUESTION)
+    names = event_log.names()
+    assert (names[0], names[-1], names[-2]) == ("QueryStartEvent", "QueryEndEvent", "RecallFinishedEvent")
+    gated = event_log.of("BlockGatedEvent")
+    assert {event.chunk_id for event in gated} >= set(ids(response.source_nodes))
+    ((before, after),) = debug.get_event_pairs(CBEventType.QUERY)
+    assert before.payload[EventPayload.QUERY_STR] == QUESTION
+    assert after.payload[EventPayload.RESPONSE] is response
+    engine.close()
+
+
+async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, event_log, span_log):
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    engine = MemRecallQueryEngine.from_documents(
+        documents, memory=memory, top_k=2, callback_manager=CallbackManager([debug])
+    )
+    sources = engine.retrieve(QUESTION)
+    await engine.aretrieve(QUESTION)
+    assert event_log.names() == ["RetrievalStartEvent", "RetrievalEndEvent"] * 2
+    assert ids(event_log.of("RetrievalEndEvent")[0].nodes) == ids(sources)
+    assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 2
+    names = {span.id_.split("-")[0] for span in span_log.completed_spans}
+    assert names >= {"MemRecallQueryEngine.retrieve", "MemRecallQueryEngine.aretrieve"}
+    engine.close()
+
+
+async def test_events_of_the_worker_thread_belong_to_the_query_that_caused_them(engine, event_log):
+    await engine.aquery(QUESTION)
+    assert {event.span_id.split("-")[0] for event in event_log.of("BlockGatedEvent")} == {
+        "MemRecallQueryEngine._aquery"
+    }
