@@ -54,7 +54,7 @@ class OverBank(RunnableSerializable[Input, Output]):
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
         self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
-        self._bank = LazyBank(self.bank, self._memory, read_only=True)
+        self._bank = LazyBank(self.bank, self._memory)
 
     @field_validator("bank")
     @classmethod
@@ -117,9 +117,9 @@ class OverBank(RunnableSerializable[Input, Output]):
             InputError: If two different documents share an id.
         """
         runnable = cls(bank=bank, **settings)
-        runnable._bank = LazyBank(bank, runnable._memory, read_only=False)
         converted = to_documents(documents)
-        runnable._memory.get().ingest(runnable._bank.get(), converted, show_progress=show_progress)
+        with runnable._bank.writing() as writable:
+            runnable._memory.get().ingest(writable, converted, show_progress=show_progress)
         return runnable
 
     def close(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
-import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,49 +38,40 @@ class LazyMemory:
 
 
 class LazyBank:
-    """A `MemoryBank`, given or opened on first use.
+    """A `MemoryBank`, given or opened when needed: for reading until `close`, for writing as long as it takes.
 
     Args:
-        bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary
-            one, which is removed by `close` or with this object.
+        bank: An open bank, which stays its owner's to close, or a directory.
         memory: Whose bank it is.
-        read_only: Whether a directory is opened for reading only.
     """
 
-    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory, *, read_only: bool) -> None:
-        self._given = bank
+    def __init__(self, bank: MemoryBank | str | Path, memory: LazyMemory) -> None:
+        self._bank = bank
         self._memory = memory
-        self._read_only = read_only
-        self._opened: MemoryBank | None = None
-        self._cleanup: weakref.finalize[..., LazyBank] | None = None
+        self._reading: MemoryBank | None = None
         self._lock = threading.Lock()
 
     def get(self) -> MemoryBank:
-        """Return the bank, opening it the first time and again after `close`."""
-        if self._given is not None and not isinstance(self._given, (str, Path)):
-            return self._given
+        """Return the bank for reading, opening it the first time and again after `close`."""
+        if not isinstance(self._bank, (str, Path)):
+            return self._bank
         with self._lock:
-            if self._opened is None:
-                memory = self._memory.get()
-                if self._given is None:
-                    directory = tempfile.mkdtemp(prefix="memrecall-")
-                    self._opened = memory.open_bank(directory)
-                    self._cleanup = weakref.finalize(self, _discard, self._opened, directory)
-                else:
-                    self._opened = memory.open_bank(self._given, read_only=self._read_only)
-            return self._opened
+            if self._reading is None:
+                self._reading = self._memory.get().open_bank(self._bank, read_only=True)
+            return self._reading
+
+    @contextmanager
+    def writing(self) -> Iterator[MemoryBank]:
+        """Open the bank for writing and give the writer's lock back afterwards."""
+        if not isinstance(self._bank, (str, Path)):
+            yield self._bank
+            return
+        with self._memory.get().open_bank(self._bank) as bank:
+            yield bank
 
     def close(self) -> None:
-        """Close the bank if it was opened here, and remove it if it was temporary."""
+        """Close the bank if it was opened here."""
         with self._lock:
-            opened, self._opened = self._opened, None
-            if self._cleanup is not None:
-                self._cleanup()
-                self._cleanup = None
-            elif opened is not None:
-                opened.close()
-
-
-def _discard(bank: MemoryBank, directory: str) -> None:
-    bank.close()
-    shutil.rmtree(directory, ignore_errors=True)
+            if self._reading is not None:
+                self._reading.close()
+                self._reading = None

@@ -68,12 +68,13 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
 def _host_fields(node: BaseNode) -> dict[str, Any]:
     """Return what has to be stored so that `to_source_nodes` can build the same node again."""
     data = json.loads(node.model_dump_json())
+    order = list(node.metadata)  # the order is part of the text models read, and JSON objects have none
     if isinstance(node, HostDocument):
-        return {"document": {name: data[name] for name in _FORMATTING}}
+        return {"order": order, "document": {name: data[name] for name in _FORMATTING}}
     # The bank holds these already.
     for name in ("text", "text_resource", "metadata", "embedding"):
         data.pop(name, None)
-    return {"node": {DATA_KEY: data, TYPE_KEY: json.loads(json.dumps(node.get_type()))}}
+    return {"order": order, "node": {DATA_KEY: data, TYPE_KEY: json.loads(json.dumps(node.get_type()))}}
 
 
 def to_source_nodes(recalls: Sequence[Recall], bank: MemoryBank) -> list[NodeWithScore]:
@@ -89,7 +90,8 @@ def to_source_nodes(recalls: Sequence[Recall], bank: MemoryBank) -> list[NodeWit
         key = recall.chunk.doc_id if "node" in host else recall.chunk.id
         if key in sources:
             continue
-        metadata = {name: value for name, value in recall.metadata.items() if name != HOST_KEY}
+        order = host.get("order", [name for name in recall.metadata if name != HOST_KEY])
+        metadata = {name: recall.metadata[name] for name in order}
         if "node" in host:
             node = json_to_doc(host["node"])
             node.metadata = metadata

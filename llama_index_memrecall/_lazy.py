@@ -6,6 +6,8 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,49 +41,63 @@ class LazyMemory:
 
 
 class LazyBank:
-    """A `MemoryBank`, given or opened on first use.
+    """A `MemoryBank`, given or opened when needed: for reading until `close`, for writing as long as it takes.
 
     Args:
-        bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary
-            one, which is removed by `close` or with this object.
+        bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary one,
+            made at the first writing and removed by `close` or with this object.
         memory: Whose bank it is.
-        read_only: Whether a directory is opened for reading only.
     """
 
-    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory, *, read_only: bool) -> None:
-        self._given = bank
+    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
+        self._given = bank if not isinstance(bank, (str, Path)) else None
+        self._path = Path(bank) if isinstance(bank, (str, Path)) else None
+        self._is_temporary = bank is None
         self._memory = memory
-        self._read_only = read_only
-        self._opened: MemoryBank | None = None
+        self._reading: list[MemoryBank] = []  # none or one; a list, so that the clean-up sees it
         self._cleanup: weakref.finalize[..., LazyBank] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def get(self) -> MemoryBank:
-        """Return the bank, opening it the first time and again after `close`."""
-        if self._given is not None and not isinstance(self._given, (str, Path)):
+        """Return the bank for reading, opening it the first time and again after `close`."""
+        if self._given is not None:
             return self._given
         with self._lock:
-            if self._opened is None:
-                memory = self._memory.get()
-                if self._given is None:
-                    directory = tempfile.mkdtemp(prefix="memrecall-")
-                    self._opened = memory.open_bank(directory)
-                    self._cleanup = weakref.finalize(self, _discard, self._opened, directory)
-                else:
-                    self._opened = memory.open_bank(self._given, read_only=self._read_only)
-            return self._opened
+            if self._path is None:
+                with self.writing():
+                    pass
+            if not self._reading:
+                self._reading.append(self._memory.get().open_bank(str(self._path), read_only=True))
+            return self._reading[0]
+
+    @contextmanager
+    def writing(self) -> Iterator[MemoryBank]:
+        """Open the bank for writing, for one at a time, and give the writer's lock back afterwards."""
+        with self._lock:
+            if self._given is not None:
+                yield self._given
+                return
+            memory = self._memory.get()
+            if self._is_temporary and self._cleanup is None:
+                self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
+                self._cleanup = weakref.finalize(self, _discard, self._reading, self._path)
+            with memory.open_bank(str(self._path)) as bank:
+                yield bank
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
         with self._lock:
-            opened, self._opened = self._opened, None
+            _close(self._reading)
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None
-            elif opened is not None:
-                opened.close()
 
 
-def _discard(bank: MemoryBank, directory: str) -> None:
-    bank.close()
+def _close(opened: list[MemoryBank]) -> None:
+    while opened:
+        opened.pop().close()
+
+
+def _discard(opened: list[MemoryBank], directory: Path) -> None:
+    _close(opened)
     shutil.rmtree(directory, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import closing
@@ -56,13 +55,12 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
 
     _memory: LazyMemory = PrivateAttr()
     _cache: LazyBank = PrivateAttr()
-    _filling: Any = PrivateAttr(default_factory=threading.Lock)
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the cache, loading neither."""
         super().model_post_init(context)
         self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
-        self._cache = LazyBank(self.cache_path, self._memory, read_only=False)
+        self._cache = LazyBank(self.cache_path, self._memory)
 
     @classmethod
     def class_name(cls) -> str:
@@ -141,9 +139,10 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
         documents = {hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(): text for text in texts}
         if not documents:
             return
-        memory, cache = self._memory.get(), self._cache.get()
-        with self._filling:
-            memory.ingest(cache, [Document(id=key, text=text) for key, text in documents.items()])
+        memory = self._memory.get()
+        with self._cache.writing() as writable:
+            memory.ingest(writable, [Document(id=key, text=text) for key, text in documents.items()])
+        cache = self._cache.get()
         seen: set[str] = set()
         with closing(self._opened(memory, cache, question, documents)) as opened:
             for recall in opened:

@@ -80,7 +80,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
     ) -> None:
         super().__init__(callback_manager)
         self._memory = LazyMemory(memory, name_or_path, device)
-        self._bank = LazyBank(bank, self._memory, read_only=True)
+        self._bank = LazyBank(bank, self._memory)
         self._streaming = streaming
         self._top_k = top_k
         self._where = to_where(filters)
@@ -129,14 +129,14 @@ class MemRecallQueryEngine(BaseQueryEngine):
             InputError: If two different nodes share an id.
         """
         engine = cls(bank, **options)
-        engine._bank = LazyBank(bank, engine._memory, read_only=False)
-        opened = engine._bank.get()
         documents = to_documents(nodes)
-        engine._memory.get().ingest(opened, documents, show_progress=show_progress)
-        # What a node said before it became empty must not be recalled; most of these were never stored.
-        for node_id in {node.node_id for node in nodes} - {document.id for document in documents}:
-            with contextlib.suppress(InputError):
-                opened.delete(node_id)
+        silent = {node.node_id for node in nodes} - {document.id for document in documents}
+        with engine._bank.writing() as writable:
+            engine._memory.get().ingest(writable, documents, show_progress=show_progress)
+            # what a node said before it became empty must not be recalled
+            for node_id in sorted(silent):
+                if node_id in writable:
+                    writable.delete(node_id)
         return engine
 
     @classmethod

@@ -181,7 +181,7 @@ def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 def _select(keys: Tensor, values: Tensor, scores: Tensor, kept: int) -> Kept:
     """Keep the most important tokens of each head, in their order."""
-    index = scores.topk(kept, dim=-1).indices.sort(dim=-1).values  # [L or 1, K or 1, M]
+    index = _best(scores, kept).sort(dim=-1).values  # [L or 1, K or 1, M]
     return _pick(keys, index), _pick(values, index), index
 
 
@@ -202,7 +202,7 @@ def _hybrid(keys: Tensor, values: Tensor, scores: Tensor, kept: int) -> Kept:
     """Keep the most important tokens in half of the places and the average of the others in the rest."""
     if kept == keys.shape[2]:
         return _select(keys, values, scores, kept)
-    chosen = scores.topk((kept + 1) // 2, dim=-1).indices  # [L or 1, K or 1, S]
+    chosen = _best(scores, (kept + 1) // 2)  # [L or 1, K or 1, S]
     taken = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, chosen, value=True)
     # sorting booleans stably lists the tokens not taken first, in their order
     rest = taken.sort(dim=-1, stable=True).indices[..., : keys.shape[2] - chosen.shape[-1]]
@@ -211,6 +211,15 @@ def _hybrid(keys: Tensor, values: Tensor, scores: Tensor, kept: int) -> Kept:
         parts.append(_average(keys, values, rest, kept - chosen.shape[-1]))
     joined_keys, joined_values, positions = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
     return joined_keys, joined_values, positions
+
+
+def _best(scores: Tensor, kept: int) -> Tensor:
+    """Return the places of the highest scores, the earlier one of equals.
+
+    The same token twice has the same key in the first layer: rounding lets the order decide between the two,
+    instead of noise that differs from batch to batch.
+    """
+    return scores.round(decimals=4).sort(dim=-1, descending=True, stable=True).indices[..., :kept]
 
 
 def _pick(tensor: Tensor, index: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from memrecall_kv.config import home_directory
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
@@ -104,6 +107,18 @@ class Backbone:
         return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars: core draws none unless asked."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
 _loaded: WeakValueDictionary[tuple[str, ...], Backbone] = WeakValueDictionary()
 _loading = threading.Lock()
 
@@ -132,7 +147,7 @@ def load_backbone(
     """
     place = torch.device("cpu" if device == "auto" else device)
     kind = _dtype(dtype, place)
-    with _loading:
+    with _loading, _quietly():
         source, shown = _resolve(name_or_path)
         key = (source, revision or "", str(place), str(kind), attention or "")
         backbone = _loaded.get(key)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from memrecall_kv.config import CompressorConfig
-from memrecall_kv.errors import InputError
+from memrecall_kv.errors import InputError, UnsupportedModelError
 from memrecall_kv.kv import Context, KVAccess
 from memrecall_kv.models import Backbone
 from memrecall_kv.types import Chunk, MemoryBlock
@@ -118,9 +118,15 @@ class ReferenceWeights:
 
         Raises:
             InputError: If a parameter is missing, unknown, of another shape, NaN or infinite.
+            UnsupportedModelError: If the backbone has no separate projections.
         """
         embeddings: Any = model.get_input_embeddings()
         expected: dict[str, Any] = {name: tuple(value.shape) for name, value in _parameters(model).items()}
+        if not expected:
+            raise UnsupportedModelError(
+                f"Expected layers called {', '.join(_PROJECTIONS)}, found none in {type(model).__name__}.",
+                "Choose a backbone that projects q, k and v separately, such as Qwen2.5.",
+            )
         expected[_EMBEDDING] = (1, embeddings.embedding_dim)
         got = {
             name: tuple(tensor.shape) if bool(torch.isfinite(tensor).all()) else "NaN or infinity"
@@ -143,10 +149,10 @@ class ReferenceWeights:
         """
         index = memory.nonzero(as_tuple=True)
         handles = []
-        for name, layer in _replaced(model).items():
-            weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
-            handles.append(layer.register_forward_hook(_replacement(weight, bias, index)))
         try:
+            for name, layer in _replaced(model).items():
+                weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
+                handles.append(layer.register_forward_hook(_replacement(weight, bias, index)))
             yield
         finally:
             for handle in handles:

@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+import torch
 from langchain_core.documents import Document
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 
@@ -9,6 +10,7 @@ from langchain_memrecall import MemRecallRetriever
 
 @pytest.fixture(scope="session")
 def memory():
+    torch.set_num_threads(1)
     return tiny_memory()
 
 
@@ -28,6 +30,15 @@ def bank(memory, documents, tmp_path):
     MemRecallRetriever.from_documents(documents, bank=path, memory=memory).close()
     with memory.open_bank(path, read_only=True) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def scripted(memory):
+    """The same backbone with notes and answers that are known."""
+    reasoner = ScriptedReasoner(
+        {"Dana approves trips.": "Dana approves."}, lambda question, notes: "Dana Whitfield does."
+    )
+    return tiny_memory(reasoner=reasoner)
 
 
 class WaitingGate:

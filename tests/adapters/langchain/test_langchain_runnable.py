@@ -7,6 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.load import dumps
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel, RunnablePassthrough
 from memrecall_kv.errors import BankError, InputError
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
 from langchain_memrecall import MemRecallRunnable
@@ -41,8 +42,8 @@ class Recorder(BaseCallbackHandler):
 
 
 @pytest.fixture
-def ask(memory, bank):
-    return MemRecallRunnable(bank=bank, memory=memory, top_k=2)
+def ask(scripted, bank):
+    return MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
 
 
 def without_seconds(result):
@@ -122,6 +123,18 @@ async def test_the_async_routes_give_what_the_sync_ones_give(ask):
     assert without_seconds(total([chunk async for chunk in ask.astream(QUESTION)])) == expected
 
 
+def test_an_answer_that_says_nothing_is_the_not_found_answer(bank):
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "Nothing relevant."))
+    result = MemRecallRunnable(bank=bank, memory=memory, top_k=1).invoke(QUESTION)
+    assert result["answer"] == memory.config.reasoner.not_found
+
+
+def test_without_top_k_the_threshold_decides(bank):
+    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == 17)))
+    result = MemRecallRunnable(bank=bank, memory=memory).invoke(QUESTION)
+    assert [source.page_content for source in result["context"]] == ["Lunch is at noon."]
+
+
 def test_a_stream_can_be_left_early_and_the_model_is_free_again(ask):
     stream = ask.stream(QUESTION)
     assert next(stream) == {"input": QUESTION}
@@ -139,9 +152,9 @@ async def test_an_async_stream_can_be_left_early_and_the_model_is_free_again(ask
 
 def test_steps_are_custom_events_in_the_order_they_happen(ask):
     recorder = Recorder()
-    result = ask.invoke(QUESTION, {"callbacks": [recorder]})
+    result = ask.invoke({"input": QUESTION, "filter": {"team": "finance"}}, {"callbacks": [recorder]})
     opened = [step["chunk_id"] for step in recorder.steps if step["stage"] == "opened"]
-    assert {step["stage"] for step in recorder.steps} >= {"scored", "opened"}
+    assert {step["stage"] for step in recorder.steps} == {"scored", "opened", "noted"}
     assert opened == [source.metadata["chunk_id"] for source in result["context"]]
     assert all(0.0 <= step["gate_probability"] <= 1.0 for step in recorder.steps if step["stage"] != "noted")
 

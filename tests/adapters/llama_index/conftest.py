@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+import torch
 from llama_index.core import Document
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -14,6 +15,7 @@ from llama_index_memrecall import MemRecallQueryEngine
 
 @pytest.fixture(scope="session")
 def memory():
+    torch.set_num_threads(1)
     return tiny_memory()
 
 
@@ -76,17 +78,26 @@ def span_log():
 
 
 @pytest.fixture
-def engine(memory, documents):
-    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2)
+def engine(scripted, documents):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=2)
     yield engine
     engine.close()
 
 
 @pytest.fixture
-def streaming(memory, documents):
-    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2, streaming=True)
+def streaming(scripted, documents):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=2, streaming=True)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def scripted(memory):
+    """The same backbone with notes and answers that are known."""
+    reasoner = ScriptedReasoner(
+        {"Dana approves trips.": "Dana approves."}, lambda question, notes: "Dana Whitfield does."
+    )
+    return tiny_memory(reasoner=reasoner)
 
 
 class WaitingGate:

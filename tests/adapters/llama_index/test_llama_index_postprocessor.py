@@ -13,6 +13,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from memrecall_kv.errors import BankError
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemRecallPostprocessor
@@ -64,11 +65,30 @@ def test_top_n_counts_nodes_even_if_some_are_longer_than_a_chunk(memory, found):
         gate.close()
 
 
-def test_the_order_does_not_depend_on_the_order_of_arrival(gate, found):
-    gate.top_n = 4
-    forth = gate.postprocess_nodes(found, query_str=QUESTION)
-    assert sorted(ids(forth)) == sorted(ids(found))
-    assert all(0.0 <= node.score <= 1.0 for node in forth)
+def test_without_top_n_the_threshold_decides(found):
+    embedded = len("team: facilities\n\nThe lift is broken.")
+    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == embedded)))
+    gate = MemRecallPostprocessor(memory=memory)
+    assert ids(gate.postprocess_nodes(found, query_str=QUESTION)) == ["node-lift"]
+    assert gate.postprocess_nodes(found[:2], query_str=QUESTION) == []
+    gate.close()
+
+
+@pytest.mark.parametrize("top_n", [None, 2, 9])
+def test_no_answer_is_written_that_nobody_asked_for(found, top_n):
+    answered = []
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: answered.append(question) or "Dana."))
+    gate = MemRecallPostprocessor(memory=memory, top_n=top_n)
+    gate.postprocess_nodes(found, query_str=QUESTION)
+    assert answered == []
+    gate.close()
+
+
+def test_the_first_choice_does_not_depend_on_the_order_of_arrival(gate, found):
+    gate.top_n = 1
+    forth, back = (gate.postprocess_nodes(nodes, query_str=QUESTION) for nodes in (found, found[::-1]))
+    assert forth == back
+    assert 0.0 <= forth[0].score <= 1.0
 
 
 def test_nodes_come_back_whole_with_the_probability_as_score(gate, found):
@@ -245,7 +265,7 @@ def test_it_works_again_after_close(gate, found):
 def test_an_error_of_the_core_passes_through(memory, found, tmp_path):
     (tmp_path / "cache").write_text("a file where a directory should be")
     gate = MemRecallPostprocessor(memory=memory, cache_path=str(tmp_path / "cache"))
-    with pytest.raises((BankError, ValueError)):
+    with pytest.raises(BankError):
         gate.postprocess_nodes(found, query_str=QUESTION)
 
 

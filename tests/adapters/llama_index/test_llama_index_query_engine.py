@@ -29,6 +29,7 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 from memrecall_kv.errors import BankError, InputError
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine
 
@@ -225,6 +226,35 @@ def test_a_temporary_bank_goes_with_its_engine(memory, documents, monkeypatch, t
     del engine
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_top_k_the_threshold_decides(documents):
+    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == 17)))
+    engine = MemRecallQueryEngine.from_documents(documents, memory=memory)
+    assert [source.node.ref_doc_id for source in engine.query(QUESTION).source_nodes] == ["lunch"]
+    engine.close()
+
+
+def test_an_answer_that_says_nothing_is_the_not_found_answer(documents):
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "Nothing relevant."))
+    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=1)
+    assert engine.query(QUESTION).response == memory.config.reasoner.not_found
+    engine.close()
+
+
+def test_a_temporary_bank_that_was_closed_is_not_mistaken_for_an_empty_one(memory, documents):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=memory)
+    engine.close()
+    with pytest.raises(BankError):
+        engine.query(QUESTION)
+
+
+def test_an_engine_does_not_keep_others_from_writing(memory, documents, tmp_path):
+    engine = MemRecallQueryEngine.from_documents(documents[:2], bank=tmp_path / "bank", memory=memory, top_k=9)
+    assert len(engine.retrieve(QUESTION)) == 2
+    MemRecallQueryEngine.from_documents(documents[2:], bank=tmp_path / "bank", memory=memory).close()
+    assert len(engine.retrieve(QUESTION)) == 4
+    engine.close()
 
 
 def filters(*items, condition=FilterCondition.AND):

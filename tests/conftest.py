@@ -1,0 +1,52 @@
+"""What every test relies on: one thread, no network, and tiny backbones built once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from memrecall_kv.kv import KVAccess
+from memrecall_kv.testing import tiny_backbone
+from pytest_socket import disable_socket, enable_socket
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)  # a tiny model is tens of times slower with two threads on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request):
+    """Refuse sockets, except the local ones an event loop is made of."""
+    if request.node.get_closest_marker("real"):
+        yield
+        return
+    disable_socket(allow_unix_socket=True)
+    yield
+    enable_socket()
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Return the folder of material that is not part of the project, or skip."""
+    folder = Path(os.environ.get("MEMRECALL_KV_SHARED") or ROOT.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no shared material in {folder}; set MEMRECALL_KV_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def access():
+    """Return a function that opens a tiny backbone; equal arguments share one, so that tests must not change it."""
+
+    @cache
+    def opened(family="llama", dtype=torch.float32, attention="sdpa", seed=0):
+        return KVAccess(tiny_backbone(family, dtype=dtype, attention=attention, seed=seed))
+
+    return opened
