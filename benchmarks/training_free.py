@@ -40,7 +40,7 @@ OPERATORS = [
 ]
 RATIOS = (2, 4, 8)
 NEW_TOKENS = 14
-ANSWER_BATCH = 20
+ANSWER_BATCH = {True: 10, False: 20}
 
 
 def configurations() -> Iterator[tuple[str, CompressorConfig]]:
@@ -81,7 +81,7 @@ def answers(kv: KVAccess, contexts: list[list[MemoryBlock]], questions: list[str
 
 def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, dict[str, list[float]]]:
     """Return per configuration and measure one score per row."""
-    gate = LikelihoodGate(kv, GateConfig(batch_size=11))
+    gate = LikelihoodGate(kv, GateConfig(batch_size=10))
     scores: dict[str, dict[str, list[float]]] = {}
     started = time.perf_counter()
     waiting: dict[str, list[tuple[dict[str, Any], list[MemoryBlock]]]] = {}
@@ -102,7 +102,7 @@ def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, d
                 ranked = sorted(range(len(gains)), key=lambda index: -gains[index])
                 keep(scores, name, "recall@2", recall_at_k(ranked, gold, 2))
         # ten paragraphs a row are a large cache: answer them sooner
-        if len(waiting["no context"]) * len(texts) >= ANSWER_BATCH or number + 1 == len(rows):
+        if len(waiting["no context"]) == ANSWER_BATCH[rank] or number + 1 == len(rows):
             flush(kv, waiting, scores)
             print(f"{number + 1}/{len(rows)} rows, {time.perf_counter() - started:.0f} s", flush=True)
     return scores

@@ -21,7 +21,7 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
     `score`, `recall_step`, `chunk_id` and `start_index`.
 
     Attributes:
-        k: Chunks to return, exactly, as long as there are as many; `None` leaves it to the gate's threshold.
+        k: Chunks to return, exactly, as long as there are as many; `None` leaves it to the memory's settings.
 
     Example:
         ```python

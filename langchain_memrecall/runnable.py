@@ -38,7 +38,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     Each step is sent as a custom event `memrecall_step`, whose `stage` is `scored`, `opened` or `noted`.
 
     Attributes:
-        top_k: Blocks to open per question, exactly; `None` leaves it to the gate's threshold.
+        top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
 
     Example:
         ```python

@@ -31,11 +31,11 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
     Each node is compressed once and kept in a cache under the hash of its text, so that a node seen
     before costs a gate forward only. The nodes that come back are copies with the gate's probability
     as score and `recall_step` in their metadata. A node without text (an image without a caption)
-    cannot be judged: it counts as irrelevant, 0.0, and comes last.
+    cannot be judged: it scores 0.0, comes last under `top_n`, and is left out otherwise.
 
     Attributes:
-        top_n: Nodes to return, exactly, as long as there are as many; `None` leaves it to the gate's
-            threshold.
+        top_n: Nodes to return, exactly, as long as there are as many; `None` leaves it to the memory's
+            settings: the nodes of `scan.top_k` blocks, or of all above `gate.threshold`.
         name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
         device: Where it is loaded.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.

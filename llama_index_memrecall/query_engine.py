@@ -52,7 +52,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
         name_or_path: What `MemRecall.from_pretrained` loads; `None` for its default.
         device: Where it is loaded.
         streaming: Whether `query` returns at the first token.
-        top_k: Blocks to open per question, exactly; `None` leaves it to the gate's threshold.
+        top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
         filters: Which documents may be recalled, by their metadata: `EQ` and `IN`, combined by `AND`.
         callback_manager: For LlamaIndex's callbacks.
 

@@ -104,7 +104,8 @@ class GateConfig(Config):
 
     Attributes:
         kind: `likelihood` needs no training; `classifier` loads weights.
-        threshold: A block is opened if its probability is above this. The paper uses 0.5.
+        threshold: A block is opened if its probability is above this. The paper uses 0.5. Where an exact
+            number is opened instead, none above it means that the answer is not found.
         temperature: Divides the likelihood gate's log-likelihood gain, nats per token.
         bias: Gain at which the likelihood gate says 0.5, nats per token.
         batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a
@@ -144,8 +145,8 @@ class ReasonerConfig(Config):
 
     Attributes:
         memory: `append` adds a note per block; `rewrite` is the paper's: the whole memory anew each time.
-        readback: `answer` lets the answer read the opened chunks' text, `verify` also turns an answer whose
-            words the text does not hold into not-found, `off` answers from the notes alone (the paper).
+        readback: `answer` takes notes and answers from the opened chunks' text, `verify` also turns an answer
+            whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper).
         max_note_tokens: Tokens written per block at most.
         max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read.
@@ -157,7 +158,7 @@ class ReasonerConfig(Config):
     readback: Literal["answer", "verify", "off"] = "answer"
     max_note_tokens: int = Field(default=48, ge=1)
     max_memory_tokens: int = Field(default=512, ge=1)
-    max_readback_tokens: int = Field(default=1024, ge=1)
+    max_readback_tokens: int = Field(default=512, ge=1)
     max_answer_tokens: int = Field(default=64, ge=1)
     not_found: str = Field(default="Not found in the documents.", min_length=1)
 

@@ -36,7 +36,7 @@ class LoraAdapter:
 
     def __init__(self, deltas: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float) -> None:
         self.deltas = dict(deltas)
-        self.alpha = alpha
+        self.alpha = float(alpha)
 
     @classmethod
     def create(

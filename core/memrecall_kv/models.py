@@ -87,9 +87,8 @@ class Backbone:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Return the tokens that end a generated text."""
-        stops = {self.tokenizer.eos_token_id, self.model.config.eos_token_id}
-        generation = getattr(self.model, "generation_config", None)
-        stops.add(getattr(generation, "eos_token_id", None))
+        holders = (self.tokenizer, self.model.config, getattr(self.model, "generation_config", None))
+        stops = [getattr(holder, "eos_token_id", None) for holder in holders]
         flat = {int(i) for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
         return frozenset(flat)
 
@@ -105,6 +104,13 @@ class Backbone:
         """Return the span of characters `[start, end)` of every token."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
+    def chat(self, request: str) -> list[int]:
+        """Return the ids of one user turn and the start of the reply; plain text if there is no chat template."""
+        if not self.tokenizer.chat_template:
+            return self.encode(f"{request}\nAnswer:")
+        turn = [{"role": "user", "content": request}]
+        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
 @contextmanager

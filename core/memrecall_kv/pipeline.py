@@ -210,9 +210,9 @@ class _Walk:
                 yield from self._read(recall)
 
     def answer(self) -> Iterator[Event]:
-        """Answer from what was learned."""
+        """Answer from what was learned; without a block that the gate believes in there is nothing to answer from."""
         pieces = []
-        if self.recalls:
+        if any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
             for piece in self._locked(
                 self._parts.reasoner.answer(self._question, self.memory, self.recalls, self._tally)
             ):

@@ -9,6 +9,7 @@ _STOPWORDS = frozenset(
     """a an and are as at be by did do does for from had has have he her his i in is it its not of on or our she so
     that the their them then there these they this to was we were what when where which who will with you""".split()
 )
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
 _NOTHING = re.compile(
     r"^\W*(nothing( new| relevant)?|none|n/?a|not (found|mentioned|stated|given|available|enough)|unknown|no answer)\b"
     r"|\b(does|do|did) not (contain|mention|say|state|provide)\b|\bnot (mentioned|stated|provided|found) in\b",
@@ -50,22 +51,32 @@ def rewrite(question: str, memory: str) -> str:
 
 
 def answer(question: str, memory: str, texts: list[str]) -> str:
-    """Return the request for the final answer from the opened chunks' text and the notes; one line.
+    """Return the request for the final answer from the opened chunks' text and the notes.
 
-    The example question sets the form of the reply: a base model without chat training needs it.
+    The question stands before and after the texts: a small model forgets it over a thousand tokens.
     """
-    parts = [" ".join(text.split()) for text in texts]
+    parts = [f"Read the text and answer: {question}", *(" ".join(text.split()) for text in texts)]
     if memory:
         parts.append(f"Notes: {' '.join(memory.split())}")
-    return "\n\n".join([*parts, answer_question(question)])
+    return "\n\n".join([*parts, f"Answer this question with one sentence: {question}"])
 
 
 def answer_question(question: str) -> str:
-    """Return the part of the final request that follows the texts, or a block in their place."""
+    """Return a request for a few words, to follow a text or a block in its place; the reply is one line.
+
+    The example question sets the form of the reply, so that a model that was never trained on it can be scored.
+    """
     return (
         "Answer each question with a few words from the text above."
         f"\nQuestion: What language is the text written in?\nAnswer: English\nQuestion: {question}\nAnswer:"
     )
+
+
+def closest_sentence(text: str, wanted: str) -> str:
+    """Return the sentence of a text that shares most content words with what is wanted, the first of equals."""
+    words = content_words(wanted)
+    sentences = [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence.strip()]
+    return " ".join(max(sentences, key=lambda sentence: len(words & content_words(sentence)), default="").split())
 
 
 def is_nothing(reply: str) -> bool:

@@ -3,8 +3,9 @@
 Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
 
 1. Working memory is a list of notes, each with the chunk it came from; `memory="rewrite"` is the paper's.
-2. The answer may read the opened chunks' text again (`readback`), since names and numbers suffer most
-   from compression. `readback="off"` is the paper's.
+2. Names and numbers suffer most from compression, so original text is read again (`readback`): a note is
+   the sentence of the chunk nearest to what was read from the block, and the answer reads the opened
+   chunks. `readback="off"` is the paper's.
 3. No evidence, or an answer that says so, is an explicit not-found.
 """
 
@@ -66,11 +67,13 @@ class BackboneReasoner:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         rewriting = self._config.memory == "rewrite"
-        request = (prompts.rewrite if rewriting else prompts.note)(question, memory.text)
+        request = self._kv.backbone.encode((prompts.rewrite if rewriting else prompts.note)(question, memory.text))
         context = self._kv.place([[block]], unrotated=self._unrotated)
         tally.memory_tokens += block.num_memory_tokens
         reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
         text = " ".join(reply.split())
+        if not rewriting and self._config.readback != "off" and not prompts.is_nothing(text):
+            text = prompts.closest_sentence(chunk.text, f"{question} {text}")
         if prompts.is_nothing(text) or text in {note.text for note in memory.notes}:
             return memory
         note = Note(text, chunk.id)
@@ -83,23 +86,21 @@ class BackboneReasoner:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         texts = [] if self._config.readback == "off" else self._readback(evidence)
-        request = prompts.answer(question, memory.text, texts)
+        request = self._kv.backbone.chat(prompts.answer(question, memory.text, texts))
         yield from self._write(self._kv.place([[]]), request, self._config.max_answer_tokens, tally)
 
     def _readback(self, evidence: Sequence[Recall]) -> list[str]:
-        """Return the texts of the most probable chunks that fit the budget, in reading order."""
+        """Return the texts of the most probable chunks that fit the budget, the best nearest to the question."""
         left = self._config.max_readback_tokens
         kept = []
         for recall in sorted(evidence, key=lambda recall: (-recall.gate_probability, recall.step)):
             if recall.chunk.num_tokens <= left:
                 left -= recall.chunk.num_tokens
                 kept.append(recall)
-        kept.sort(key=lambda recall: (recall.chunk.doc_id, recall.chunk.index))
-        return [recall.text for recall in kept]
+        return [recall.text for recall in reversed(kept)]
 
-    def _write(self, context: Context, request: str, limit: int, tally: Tally) -> Iterator[str]:
-        """Read a request and yield one line of reply as it grows; characters of several tokens come whole."""
-        prompt = self._kv.backbone.encode(request)
+    def _write(self, context: Context, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
+        """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
         tally.prompt_tokens += len(prompt)
         ids: list[int] = []
         said = ""

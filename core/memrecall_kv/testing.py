@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from memrecall_kv import assemble
-from memrecall_kv.config import ChunkingConfig, MemRecallConfig, ReasonerConfig
+from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.gate import Gate
 from memrecall_kv.models import Backbone, wrap_backbone
 from memrecall_kv.pipeline import MemRecall
@@ -146,13 +146,14 @@ def tiny_memory(
     """Return a whole pipeline on a tiny random backbone: no network, no files, under a second.
 
     Args:
-        config: Settings; chunks of 64 bytes and short texts if left out.
+        config: Settings; chunks of 64 bytes, short texts and a threshold that lets every block count if left out.
         gate: Instead of the gate the settings ask for.
         reasoner: Instead of the backbone.
         backbone: Instead of `tiny_backbone()`.
     """
     config = config or MemRecallConfig(
         chunking=ChunkingConfig(chunk_tokens=64),
+        gate=GateConfig(threshold=0.0),
         reasoner=ReasonerConfig(max_note_tokens=4, max_answer_tokens=8),
     )
     parts = assemble.build(backbone or tiny_backbone(), config, None)

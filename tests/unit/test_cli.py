@@ -84,7 +84,7 @@ def test_a_folder_is_ingested_once_and_then_unchanged(run, handbook, tmp_path):
     assert json.loads(out)["report"]["documents_added"] == 2
     code, out, _ = run("ingest", bank, handbook)
     assert code == 0
-    assert out.startswith("0 documents added, 0 updated, 2 unchanged;")
+    assert out.startswith("Documents: 0 added, 0 updated, 2 unchanged;")
 
 
 def test_files_that_cannot_be_read_are_reported_after_the_others_were_ingested(run, handbook, tmp_path):
@@ -116,8 +116,7 @@ def test_ask_prints_answer_citations_and_cost(run, bank):
     assert code == 0
     assert out.splitlines()[0] == "Dana approves trips."
     assert "travel.md characters 0-31 (relevance 0.90)" in out
-    assert "2 blocks, scored" in out
-    assert "opened 2" in out
+    assert "2 of 2 blocks opened" in out
 
 
 def test_ask_prints_a_long_answer_once(run, bank):
@@ -153,6 +152,16 @@ def test_control_characters_in_documents_do_not_reach_the_terminal(run, tmp_path
     run("ingest", tmp_path / "b.bank", tmp_path / "evil.txt")
     _, out, _ = run("ask", tmp_path / "b.bank", "Who?", load=Loader("\x1b]0;title\x07"))
     assert not {"\x1b", "\x07"} & set(out)
+
+
+def test_a_citation_shows_the_part_of_the_chunk_that_has_the_words(run, tmp_path):
+    (tmp_path / "long.txt").write_text("x" * 900 + ". Then Dana approves trips. " + "y" * 900, encoding="utf-8")
+    load = Loader("Dana")
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"chunking": {"chunk_tokens": 4096}}', encoding="utf-8")
+    run("ingest", tmp_path / "b.bank", tmp_path / "long.txt", "--config", settings, load=load)
+    _, out, _ = run("ask", tmp_path / "b.bank", "Who approves?", load=load)
+    assert "… Dana approves trips. yyy" in out
 
 
 def test_recall_shows_spans_without_an_answer(run, bank):
@@ -296,11 +305,13 @@ def test_the_demo_ingests_the_book_once_and_answers_its_questions(run, tmp_path,
     monkeypatch.setenv("MEMRECALL_KV_HOME", str(tmp_path))
     code, out, _ = run("demo")
     assert code == 0
-    assert "holds the book now" in out
+    assert f"goes into {tmp_path}" in out
+    assert "Documents: 1 added" in out
     assert out.count("\nQ: ") == len(demo.QUESTIONS)
     (bank,) = tmp_path.glob("demo-*.bank")
     code, out, _ = run("demo")
-    assert f"The bank {bank} holds the book already and is used again." in out
+    assert f"goes into {bank}" in out
+    assert "The bank holds the book already and is used again." in out
     code, out, _ = run("demo", "--json", "--bank", tmp_path / "own.bank")
     assert [json.loads(line)["question"] for line in out.splitlines()] == list(demo.QUESTIONS)
 

@@ -63,11 +63,13 @@ def demo(
     memory = _load(ctx, Choice(model, device=device), made=_made(bank, create=True) if bank else {})
     path = bank or demonstration.bank_path(memory)
     with memory.open_bank(path) as opened:
+        if not as_json:
+            typer.echo(f"Alice's Adventures in Wonderland goes into {path}, once.")
         with show.bar(hidden=as_json) as progress:
             report = demonstration.ingest_book(memory, opened, progress)
         if not as_json:
-            reused = "holds the book already and is used again" if report.documents_unchanged else "holds the book now"
-            typer.echo(f"{show.ingested(report)}\nThe bank {path} {reused}.")
+            reused = "The bank holds the book already and is used again." if report.documents_unchanged else ""
+            typer.echo(reused or show.ingested(report))
         for question, events in demonstration.ask_questions(memory, opened):
             show.tell(question, events, as_json=as_json, heading=True)
     if not as_json:
@@ -165,7 +167,7 @@ def recall(
         if as_json:
             show.print_json(opened_chunk)
         else:
-            typer.echo(show.cited(opened_chunk))
+            typer.echo(show.cited(opened_chunk, question))
     if not recalls:
         raise typer.Exit(1)
 
@@ -174,16 +176,14 @@ def inspect(bank: BankPath, as_json: AsJson = False) -> None:
     """Show what a bank holds and what it was made with; needs no model."""
     with _open(bank, read_only=True) as opened:
         stats, fingerprint = opened.stats(), dict(opened.fingerprint)
-        documents = [
-            {"id": document.id, "characters": len(document.text), "metadata": document.metadata}
-            for document in opened.documents()
-        ]
+        documents = opened.documents()
     if as_json:
-        show.print_json({"stats": stats, "fingerprint": fingerprint, "documents": documents})
+        listed = [{"id": each.id, "characters": len(each.text), "metadata": each.metadata} for each in documents]
+        show.print_json({"stats": stats, "fingerprint": fingerprint, "documents": listed})
         return
     for title, rows in (("Size", dataclasses.asdict(stats)), ("Made with", fingerprint)):
         show.table(title, "", [(name.replace("_", " "), value) for name, value in rows.items()])
-    show.table("Document", "Characters", [(row["id"], row["characters"]) for row in documents])
+    show.table("Document", "Characters", [(each.id, len(each.text)) for each in documents])
 
 
 def delete(

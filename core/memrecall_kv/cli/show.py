@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from memrecall_kv.errors import MemRecallError
+from memrecall_kv.prompts import content_words
 from memrecall_kv.types import Answer, Done, Event, IngestReport, Opened, Progress, Recall, Token
 
 _SNIPPET = 160
@@ -33,11 +35,11 @@ def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool
         typer.echo(f"\nQ: {safe(question)}")
     answer = _follow(events)
     for recalled in answer.evidence:
-        typer.echo(cited(recalled, answer.text))
+        typer.echo(cited(recalled, f"{question} {answer.text}"))
     usage = answer.usage
     grounded = "" if answer.grounded or not answer.found else "; not all words of the answer are in the cited text"
     typer.echo(
-        f"  {usage.blocks_total} blocks, scored {usage.blocks_scored} times, opened {usage.blocks_opened}; "
+        f"  {usage.blocks_opened} of {usage.blocks_total} blocks opened, {usage.blocks_scored} times one was scored; "
         f"{usage.seconds:.1f} s{grounded}"
     )
     return answer
@@ -71,17 +73,19 @@ def ingested(report: IngestReport) -> str:
     """Return what an ingestion did, in one line."""
     speed = f" ({report.source_tokens / report.seconds:,.0f} tokens/s)" if report.source_tokens else ""
     return (
-        f"{report.documents_added} documents added, {report.documents_updated} updated, "
+        f"Documents: {report.documents_added} added, {report.documents_updated} updated, "
         f"{report.documents_unchanged} unchanged; {report.source_tokens:,} tokens compressed in "
         f"{report.seconds:.1f} s{speed}; {report.chunks_reused} chunks reused."
     )
 
 
-def cited(recalled: Recall, wanted: str = "") -> str:
-    """Return a recalled chunk in two lines: where it is from, and the part of it that holds the wanted words."""
+def cited(recalled: Recall, wanted: str) -> str:
+    """Return a recalled chunk in two lines: where it is from, and the part of it with most of the wanted words."""
     chunk = recalled.chunk
-    place = max(chunk.text.lower().find(wanted.lower().strip(" .")), 0) if wanted else 0
-    start = max(0, place - _SNIPPET // 4)
+    words = content_words(wanted)
+    hits = [match.start() for match in re.finditer(r"\w+", chunk.text) if match[0].lower() in words]
+    start = max(hits, key=lambda hit: sum(hit <= other < hit + _SNIPPET for other in hits), default=0)
+    start = 0 if start < _SNIPPET // 2 else start
     snippet = " ".join(chunk.text[start : start + _SNIPPET].split())
     dots = ("… " if start else "", " …" if start + _SNIPPET < len(chunk.text) else "")
     where = f"[{recalled.step + 1}] {chunk.doc_id} characters {chunk.start}-{chunk.end}"

@@ -4,7 +4,6 @@ import pytest
 from langchain_core.documents import Document
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from memrecall_kv.errors import BankError, InputError
-from memrecall_kv.testing import ScriptedGate, tiny_memory
 from pydantic import ValidationError
 
 from langchain_memrecall import MemRecallRetriever
@@ -67,9 +66,8 @@ def test_changing_a_source_changes_nothing_in_the_bank(retriever):
     assert retriever.invoke(QUESTION, k=1)[0].metadata["team"] != "changed"
 
 
-def test_without_k_the_threshold_decides(bank):
-    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == 17)))
-    assert [found.id for found in MemRecallRetriever(bank=bank, memory=memory).invoke(QUESTION)] == ["lunch"]
+def test_without_k_the_settings_decide(bank, open_only):
+    assert [found.id for found in MemRecallRetriever(bank=bank, memory=open_only(17)).invoke(QUESTION)] == ["lunch"]
 
 
 def test_two_filters_must_both_hold(memory, bank):

@@ -7,7 +7,7 @@ from langchain_core.documents import Document
 from langchain_core.load import dumps
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel, RunnablePassthrough
 from memrecall_kv.errors import BankError, InputError
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
 from langchain_memrecall import MemRecallRunnable
@@ -129,9 +129,8 @@ def test_an_answer_that_says_nothing_is_the_not_found_answer(bank):
     assert result["answer"] == memory.config.reasoner.not_found
 
 
-def test_without_top_k_the_threshold_decides(bank):
-    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == 17)))
-    result = MemRecallRunnable(bank=bank, memory=memory).invoke(QUESTION)
+def test_without_top_k_the_settings_decide(bank, open_only):
+    result = MemRecallRunnable(bank=bank, memory=open_only(17)).invoke(QUESTION)
     assert [source.page_content for source in result["context"]] == ["Lunch is at noon."]
 
 

@@ -7,7 +7,8 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.schema import TextNode
-from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
+from memrecall_kv import MemRecallConfig, ScanConfig
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
 from pydantic import Field
 
 from llama_index_memrecall import MemRecallQueryEngine
@@ -94,10 +95,20 @@ def streaming(scripted, documents):
 @pytest.fixture(scope="session")
 def scripted(memory):
     """The same backbone with notes and answers that are known."""
-    reasoner = ScriptedReasoner(
-        {"Dana approves trips.": "Dana approves."}, lambda question, notes: "Dana Whitfield does."
-    )
-    return tiny_memory(reasoner=reasoner)
+    notes = {"Dana approves trips.": "Dana approves."}
+    return tiny_memory(reasoner=ScriptedReasoner(notes, lambda question, known: "Dana Whitfield does."))
+
+
+@pytest.fixture
+def open_only(memory):
+    """Returns a memory whose gate opens just the blocks made of a text of so many bytes."""
+
+    def make(size):
+        config = MemRecallConfig(**{**dict(memory.config), "scan": ScanConfig(top_k=None)})
+        gate = ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == size))
+        return tiny_memory(config, gate=gate)
+
+    return make
 
 
 class WaitingGate:

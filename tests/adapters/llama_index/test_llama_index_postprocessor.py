@@ -13,7 +13,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from memrecall_kv.errors import BankError
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemRecallPostprocessor
@@ -65,10 +65,8 @@ def test_top_n_counts_nodes_even_if_some_are_longer_than_a_chunk(memory, found):
         gate.close()
 
 
-def test_without_top_n_the_threshold_decides(found):
-    embedded = len("team: facilities\n\nThe lift is broken.")
-    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == embedded)))
-    gate = MemRecallPostprocessor(memory=memory)
+def test_without_top_n_the_settings_decide(found, open_only):
+    gate = MemRecallPostprocessor(memory=open_only(len("team: facilities\n\nThe lift is broken.")))
     assert ids(gate.postprocess_nodes(found, query_str=QUESTION)) == ["node-lift"]
     assert gate.postprocess_nodes(found[:2], query_str=QUESTION) == []
     gate.close()

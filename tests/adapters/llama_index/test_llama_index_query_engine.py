@@ -29,7 +29,7 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 from memrecall_kv.errors import BankError, InputError
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine
 
@@ -228,9 +228,8 @@ def test_a_temporary_bank_goes_with_its_engine(memory, documents, monkeypatch, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_top_k_the_threshold_decides(documents):
-    memory = tiny_memory(gate=ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == 17)))
-    engine = MemRecallQueryEngine.from_documents(documents, memory=memory)
+def test_without_top_k_the_settings_decide(documents, open_only):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=open_only(17))
     assert [source.node.ref_doc_id for source in engine.query(QUESTION).source_nodes] == ["lunch"]
     engine.close()
 
