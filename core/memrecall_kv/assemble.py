@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
-from memrecall_kv.config import CompressorConfig, MemRecallConfig
+from memrecall_kv.config import ChunkingConfig, MemRecallConfig
 from memrecall_kv.errors import ConfigError, FingerprintMismatchError
 from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.kv import KVAccess
@@ -74,7 +74,10 @@ def load(
         return build(backbone, config or saved, folder)
     backbone = load_backbone(folder, device=device, dtype=dtype, revision=revision)
     if is_official_directory(folder):
-        config = config or MemRecallConfig(compressor=official_config(folder))
+        official = official_config(folder)
+        # the published chunk is two windows
+        chunking = ChunkingConfig(chunk_tokens=2 * official.window)
+        config = config or MemRecallConfig(compressor=official, chunking=chunking)
     return build(backbone, config or MemRecallConfig(), folder)
 
 
@@ -90,7 +93,7 @@ def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> P
         ConfigError: If the settings ask for a trained part and there is no folder.
     """
     kv = KVAccess(backbone)
-    compressor = _compressor(kv, config.compressor, folder)
+    compressor = _compressor(kv, config, folder)
     unrotated = compressor.unrotated
     gate: Gate
     if config.gate.kind == "likelihood":
@@ -118,14 +121,15 @@ def save(parts: Parts, directory: Path) -> None:
     (directory / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _compressor(kv: KVAccess, config: CompressorConfig, folder: Path | None) -> Compressor:
+def _compressor(kv: KVAccess, settings: MemRecallConfig, folder: Path | None) -> Compressor:
+    config = settings.compressor
     if config.kind != "memory_tokens":
         return OperatorCompressor(kv, config)
     if config.layout == "frozen_raw":
         return MemoryTokenCompressor(kv, FrozenRawLayout.from_directory(kv, _trained(folder) / "compressor"), config)
     source = _trained(folder)
     weights = ReferenceWeights.from_directory(source if is_official_directory(source) else source / "compressor")
-    return ReferenceCompressor(kv, weights, config)
+    return ReferenceCompressor(kv, weights, config, chunk_tokens=settings.chunking.chunk_tokens)
 
 
 def _trained(folder: Path | None) -> Path:

@@ -120,7 +120,9 @@ class MemoryBank:
     def holds(self, document: Document) -> bool:
         """Return whether this very text and metadata are stored under the document's id."""
         rows = self._rows("SELECT text, metadata FROM documents WHERE id = ?", (document.id,))
-        return bool(rows) and rows[0] == (document.text, _as_json(document))
+        same = bool(rows) and rows[0][0] == document.text
+        # parsed, since the order of keys is kept but makes no difference
+        return same and json.loads(rows[0][1]) == json.loads(_as_json(document))
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks whose text has no stored block yet, equal texts once."""
@@ -387,7 +389,7 @@ class MemoryBank:
 
 def _as_json(document: Document) -> str:
     try:
-        return json.dumps(dict(document.metadata), ensure_ascii=False, sort_keys=True)
+        return json.dumps(dict(document.metadata), ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"The metadata of {document.id!r} is not JSON: {error}.", "Use texts, numbers, lists and mappings."

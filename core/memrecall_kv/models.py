@@ -116,13 +116,14 @@ class Backbone:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep transformers from drawing its own progress bars: core draws none unless asked."""
-    was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    bars: Any = transformers_logging  # these functions are not annotated
+    was_on = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            transformers_logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 _loaded: WeakValueDictionary[tuple[str, ...], Backbone] = WeakValueDictionary()

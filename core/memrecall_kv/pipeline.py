@@ -11,7 +11,7 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `scan.py`, `gat
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import MemRecallConfig, ScanConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.ingest import Ingestion, progress_bar
+from memrecall_kv.models import Backbone
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.scan import scan
 from memrecall_kv.types import (
@@ -43,6 +44,9 @@ from memrecall_kv.types import (
     Where,
     WorkingMemory,
 )
+
+_HELD_BACK = 24
+"""Characters of a reply that are looked at before the first is shown."""
 
 
 class MemRecall:
@@ -83,6 +87,11 @@ class MemRecall:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write settings and trained parts; `from_pretrained` reads them back."""
         assemble.save(self._parts, Path(directory))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model that all parts share."""
+        return self._parts.backbone
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
@@ -127,8 +136,8 @@ class MemRecall:
         """
         if show_progress:
             with progress_bar() as bar:
-                return Ingestion(bank, self._chunk, self._compress, bar).run(documents)
-        return Ingestion(bank, self._chunk, self._compress, progress).run(documents)
+                return Ingestion(bank, self.chunk, self._compress, bar).run(documents)
+        return Ingestion(bank, self.chunk, self._compress, progress).run(documents)
 
     def recall(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
@@ -148,7 +157,7 @@ class MemRecall:
 
     def stream(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Yield what happens while a question is answered; the last event is `Done`.
 
         Args:
@@ -165,7 +174,8 @@ class MemRecall:
         yield from walk.events()
         yield from walk.answer()
 
-    def _chunk(self, document: Document) -> list[Chunk]:
+    def chunk(self, document: Document) -> list[Chunk]:
+        """Return the chunks `ingest` would make of a document."""
         return chunk_document(document, self._parts.backbone.token_spans, self.config.chunking)
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
@@ -210,29 +220,47 @@ class _Walk:
                 yield from self._read(recall)
 
     def answer(self) -> Iterator[Event]:
-        """Answer from what was learned; without a block that the gate believes in there is nothing to answer from."""
-        pieces = []
-        if any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
-            for piece in self._locked(
-                self._parts.reasoner.answer(self._question, self.memory, self.recalls, self._tally)
-            ):
-                pieces.append(piece)
-                yield Token(piece)
-        reply = "".join(pieces).strip()
-        texts = [recall.text for recall in self.recalls]
-        grounded = prompts.is_grounded(reply, texts)
+        """Answer from what was learned; without a block that the gate believes in there is nothing to answer from.
+
+        The pieces that are yielded join to the answer's text. A start that says "nothing" is held back, and so
+        is everything while an ungrounded answer may still be refused.
+        """
         strict = self._config.reasoner.readback == "verify"
+        texts = [recall.text for recall in self.recalls]
+        reply = shown = ""
+        for piece in self._pieces():
+            reply += piece
+            if not strict and len(reply) > _HELD_BACK and not prompts.is_nothing(reply[:_HELD_BACK]):
+                ready = reply.rstrip()
+                yield Token(ready[len(shown) :])
+                shown = ready
+        reply = reply.strip()
+        grounded = prompts.is_grounded(reply, texts)
         found = not prompts.is_nothing(reply) and (grounded or not strict)
-        yield Done(
-            Answer(
-                text=reply if found else self._config.reasoner.not_found,
-                evidence=tuple(self.recalls),
-                found=found,
-                grounded=found and grounded,
-                working_memory=self.memory,
-                trace=Trace(tuple(self._steps)),
-                usage=self._usage(),
-            )
+        text = reply if found or shown else self._config.reasoner.not_found
+        if text != shown:
+            yield Token(text[len(shown) :])
+        yield Done(self._answered(text, found=found, grounded=found and grounded))
+
+    def _pieces(self) -> Iterator[str]:
+        """Yield the reasoner's reply without leading white space, or nothing at all."""
+        if not any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
+            return
+        started = False
+        for piece in self._locked(self._parts.reasoner.answer(self._question, self.memory, self.recalls, self._tally)):
+            text = piece if started else piece.lstrip()
+            started = started or bool(text)
+            yield text
+
+    def _answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
+        return Answer(
+            text=text,
+            evidence=tuple(self.recalls),
+            found=found,
+            grounded=grounded,
+            working_memory=self.memory,
+            trace=Trace(tuple(self._steps)),
+            usage=self._usage(),
         )
 
     def _score(self, indices: Sequence[int]) -> list[float]:

@@ -51,14 +51,11 @@ def rewrite(question: str, memory: str) -> str:
 
 
 def answer(question: str, memory: str, texts: list[str]) -> str:
-    """Return the request for the final answer from the opened chunks' text and the notes.
-
-    The question stands before and after the texts: a small model forgets it over a thousand tokens.
-    """
-    parts = [f"Read the text and answer: {question}", *(" ".join(text.split()) for text in texts)]
+    """Return the request for the final answer from the opened chunks' text and the notes."""
+    parts = ["Answer the question in one short sentence, using this text:", *(" ".join(text.split()) for text in texts)]
     if memory:
         parts.append(f"Notes: {' '.join(memory.split())}")
-    return "\n\n".join([*parts, f"Answer this question with one sentence: {question}"])
+    return "\n\n".join([*parts, f"Question: {question}"])
 
 
 def answer_question(question: str) -> str:

@@ -29,7 +29,7 @@ class Loop:
     chunks: list[Chunk]
     blocks: list[MemoryBlock]
     question: str
-    memory: WorkingMemory = WorkingMemory()
+    memory: WorkingMemory = field(default_factory=WorkingMemory)
     opened: list[int] = field(default_factory=list)
     forwards: int = 0
 

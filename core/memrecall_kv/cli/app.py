@@ -92,11 +92,8 @@ class _Commands(TyperGroup):
 
 
 def _from_pretrained(name_or_path: str | None, **options: Any) -> MemRecall:
-    from transformers.utils.logging import disable_progress_bar
-
     from memrecall_kv.pipeline import MemRecall
 
-    disable_progress_bar()
     return MemRecall.from_pretrained(name_or_path, **options)
 
 
