@@ -149,7 +149,8 @@ class ReasonerConfig(Config):
             whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper).
         max_note_tokens: Tokens written per block at most.
         max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
-        max_readback_tokens: Tokens of the opened chunks' text that the answer may read.
+        max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the
+            default backbone loses the thread over more than a chunk or two.
         max_answer_tokens: Tokens of the answer at most.
         not_found: What the answer says when the bank does not hold it.
     """
@@ -158,7 +159,7 @@ class ReasonerConfig(Config):
     readback: Literal["answer", "verify", "off"] = "answer"
     max_note_tokens: int = Field(default=48, ge=1)
     max_memory_tokens: int = Field(default=512, ge=1)
-    max_readback_tokens: int = Field(default=512, ge=1)
+    max_readback_tokens: int = Field(default=320, ge=1)
     max_answer_tokens: int = Field(default=64, ge=1)
     not_found: str = Field(default="Not found in the documents.", min_length=1)
 

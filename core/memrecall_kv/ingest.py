@@ -59,6 +59,7 @@ class Ingestion:
         missing = self.bank.missing(chunks)
         self._done += sum(chunk.num_tokens for chunk in chunks) - sum(chunk.num_tokens for chunk in missing)
         self._count("chunks_reused", len(chunks) - len(missing))
+        self._report()
         for start in range(0, len(missing), _GROUP):
             group = missing[start : start + _GROUP]
             self.bank.put_blocks(list(zip(group, self.compress(group), strict=True)))
@@ -66,12 +67,15 @@ class Ingestion:
             self._count("chunks_compressed", len(group))
             self._count("source_tokens", tokens)
             self._done += tokens
-            if self.progress is not None:
-                self.progress("compress", self._done, self._known)
+            self._report()
         for document, waiting in self._waiting:
             self._count("documents_updated" if document.id in self.bank else "documents_added", 1)
             self.bank.put_document(document, waiting)
         self._waiting.clear()
+
+    def _report(self) -> None:
+        if self.progress is not None and self._known:
+            self.progress("compress", self._done, self._known)
 
     def _count(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount

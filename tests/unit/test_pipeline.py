@@ -180,7 +180,8 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(stack: ExitStack, tmp_pa
 
     def interrupt(stage: str, done: int, total: int) -> None:
         seen.append(done)
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         memory.ingest(bank, [Document("long", text)], progress=interrupt)
@@ -191,7 +192,7 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(stack: ExitStack, tmp_pa
     assert report.chunks_reused == 32
     assert report.chunks_reused + report.chunks_compressed == len(bank)
     assert "".join(chunk.text for chunk in bank.chunks()) == text
-    assert seen == [seen[0]]
+    assert (len(seen), seen[0]) == (2, 0)
 
 
 def test_the_answer_from_disk_is_the_answer_from_memory(stack: ExitStack, tmp_path: Path) -> None:
