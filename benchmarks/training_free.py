@@ -26,7 +26,8 @@ from memrecall_kv.compressor import operate
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.evaluate.metrics import bootstrap_interval, exact_match, f1_score, recall_at_k
 from memrecall_kv.gate import LikelihoodGate
-from memrecall_kv.kv import KVAccess, Prefill
+from memrecall_kv.importance import SCORES
+from memrecall_kv.kv import KVAccess
 from memrecall_kv.models import load_backbone
 from memrecall_kv.types import MemoryBlock, WorkingMemory
 
@@ -52,13 +53,13 @@ def configurations() -> Iterator[tuple[str, CompressorConfig]]:
             yield f"{name} x{ratio}", CompressorConfig(kind=kind, importance=importance, compression_ratio=ratio)
 
 
-def rows_of(name: str, count: int, seed: int) -> list[dict[str, Any]]:
+def rows_of(name: str, count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
     """Return a seeded sample of a dev file."""
     shared = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[2] / "shared"))
     with gzip.open(shared / "data" / "qa" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     random.Random(seed).shuffle(rows)  # noqa: S311  # a sample, not a secret
-    return rows[:count]
+    return rows[skip : skip + count]
 
 
 def paragraphs(row: dict[str, Any]) -> list[str]:
@@ -90,12 +91,14 @@ def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, d
         ids = [kv.backbone.encode(text) for text in texts]
         with torch.inference_mode():
             prefill = kv.prefill(ids)
+            importance = {name: SCORES[name](kv, prefill, ids) for _, name in OPERATORS}
         gold = [index for index, paragraph in enumerate(row["paragraphs"]) if paragraph["supporting"]]
         if rank:
             keep(scores, "BM25", "recall@2", recall_at_k(bm25(texts, row["question"]), gold, 2))
         waiting.setdefault("no context", []).append((row, []))
         for name, config in configurations():
-            blocks = compress(kv, prefill, ids, config)
+            with torch.inference_mode():
+                blocks = operate(kv, prefill, ids, config, importance[config.importance])
             waiting.setdefault(name, []).append((row, blocks))
             if rank:
                 gains = gate.score(row["question"], WorkingMemory(), blocks)
@@ -106,12 +109,6 @@ def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, d
             flush(kv, waiting, scores)
             print(f"{number + 1}/{len(rows)} rows, {time.perf_counter() - started:.0f} s", flush=True)
     return scores
-
-
-def compress(kv: KVAccess, prefill: Prefill, ids: list[list[int]], config: CompressorConfig) -> list[MemoryBlock]:
-    """Return the blocks of one row's paragraphs."""
-    with torch.inference_mode():
-        return operate(kv, prefill, ids, config)
 
 
 def flush(kv: KVAccess, waiting: dict[str, Any], scores: dict[str, dict[str, list[float]]]) -> None:
@@ -152,15 +149,36 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
+def join(parts: list[Path], out: Path) -> None:
+    """Put the rows of several results together, print the tables, and write them."""
+    joined: dict[str, Any] = {}
+    for part in parts:
+        result = json.loads(part.read_text(encoding="utf-8"))
+        for data in ("squad_xquad_dev", "hotpotqa_dev"):
+            for name, row in result.pop(data, {}).items():
+                for measure_name, values in row.items():
+                    joined.setdefault(data, {}).setdefault(name, {}).setdefault(measure_name, []).extend(values)
+        joined.setdefault("parts", []).append(result)
+    out.write_text(json.dumps(joined), encoding="utf-8")
+    for data, scores in joined.items():
+        if data != "parts":
+            print(f"\n{data}, {len(scores['full text']['F1'])} rows\n\n{table(scores)}\n")
+
+
 def main() -> None:
     """Measure, print the tables, and write every row's score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squad", type=int, default=200)
     parser.add_argument("--hotpot", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="leave out this many rows of the sample")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="join earlier results instead of measuring")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.join:
+        join(options.join, options.out)
+        return
     torch.set_num_threads(options.threads)
     kv = KVAccess(load_backbone())
     result: dict[str, Any] = {
@@ -172,7 +190,7 @@ def main() -> None:
     }
     for name, count, rank in (("squad_xquad_dev", options.squad, False), ("hotpotqa_dev", options.hotpot, True)):
         if count:
-            result[name] = measure(kv, rows_of(name, count, options.seed), rank)
+            result[name] = measure(kv, rows_of(name, count, options.seed, options.skip), rank)
             print(f"\n{name}, {count} rows\n\n{table(result[name])}\n", flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result), encoding="utf-8")

@@ -86,7 +86,11 @@ class OperatorCompressor:
 
 
 def operate(
-    kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]], config: CompressorConfig
+    kv: KVAccess,
+    prefill: Prefill,
+    rows: Sequence[Sequence[int]],
+    config: CompressorConfig,
+    scores: Tensor | None = None,
 ) -> list[MemoryBlock]:
     """Return the blocks an operator makes of texts that were read already.
 
@@ -95,10 +99,12 @@ def operate(
         prefill: What it holds of the texts.
         rows: Token ids of the texts.
         config: Operator, ratio and importance score.
+        scores: Importance, if it was computed already; see `importance.Score`.
     """
     operator = _OPERATORS[config.kind]
     scored = config.kind in ("select", "hybrid")
-    scores = SCORES[config.importance](kv, prefill, rows) if scored else torch.empty(0)
+    if scores is None:
+        scores = SCORES[config.importance](kv, prefill, rows) if scored else torch.empty(0)
     blocks = []
     for row, ids in enumerate(rows):
         size, kept = len(ids), math.ceil(len(ids) / config.compression_ratio)

@@ -1,4 +1,5 @@
 import itertools
+import re
 import time
 
 import pytest
@@ -140,3 +141,20 @@ def test_the_time_grows_with_the_length_of_a_line_and_not_faster(cut, unit):
         seconds.append(time.process_time() - start)
         assert sum(len(chunk.text) for chunk in chunks) == length // len(unit) * len(unit)
     assert seconds[1] < 16 * 4 * max(seconds[0], 0.01)  # a quadratic method takes 256 times as long
+
+
+@pytest.mark.timeout(120)
+def test_a_single_line_of_ten_megabytes_is_cut_in_time():
+    """Work that grows with the square of the length would take hours here."""
+    line = "word and another one, " * (10 * 2**20 // 22)
+    spans_asked = 0
+
+    def words(text):
+        nonlocal spans_asked
+        spans_asked += len(text)
+        return [match.span() for match in re.finditer(r"\s*\S+", text)]
+
+    chunks = chunk_document(Document("long", line), words, ChunkingConfig(chunk_tokens=4096))
+    assert "".join(chunk.text for chunk in chunks) == line
+    assert max(chunk.num_tokens for chunk in chunks) <= 4096
+    assert spans_asked < 8 * len(line)

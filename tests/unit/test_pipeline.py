@@ -15,6 +15,7 @@ from memrecall_kv.config import (
     CompressorConfig,
     GateConfig,
     MemRecallConfig,
+    ReasonerConfig,
     ScanConfig,
 )
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
@@ -22,7 +23,7 @@ from memrecall_kv.gate import ClassifierGate
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.pipeline import MemRecall
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, byte_tokenizer, tiny_backbone, tiny_memory
 from memrecall_kv.types import Document, Done, Noted, Opened, Scored, Token
 
 FACTS = [
@@ -276,3 +277,27 @@ def test_a_bank_opens_without_a_model_for_inspection(stack: ExitStack, tmp_path:
         assert opened.fingerprint == memory.fingerprint
         opened.delete("noise")
         assert opened.verify() == 2
+
+
+def test_a_published_checkpoint_loads_ingests_and_answers(stack: ExitStack, tmp_path: Path, shared: Path) -> None:
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((shared / "golden" / file).read_bytes())
+    byte_tokenizer().save_pretrained(tmp_path)
+    settings = MemRecallConfig(
+        chunking=ChunkingConfig(chunk_tokens=64),
+        compressor=CompressorConfig(kind="memory_tokens", layout="reference", compression_ratio=4, window=32),
+        reasoner=ReasonerConfig(max_note_tokens=4, max_answer_tokens=4),
+        gate=GateConfig(threshold=0.0),
+    )
+    memory = MemRecall.from_pretrained(tmp_path, dtype="float32", config=settings)
+    assert memory.fingerprint["placement"] == "unrotated"
+    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
+    memory.ingest(bank, [Document("d", "text " * 30)])
+    assert [block.extent for block in bank.blocks(bank.chunks())] == [16] * len(bank)
+    answer = memory.ask(bank, "what?")
+    assert len(answer.evidence) == len(bank)
+    assert answer.usage.memory_tokens_read == sum(block.num_memory_tokens for block in bank.blocks(bank.chunks()))
+    default = MemRecall.from_pretrained(tmp_path, dtype="float32")
+    assert default.config.compressor == settings.compressor
+    assert default.config.chunking.chunk_tokens == 64
+    memory.save_pretrained(tmp_path / "saved")
