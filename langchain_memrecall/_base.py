@@ -13,10 +13,10 @@ from langchain_core.load import load
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list, patch_config
 from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyBank, LazyMemory
 from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents, to_where
-from langchain_memrecall._lazy import LazyBank, LazyMemory
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv import MemoryBank

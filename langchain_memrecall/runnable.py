@@ -16,12 +16,12 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.utils import AddableDict
+from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Done, Event, Noted, Opened, Scored, Token, Where
 from pydantic import Field
 
 from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_host, to_question, to_where
-from langchain_memrecall._stream import in_thread
 
 STEP_EVENT = "memrecall_step"
 """Name of the custom event sent for each thing the recall loop does."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.schema import NodeWithScore
+from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Answer, Done, Event, Noted, Opened, Recall, Scored, Token, Usage, Where
 
 from llama_index_memrecall._convert import to_source_nodes
-from llama_index_memrecall._lazy import LazyBank, LazyMemory
-from llama_index_memrecall._stream import in_thread
 from llama_index_memrecall.events import BlockGatedEvent, RecallFinishedEvent, WorkingMemoryUpdatedEvent, dispatcher
 
 

@@ -15,10 +15,10 @@ from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from memrecall_kv.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import Document, Metadata, Opened, Recall
 
 from llama_index_memrecall._convert import has_text, with_step
-from llama_index_memrecall._lazy import LazyBank, LazyMemory
 from llama_index_memrecall.events import dispatcher
 
 if TYPE_CHECKING:  # both import torch

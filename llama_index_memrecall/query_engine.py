@@ -19,10 +19,10 @@ from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryT
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._answer import Asking
 from llama_index_memrecall._convert import to_documents, to_source_nodes, to_where
-from llama_index_memrecall._lazy import LazyBank, LazyMemory
 from llama_index_memrecall.events import dispatcher
 
 if TYPE_CHECKING:  # both import torch

@@ -1,4 +1,4 @@
-"""A synchronous stream for an event loop, without blocking it."""
+"""A synchronous stream for an event loop, without blocking it: what the adapters' async methods are made of."""
 
 from __future__ import annotations
 

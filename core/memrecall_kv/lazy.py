@@ -1,4 +1,4 @@
-"""The model and the bank behind an adapter, loaded when they are first needed."""
+"""The model and the bank behind a host adapter, loaded when they are first needed, without importing torch before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # both import torch, which importing an adapter must not
-    from memrecall_kv import MemoryBank, MemRecall
+    from memrecall_kv.bank import MemoryBank
+    from memrecall_kv.pipeline import MemRecall
 
 
 class LazyMemory:
@@ -34,7 +35,7 @@ class LazyMemory:
         """Return the memory, loading it the first time."""
         with self._lock:
             if self._memory is None:
-                from memrecall_kv import MemRecall
+                from memrecall_kv.pipeline import MemRecall
 
                 self._memory = MemRecall.from_pretrained(self._name_or_path, device=self._device)
             return self._memory
