@@ -23,7 +23,6 @@ from memrecall_kv.errors import (
     BankError,
     BankFormatError,
     BlockCorruptError,
-    FingerprintMismatchError,
     InputError,
 )
 from memrecall_kv.quantize import dequantize, quantize
@@ -44,6 +43,7 @@ class MemoryBank:
         self._writer = SegmentWriter(path, config.segment_bytes, files)
         self._guard = threading.RLock()
         self._verified: set[bytes] = set()
+        self._listed: tuple[tuple[int, int], list[tuple[str, str, list[Chunk]]]] | None = None
         self.fingerprint: Mapping[str, str] = self._meta("fingerprint")
 
     @classmethod
@@ -87,7 +87,7 @@ class MemoryBank:
                     database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
             bank = cls(path, database, config or BankConfig(), files or segment.FileLayer(), read_only=read_only)
             if fingerprint is not None:
-                bank._compare(fingerprint)
+                catalogue.compare(path, bank.fingerprint, fingerprint)
         except BaseException:
             database.close()
             raise
@@ -122,7 +122,7 @@ class MemoryBank:
         rows = self._rows("SELECT text, metadata FROM documents WHERE id = ?", (document.id,))
         same = bool(rows) and rows[0][0] == document.text
         # parsed, since the order of keys is kept but makes no difference
-        return same and json.loads(rows[0][1]) == json.loads(_as_json(document))
+        return same and json.loads(rows[0][1]) == json.loads(catalogue.as_json(document))
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks whose text has no stored block yet, equal texts once."""
@@ -165,7 +165,7 @@ class MemoryBank:
         Raises:
             InputError: If a chunk's block is not stored, or the metadata is not JSON.
         """
-        metadata = _as_json(document)
+        metadata = catalogue.as_json(document)
         absent = self.missing(chunks)
         if absent:
             raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
@@ -245,22 +245,17 @@ class MemoryBank:
 
     def metadata(self, doc_id: str) -> Metadata:
         """Return a document's metadata; raises like `document`."""
-        return self.document(doc_id).metadata
+        rows = self._rows("SELECT metadata FROM documents WHERE id = ?", (doc_id,))
+        return json.loads(rows[0][0]) if rows else self.document(doc_id).metadata
 
     def chunks(self, where: Where | None = None) -> list[Chunk]:
         """Return the chunks of all documents, or of those a filter lets through, in the bank's order."""
-        rows = self._rows(
-            "SELECT d.id, d.metadata, d.text, c.number, c.start, c.stop, c.num_tokens "
-            "FROM chunks c JOIN documents d ON d.place = c.document ORDER BY d.place, c.number"
-        )
-        allowed: dict[str, bool] = {}
-        chunks = []
-        for doc_id, metadata, text, number, start, stop, tokens in rows:
-            if doc_id not in allowed:
-                allowed[doc_id] = where is None or bool(where(doc_id, json.loads(metadata)))
-            if allowed[doc_id]:
-                chunks.append(Chunk(doc_id, number, start, stop, text[start:stop], tokens))
-        return chunks
+        return [
+            chunk
+            for doc_id, metadata, chunks in self._listing()
+            if where is None or where(doc_id, json.loads(metadata))
+            for chunk in chunks
+        ]
 
     def blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order; a block's checksum is verified when it is first read.
@@ -299,6 +294,24 @@ class MemoryBank:
                 seen.add(chunk.text)
                 self._record(chunk.text, chunk.id)
         return len(seen)
+
+    def _listing(self) -> list[tuple[str, str, list[Chunk]]]:
+        """Return id, metadata as JSON and chunks of every document; read again when somebody has written."""
+        with self._guard:
+            state = (self._one("PRAGMA data_version")[0], self._database.total_changes)
+            if self._listed is None or self._listed[0] != state:
+                cuts: dict[int, list[Any]] = {}
+                with catalogue.snapshot(self._database, self.path):
+                    documents = self._rows("SELECT place, id, metadata, text FROM documents ORDER BY place")
+                    query = "SELECT document, number, start, stop, num_tokens FROM chunks ORDER BY document, number"
+                    for place, *cut in self._rows(query):
+                        cuts.setdefault(place, []).append(cut)
+                listing = []
+                for place, doc_id, metadata, text in documents:
+                    made = [Chunk(doc_id, n, a, b, text[a:b], tokens) for n, a, b, tokens in cuts.get(place, [])]
+                    listing.append((doc_id, metadata, made))
+                self._listed = (state, listing)
+            return self._listed[1]
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -357,18 +370,6 @@ class MemoryBank:
         """Return where the last acknowledged record of each segment ends."""
         return dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))
 
-    def _compare(self, fingerprint: Mapping[str, str]) -> None:
-        differing = [
-            f"{key}: bank {self.fingerprint.get(key)!r}, yours {fingerprint.get(key)!r}"
-            for key in sorted({*self.fingerprint, *fingerprint})
-            if self.fingerprint.get(key) != fingerprint.get(key)
-        ]
-        if differing:
-            raise FingerprintMismatchError(
-                f"{self.path} was made with something else: {'; '.join(differing)}.",
-                "Open it with the same backbone and settings, or ingest into a new bank.",
-            )
-
     def _block_id(self, text: str) -> bytes:
         content = json.dumps(dict(sorted(self.fingerprint.items()))) + "\0" + text
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:16]
@@ -385,12 +386,3 @@ class MemoryBank:
 
     def _one(self, query: str) -> Any:
         return self._rows(query)[0]
-
-
-def _as_json(document: Document) -> str:
-    try:
-        return json.dumps(dict(document.metadata), ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"The metadata of {document.id!r} is not JSON: {error}.", "Use texts, numbers, lists and mappings."
-        ) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from memrecall_kv.errors import BankError, BankFormatError, BankFullError
+from memrecall_kv.errors import BankError, BankFormatError, BankFullError, FingerprintMismatchError, InputError
+from memrecall_kv.types import Document
 
 FORMAT_VERSION = 1
 NAME = "catalogue.sqlite"
@@ -87,6 +89,17 @@ def transaction(database: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Co
 
 
 @contextmanager
+def snapshot(database: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Let several reads see the same state, whatever other processes write meanwhile."""
+    with translated(path):
+        database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            database.execute("COMMIT")
+
+
+@contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the file system into errors of a bank."""
     try:
@@ -110,3 +123,35 @@ def full(path: Path) -> BankFullError:
     return BankFullError(
         f"There is no room left for {path}.", "Free space and run the same call again: what was stored is kept."
     )
+
+
+def compare(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Refuse a bank that was made with something else.
+
+    Raises:
+        FingerprintMismatchError: If a part differs; the message shows both.
+    """
+    differing = [
+        f"{key}: bank {stored.get(key)!r}, yours {given.get(key)!r}"
+        for key in sorted({*stored, *given})
+        if stored.get(key) != given.get(key)
+    ]
+    if differing:
+        raise FingerprintMismatchError(
+            f"{path} was made with something else: {'; '.join(differing)}.",
+            "Open it with the same backbone and settings, or ingest into a new bank.",
+        )
+
+
+def as_json(document: Document) -> str:
+    """Return a document's metadata as JSON, its order kept.
+
+    Raises:
+        InputError: If it is no JSON.
+    """
+    try:
+        return json.dumps(dict(document.metadata), ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The metadata of {document.id!r} is not JSON: {error}.", "Use texts, numbers, lists and mappings."
+        ) from error

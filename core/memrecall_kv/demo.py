@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # both import torch, which takes seconds
 QUESTIONS = (
     "What was written on the label of the bottle that Alice found?",
     "What did the White Rabbit take out of its waistcoat-pocket?",
-    "Who was accused of stealing the tarts?",
+    "What does the Caterpillar smoke?",
     "Which king signed the treaty of Versailles?",
 )
 """The last one is not answered in the book."""

@@ -235,7 +235,7 @@ class _Walk:
                 yield Token(ready[len(shown) :])
                 shown = ready
         reply = reply.strip()
-        grounded = prompts.is_grounded(reply, texts)
+        grounded = prompts.is_grounded(reply, texts, self._question)
         found = not prompts.is_nothing(reply) and (grounded or not strict)
         text = reply if found or shown else self._config.reasoner.not_found
         if text != shown:

@@ -9,6 +9,7 @@ _STOPWORDS = frozenset(
     """a an and are as at be by did do does for from had has have he her his i in is it its not of on or our she so
     that the their them then there these they this to was we were what when where which who will with you""".split()
 )
+_ENDING = re.compile(r"(ing|ed|es|s|e)$")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
 _NOTHING = re.compile(
     r"^\W*(nothing( new| relevant)?|none|n/?a|not (found|mentioned|stated|given|available|enough)|unknown|no answer)\b"
@@ -86,7 +87,14 @@ def content_words(text: str) -> set[str]:
     return {word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS}
 
 
-def is_grounded(reply: str, texts: list[str]) -> bool:
-    """Return whether every content word of a reply occurs in the texts."""
-    words = content_words(reply)
-    return bool(words) and words <= content_words(" ".join(texts))
+def is_grounded(reply: str, texts: list[str], question: str = "") -> bool:
+    """Return whether a reply says something beyond the question, and all of it in words of the texts.
+
+    English endings of number and tense make no difference.
+    """
+    said = _stems(reply) - _stems(question)
+    return bool(said) and said <= _stems(" ".join(texts))
+
+
+def _stems(text: str) -> set[str]:
+    return {_ENDING.sub("", word) if len(word) > 4 else word for word in content_words(text)}

@@ -172,7 +172,7 @@ class Answer:
         text: The answer, or the configured not-found sentence.
         evidence: The opened chunks, in the order they were opened.
         found: False when the bank does not hold the answer.
-        grounded: True when the answer's words occur in the evidence's text.
+        grounded: True when what the answer says beyond the question stands in the evidence's words.
         working_memory: The notes at the end.
         trace: The gate's decisions.
         usage: The cost.

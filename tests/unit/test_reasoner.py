@@ -114,8 +114,10 @@ def test_replies_that_say_something_are_kept(reply: str) -> None:
 
 
 def test_grounded_means_every_content_word_stands_in_the_text() -> None:
-    texts = ["The Rabbit took a WATCH out of its waistcoat-pocket."]
+    texts = ["The Rabbit took a WATCH out of its waistcoat-pocket, and takes it often."]
     assert prompts.is_grounded("a watch", texts)
     assert prompts.is_grounded("The watch, from the pocket", texts)
     assert not prompts.is_grounded("a golden watch", texts)
     assert not prompts.is_grounded("the", texts)
+    assert prompts.is_grounded("It takes watches out", texts, "What does it take?")
+    assert not prompts.is_grounded("What did the rabbit take?", texts, "What did the rabbit take?")
