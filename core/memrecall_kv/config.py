@@ -105,7 +105,7 @@ class GateConfig(Config):
     Attributes:
         kind: `likelihood` needs no training; `classifier` loads weights.
         threshold: A block is opened if its probability is above this. The paper uses 0.5. Where an exact
-            number is opened instead, none above it means that the answer is not found.
+            number is opened instead, only blocks above it are noted, and none above it means not found.
         temperature: Divides the likelihood gate's log-likelihood gain, nats per token.
         bias: Gain at which the likelihood gate says 0.5, nats per token.
         batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # both import torch, which takes seconds
     from memrecall_kv.pipeline import MemRecall
 
 QUESTIONS = (
-    "What was written on the label of the bottle that Alice found?",
     "What did the White Rabbit take out of its waistcoat-pocket?",
     "What does the Caterpillar smoke?",
     "Which king signed the treaty of Versailles?",

@@ -217,7 +217,9 @@ class _Walk:
                 recall = Recall(chunk, probability, len(self.recalls), self._bank.metadata(chunk.doc_id))
                 self.recalls.append(recall)
                 yield Opened(recall)
-                yield from self._read(recall)
+                # a block opened only to make up the number teaches nothing: its note would lead the scan astray
+                if probability > self._config.gate.threshold:
+                    yield from self._read(recall)
 
     def answer(self) -> Iterator[Event]:
         """Answer from what was learned; without a block that the gate believes in there is nothing to answer from.

@@ -151,7 +151,8 @@ def test_verify_turns_an_ungrounded_answer_into_not_found(stack: ExitStack, tmp_
 
 
 def test_exactly_k_blocks_that_the_gate_does_not_believe_in_are_no_answer(stack: ExitStack, tmp_path: Path) -> None:
-    reasoner = ScriptedReasoner({}, lambda question, memory: "something")
+    notes = {document.text: document.id for document in FACTS}
+    reasoner = ScriptedReasoner(notes, lambda question, memory: "something")
     for probability, found in ((0.4, False), (0.6, True)):
         gate = ScriptedGate(lambda question, memory, block, probability=probability: probability)
         memory = tiny_memory(settings(top_k=2), gate=gate, reasoner=reasoner)
@@ -159,6 +160,7 @@ def test_exactly_k_blocks_that_the_gate_does_not_believe_in_are_no_answer(stack:
         memory.ingest(bank, FACTS)
         answer = memory.ask(bank, "what?")
         assert (len(answer.evidence), answer.found) == (2, found)
+        assert bool(answer.working_memory.notes) == found
 
 
 def test_ingest_skips_what_is_there_and_replaces_what_changed(stack: ExitStack, tmp_path: Path) -> None:
