@@ -9,42 +9,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from memrecall_kv import catalogue, segment
+from memrecall_kv import segment
+from memrecall_kv.catalogue import NAME, Catalogue, metadata_json, translated
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
     BankFormatError,
     BlockCorruptError,
+    FingerprintMismatchError,
     InputError,
 )
 from memrecall_kv.quantize import dequantize, quantize
 from memrecall_kv.segment_writer import SegmentWriter
 from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Where
 
+_GROUP = 32
+"""Records that `compact` holds in memory and syncs together."""
+
 
 class MemoryBank:
-    """Blocks, texts and catalogue in a directory. Made by `MemRecall.open_bank` or `MemoryBank.open`."""
+    """Blocks, texts and catalogue in a directory. Made by `MemRecall.open_bank` or `MemoryBank.open`.
 
-    def __init__(
-        self, path: Path, database: sqlite3.Connection, config: BankConfig, files: segment.FileLayer, *, read_only: bool
-    ) -> None:
-        self.path = path
-        self._database = database
-        self._config = config
+    Attributes:
+        path: The directory.
+        fingerprint: What the blocks are made with.
+    """
+
+    def __init__(self, catalogue: Catalogue, config: BankConfig, files: segment.FileLayer, *, read_only: bool) -> None:
+        self.path = catalogue.path
+        self._catalogue = catalogue
+        self._storage = config.storage
         self._read_only = read_only
-        self._writer = SegmentWriter(path, config.segment_bytes, files)
-        self._guard = threading.RLock()
-        self._verified: set[bytes] = set()
-        self._listed: tuple[tuple[int, int], list[tuple[str, str, list[Chunk]]]] | None = None
-        self.fingerprint: Mapping[str, str] = self._meta("fingerprint")
+        self._writer = SegmentWriter(self.path, config.segment_bytes, files, catalogue.ends)
+        fingerprint = catalogue.fingerprint()
+        if fingerprint is None:
+            raise BankFormatError(f"{self.path} has no fingerprint.", "Give a directory made by ingest.")
+        self.fingerprint: Mapping[str, str] = fingerprint
+        self._salt = json.dumps(dict(sorted(fingerprint.items()))) + "\0"
 
     @classmethod
     def open(
@@ -70,26 +76,19 @@ class MemoryBank:
             FingerprintMismatchError: If the bank was made with something else.
             BankFullError: If it cannot be created for lack of room.
         """
-        path = Path(path)
+        path, files = Path(path), files or segment.FileLayer()
         create = fingerprint is not None and not read_only
-        with catalogue.translated(path):
-            if create:
-                path.mkdir(parents=True, exist_ok=True)
-                if not (path / catalogue.NAME).exists() and any(path.iterdir()):
-                    raise BankFormatError(
-                        f"{path} holds other files and no {catalogue.NAME}.", "Give an empty or a new directory."
-                    )
-        database = catalogue.connect(path, create=create, read_only=read_only)
+        if create:
+            _make_directory(path, files)
+        catalogue = Catalogue(path, create=create, read_only=read_only)
         try:
-            if create:
-                with catalogue.transaction(database, path):
-                    row = ("fingerprint", json.dumps(dict(fingerprint or {})))
-                    database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
-            bank = cls(path, database, config or BankConfig(), files or segment.FileLayer(), read_only=read_only)
+            if fingerprint is not None and create:
+                catalogue.claim(fingerprint)
+            bank = cls(catalogue, config or BankConfig(), files, read_only=read_only)
             if fingerprint is not None:
-                catalogue.compare(path, bank.fingerprint, fingerprint)
+                _compare(path, bank.fingerprint, fingerprint)
         except BaseException:
-            database.close()
+            catalogue.close()
             raise
         return bank
 
@@ -103,85 +102,71 @@ class MemoryBank:
 
     def __len__(self) -> int:
         """Return the number of chunks."""
-        return int(self._one("SELECT count(*) FROM chunks")[0])
+        return self._catalogue.count_chunks()
 
     def __contains__(self, doc_id: object) -> bool:
         """Return whether there is a document of this id."""
-        return bool(self._rows("SELECT 1 FROM documents WHERE id = ?", (doc_id,)))
+        return isinstance(doc_id, str) and self._catalogue.metadata(doc_id) is not None
 
     def close(self) -> None:
         """Close files and give the writer's lock back. Closing twice is no mistake."""
-        with self._guard:
-            self._database.close()
+        with self._catalogue.guard:
+            self._catalogue.close()
             self._writer.close()
 
     # -- writing ------------------------------------------------------------------------------------------
 
     def holds(self, document: Document) -> bool:
         """Return whether this very text and metadata are stored under the document's id."""
-        rows = self._rows("SELECT text, metadata FROM documents WHERE id = ?", (document.id,))
-        same = bool(rows) and rows[0][0] == document.text
-        # parsed, since the order of keys is kept but makes no difference
-        return same and json.loads(rows[0][1]) == json.loads(catalogue.as_json(document))
+        stored = self._catalogue.document(document.id)
+        # the metadata as it would come back: json keeps the order of keys, which makes no difference
+        return stored == Document(document.id, document.text, json.loads(metadata_json(document)))
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks whose text has no stored block yet, equal texts once."""
         first: dict[bytes, Chunk] = {}
         for chunk in chunks:
-            first.setdefault(self._block_id(chunk.text), chunk)
-        return [chunk for key, chunk in first.items() if not self._rows("SELECT 1 FROM blocks WHERE id = ?", (key,))]
+            first.setdefault(self._block_id(chunk), chunk)
+        return [chunk for block_id, chunk in first.items() if self._catalogue.place(block_id) is None]
 
     def put_blocks(self, items: Sequence[tuple[Chunk, MemoryBlock]]) -> None:
-        """Store blocks; they are durable when this returns, all or none of them.
+        """Store blocks that are not stored yet; they are durable when this returns, all or none of them.
 
         Raises:
-            InputError: If a block holds NaN or infinity.
+            InputError: If a block's shapes do not fit together, or it holds NaN or infinity.
             BankFullError: If the disk is full.
             BankLockedError: If another process writes.
         """
-        records = []
-        for chunk, block in items:
-            if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
-                raise InputError(
-                    f"The block of chunk {chunk.id} holds NaN or infinity.", "Check the backbone's weights and dtype."
-                )
-            key = self._block_id(chunk.text)
-            record = segment.pack(key, quantize(block, self._config.storage))
-            records.append((key, record, block.num_memory_tokens))
-        if not records:
+        if not items:
             return
+        for chunk, block in items:
+            _check_block(chunk, block)
         with self._writing():
-            with catalogue.translated(self.path):
-                rows = self._writer.append([(key, record) for key, record, _ in records])
-            with catalogue.transaction(self._database, self.path):
-                self._database.executemany(
-                    "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?)",
-                    [(*row, tokens) for row, (_, _, tokens) in zip(rows, records, strict=True)],
-                )
+            blocks = {self._block_id(chunk): block for chunk, block in items}
+            new = {key: block for key, block in blocks.items() if self._catalogue.place(key) is None}
+            records = [segment.pack(key, quantize(block, self._storage)) for key, block in new.items()]
+            with translated(self.path):
+                places = self._writer.append(records)
+            tokens = (block.num_memory_tokens for block in new.values())
+            self._catalogue.enter_blocks(zip(new, places, tokens, strict=True))
 
     def put_document(self, document: Document, chunks: Sequence[Chunk]) -> None:
         """Add a document, or replace the one of the same id, which keeps its place. One transaction.
 
+        Blocks that only the replaced text used stay until `compact`: another document may be about to use them.
+
         Raises:
-            InputError: If a chunk's block is not stored, or the metadata is not JSON.
+            InputError: If a chunk is none of the document's or its block is not stored, or the metadata is not JSON.
         """
-        metadata = catalogue.as_json(document)
-        absent = self.missing(chunks)
-        if absent:
-            raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
-        with self._writing(), catalogue.transaction(self._database, self.path) as database:
-            database.execute(
-                "INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET text = excluded.text, metadata = excluded.metadata",
-                (document.id, document.text, metadata),
-            )
-            (place,) = database.execute("SELECT place FROM documents WHERE id = ?", (document.id,)).fetchone()
-            self._drop_chunks(place, keep={self._block_id(chunk.text) for chunk in chunks})
-            database.executemany(
-                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
-                [(place, c.index, c.start, c.end, c.num_tokens, self._block_id(c.text)) for c in chunks],
-            )
-        self._forget_old_pages()
+        _check_chunks(document, chunks)
+        with self._writing():
+            absent = self.missing(chunks)
+            if absent:
+                raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
+            replaces = document.id in self
+            self._catalogue.enter_document(document, [(chunk, self._block_id(chunk)) for chunk in chunks])
+            if replaces:
+                self._catalogue.empty_log()
 
     def delete(self, doc_id: str) -> None:
         """Delete a document: its text at once, the bytes of its blocks with the next `compact`.
@@ -190,47 +175,42 @@ class MemoryBank:
             InputError: If there is no such document.
         """
         with self._writing():
-            with catalogue.transaction(self._database, self.path) as database:
-                row = database.execute("SELECT place FROM documents WHERE id = ?", (doc_id,)).fetchone()
-                if row is None:
-                    raise InputError(f"There is no document {doc_id!r} in {self.path}.", "See inspect for the ids.")
-                self._drop_chunks(row[0], keep=set())
-                database.execute("DELETE FROM documents WHERE place = ?", row)
-            self._forget_old_pages()
+            if not self._catalogue.remove_document(doc_id):
+                raise self._unknown(doc_id)
+            self._catalogue.empty_log()
 
     def compact(self) -> int:
-        """Copy the blocks in use to new segments and remove the old ones; return the bytes freed."""
-        with self._writing():
-            before = self.stats().file_bytes
-            old = self._writer.segments()
-            with catalogue.translated(self.path):
-                self._writer.start_segment()
-                live = self._rows(
-                    "SELECT id, segment, start, length FROM blocks "
-                    "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
+        """Copy the blocks in use to new segments and remove the old ones; return the bytes freed.
+
+        Raises:
+            BankError: If a reader keeps deleted text in the write-ahead log; all else is done.
+            BankFullError: If there is no room for the copy; nothing is changed then.
+            BankLockedError: If another process writes.
+            BlockCorruptError: If a block in use is damaged; nothing is changed then.
+        """
+        with self._writing(), translated(self.path):
+            before, old = self._file_bytes(), self._writer.segments()
+            live = self._catalogue.live()
+            names = {self._block_id(chunk): chunk.id for chunk in self.chunks()}
+            moved: list[tuple[bytes, segment.Place]] = []
+            self._writer.start_segment()
+            for start in range(0, len(live), _GROUP):
+                group = live[start : start + _GROUP]
+                records = [segment.read(self.path, place, key, names.get(key, key.hex())) for key, place in group]
+                moved += zip((key for key, _ in group), self._writer.append(records), strict=True)
+            self._catalogue.relocate(moved)
+            self._writer.remove(old)
+            if not self._catalogue.empty_log():
+                raise BankError(
+                    f"A reader of {self.path} keeps deleted text in the log.", "Close it and compact again."
                 )
-                rows = []
-                for key, number, start, length in live:
-                    record = segment.read(self.path / segment.segment_name(number), start, length, key.hex())
-                    segment.check(record, key, key.hex())
-                    rows += self._writer.append([(key, record)])
-            with catalogue.transaction(self._database, self.path) as database:
-                database.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM chunks)")
-                database.executemany(
-                    "UPDATE blocks SET segment = ?, start = ?, length = ? WHERE id = ?",
-                    [(number, start, length, key) for key, number, start, length in rows],
-                )
-            with catalogue.translated(self.path):
-                self._writer.remove(old)
-            self._forget_old_pages()
-            return before - self.stats().file_bytes
+            return before - self._file_bytes()
 
     # -- reading ------------------------------------------------------------------------------------------
 
     def documents(self) -> list[Document]:
         """Return all documents in the order they were added."""
-        rows = self._rows("SELECT id, text, metadata FROM documents ORDER BY place")
-        return [Document(doc_id, text, json.loads(metadata)) for doc_id, text, metadata in rows]
+        return self._catalogue.documents()
 
     def document(self, doc_id: str) -> Document:
         """Return a document.
@@ -238,151 +218,152 @@ class MemoryBank:
         Raises:
             InputError: If there is no such document.
         """
-        rows = self._rows("SELECT text, metadata FROM documents WHERE id = ?", (doc_id,))
-        if not rows:
-            raise InputError(f"There is no document {doc_id!r} in {self.path}.", "See inspect for the ids.")
-        return Document(doc_id, rows[0][0], json.loads(rows[0][1]))
+        document = self._catalogue.document(doc_id)
+        if document is None:
+            raise self._unknown(doc_id)
+        return document
 
     def metadata(self, doc_id: str) -> Metadata:
         """Return a document's metadata; raises like `document`."""
-        rows = self._rows("SELECT metadata FROM documents WHERE id = ?", (doc_id,))
-        return json.loads(rows[0][0]) if rows else self.document(doc_id).metadata
+        metadata = self._catalogue.metadata(doc_id)
+        if metadata is None:
+            raise self._unknown(doc_id)
+        return metadata
 
     def chunks(self, where: Where | None = None) -> list[Chunk]:
         """Return the chunks of all documents, or of those a filter lets through, in the bank's order."""
         return [
             chunk
-            for doc_id, metadata, chunks in self._listing()
+            for doc_id, metadata, chunks in self._catalogue.listing()
             if where is None or where(doc_id, json.loads(metadata))
             for chunk in chunks
         ]
 
     def blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-        """Return the blocks of chunks, in order; a block's checksum is verified when it is first read.
+        """Return the blocks of chunks, in order, each compared with its checksum and de-quantised.
 
         Raises:
             BlockCorruptError: If a block is damaged.
             InputError: If a chunk has no block.
         """
-        return [dequantize(segment.unpack(self._record(chunk.text, chunk.id))) for chunk in chunks]
+        return [dequantize(segment.unpack(self._record(chunk))) for chunk in chunks]
 
     def stats(self) -> BankStats:
         """Return sizes and counts."""
-        (documents,) = self._one("SELECT count(*) FROM documents")
-        chunks, source = self._one("SELECT count(*), coalesce(sum(num_tokens), 0) FROM chunks")
-        blocks, memory, live = self._one(
-            "SELECT count(*), coalesce(sum(memory_tokens), 0), coalesce(sum(length), 0) FROM blocks "
-            "WHERE id IN (SELECT block FROM chunks)"
-        )
-        on_disk = sum(path.stat().st_size for path in self._writer.segments())
-        return BankStats(documents, chunks, blocks, source, memory, live, on_disk)
+        return self._catalogue.stats(self._file_bytes())
 
     def verify(self) -> int:
-        """Check the catalogue and every block in use; return the number of blocks.
+        """Check the catalogue, every text and every block in use; return the number of blocks.
 
         Raises:
             BankFormatError: If the catalogue is damaged.
-            BlockCorruptError: If a block is; the message names its document.
+            BlockCorruptError: If a block or the text it stands for is; the message names the chunk.
         """
-        (state,) = self._one("PRAGMA integrity_check")
-        if state != "ok":
-            raise BankFormatError(f"The catalogue of {self.path} is damaged: {state}.", "Restore it or ingest again.")
-        self._verified.clear()
-        seen = set()
-        for chunk in self.chunks():
-            if chunk.text not in seen:
-                seen.add(chunk.text)
-                self._record(chunk.text, chunk.id)
-        return len(seen)
-
-    def _listing(self) -> list[tuple[str, str, list[Chunk]]]:
-        """Return id, metadata as JSON and chunks of every document; read again when somebody has written."""
-        with self._guard:
-            state = (self._one("PRAGMA data_version")[0], self._database.total_changes)
-            if self._listed is None or self._listed[0] != state:
-                cuts: dict[int, list[Any]] = {}
-                with catalogue.snapshot(self._database, self.path):
-                    documents = self._rows("SELECT place, id, metadata, text FROM documents ORDER BY place")
-                    query = "SELECT document, number, start, stop, num_tokens FROM chunks ORDER BY document, number"
-                    for place, *cut in self._rows(query):
-                        cuts.setdefault(place, []).append(cut)
-                listing = []
-                for place, doc_id, metadata, text in documents:
-                    made = [Chunk(doc_id, n, a, b, text[a:b], tokens) for n, a, b, tokens in cuts.get(place, [])]
-                    listing.append((doc_id, metadata, made))
-                self._listed = (state, listing)
-            return self._listed[1]
+        damage = self._catalogue.damage()
+        if damage is not None:
+            raise BankFormatError(f"The catalogue of {self.path} is damaged: {damage}.", "Restore it or ingest again.")
+        distinct = {self._block_id(chunk): chunk for chunk in reversed(self.chunks())}
+        for chunk in distinct.values():
+            try:
+                self._record(chunk)
+            except InputError as error:
+                # a block's id is made from the text, so that a changed text has none
+                raise BlockCorruptError(
+                    f"The text of chunk {chunk.id} is not the one its block was made from.", "Ingest it again."
+                ) from error
+        return len(distinct)
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _record(self, text: str, name: str) -> bytes:
-        key = self._block_id(text)
-        for attempt in range(2):
-            rows = self._rows("SELECT segment, start, length FROM blocks WHERE id = ?", (key,))
-            if not rows:
-                raise InputError(f"Chunk {name} has no block in {self.path}.", "Recall chunks of this bank only.")
-            number, start, length = rows[0]
-            where = f"chunk {name} in {segment.segment_name(number)}"
+    def _record(self, chunk: Chunk) -> bytes:
+        block_id = self._block_id(chunk)
+        place = self._catalogue.place(block_id)
+        while place is not None:
             try:
-                with catalogue.translated(self.path):
-                    record = segment.read(self.path / segment.segment_name(number), start, length, where)
-            except BankError as error:
+                with translated(self.path):
+                    return segment.read(self.path, place, block_id, chunk.id)
+            except BlockCorruptError:
                 # another process may have compacted between the two reads: its rows are there by now
-                if attempt == 0 and isinstance(error.__cause__, FileNotFoundError):
-                    continue
-                if isinstance(error.__cause__, FileNotFoundError):
-                    raise BlockCorruptError(
-                        f"The block of {where} is damaged: the file is gone.", "Ingest the document again."
-                    ) from error
-                raise
-            if key not in self._verified:
-                segment.check(record, key, where)
-                self._verified.add(key)
-            return record
-        raise BankError(f"{self.path} changed while it was read.", "Try again.")
+                moved = self._catalogue.place(block_id)
+                if moved == place:
+                    raise
+                place = moved
+        raise InputError(f"Chunk {chunk.id} has no block in {self.path}.", "Recall chunks of this bank only.")
 
-    def _drop_chunks(self, place: int, keep: set[bytes]) -> None:
-        """Remove a document's chunks, and blocks that nothing else uses."""
-        used = self._database.execute("SELECT DISTINCT block FROM chunks WHERE document = ?", (place,)).fetchall()
-        self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
-        for (key,) in used:
-            if key not in keep:
-                self._database.execute(
-                    "DELETE FROM blocks WHERE id = ? AND id NOT IN (SELECT block FROM chunks)", (key,)
-                )
-                self._verified.discard(key)
-
-    def _forget_old_pages(self) -> None:
-        """Empty the write-ahead log, so that a deleted text is in no file any more."""
-        with catalogue.translated(self.path):
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _file_bytes(self) -> int:
+        sizes = []
+        for path in self._writer.segments():
+            try:
+                sizes.append(path.stat().st_size)
+            except FileNotFoundError:  # another process compacts
+                continue
+        return sum(sizes)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the writer's lock; taken at the first write and kept until the bank is closed."""
-        with self._guard:
-            if self._read_only:
-                raise BankError(f"{self.path} is open for reading.", "Open it without read_only to write.")
-            self._writer.open(self._ends)
+        if self._read_only:
+            raise BankError(f"{self.path} is open for reading.", "Open it without read_only to write.")
+        with self._catalogue.guard:
+            with translated(self.path):
+                self._writer.open()
             yield
 
-    def _ends(self) -> dict[int, int]:
-        """Return where the last acknowledged record of each segment ends."""
-        return dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))
+    def _block_id(self, chunk: Chunk) -> bytes:
+        return hashlib.sha256((self._salt + chunk.text).encode("utf-8", "surrogatepass")).digest()[:16]
 
-    def _block_id(self, text: str) -> bytes:
-        content = json.dumps(dict(sorted(self.fingerprint.items()))) + "\0" + text
-        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:16]
+    def _unknown(self, doc_id: str) -> InputError:
+        return InputError(f"There is no document {doc_id!r} in {self.path}.", "See inspect for the ids.")
 
-    def _meta(self, key: str) -> Any:
-        rows = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
-        if not rows:
-            raise BankFormatError(f"{self.path} has no {key}.", "Give a directory made by ingest.")
-        return json.loads(rows[0][0])
 
-    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        with self._guard, catalogue.translated(self.path):
-            return self._database.execute(query, values).fetchall()
+def _make_directory(path: Path, files: segment.FileLayer) -> None:
+    if path.exists() and not path.is_dir():
+        raise BankFormatError(f"{path} is a file, a bank is a directory.", "Give an empty or a new directory.")
+    with translated(path):
+        if not path.exists():
+            path.mkdir(parents=True)
+            files.sync(path.parent)
+        if not (path / NAME).exists() and any(path.iterdir()):
+            raise BankFormatError(f"{path} holds other files and no {NAME}.", "Give an empty or a new directory.")
 
-    def _one(self, query: str) -> Any:
-        return self._rows(query)[0]
+
+def _compare(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
+    differing = [
+        f"{key}: bank {stored.get(key)!r}, yours {given.get(key)!r}"
+        for key in sorted({*stored, *given})
+        if stored.get(key) != given.get(key)
+    ]
+    if differing:
+        raise FingerprintMismatchError(
+            f"{path} was made with something else: {'; '.join(differing)}.",
+            "Open it with the same backbone and settings, or ingest into a new bank.",
+        )
+
+
+def _check_block(chunk: Chunk, block: MemoryBlock) -> None:
+    shape, positions = tuple(block.keys.shape), tuple(block.positions.shape)
+    if len(shape) != 4 or 0 in shape or tuple(block.values.shape) != shape:
+        raise InputError(
+            f"The block of chunk {chunk.id} has keys {shape} and values {tuple(block.values.shape)}.",
+            "Both must be [L, K, M, D] with at least one memory token.",
+        )
+    if positions not in ((1, 1, shape[2]), shape[:3]):
+        raise InputError(
+            f"The block of chunk {chunk.id} has positions {positions}.",
+            f"Expected (1, 1, {shape[2]}) or {shape[:3]}.",
+        )
+    if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
+        raise InputError(
+            f"The block of chunk {chunk.id} holds NaN or infinity.", "Check the backbone's weights and dtype."
+        )
+
+
+def _check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
+    for chunk in chunks:
+        if chunk.doc_id != document.id or chunk.text != document.text[chunk.start : chunk.end]:
+            raise InputError(
+                f"Chunk {chunk.id} is not the span [{chunk.start}, {chunk.end}) of document {document.id!r}.",
+                "Pass the chunks that were cut from this very text.",
+            )
+    if len({chunk.index for chunk in chunks}) != len(chunks):
+        raise InputError(f"Two chunks of document {document.id!r} have the same index.", "Number them 0, 1, 2, ...")

@@ -1,14 +1,21 @@
 """Blocks as they are stored: native, 8 bits or 4 bits, and back.
 
 Readers always get the de-quantised block, also right after it was stored: disk and memory agree.
-Keys are quantised per channel and values per token, as their outliers lie (KIVI, arXiv:2402.02750).
-Deviation: keys are quantised before rotary embedding, over all memory tokens of a block at once.
+
+Source: KIVI, arXiv:2402.02750: keys are quantised per channel and values per token, as their outliers lie.
+Deviations:
+
+1. Keys are quantised before rotary embedding, over all memory tokens of a block at once (8 bits).
+2. Codes are asymmetric also at 8 bits: on SmolLM2-135M's keys the relative error is 0.0026, symmetric 0.0042.
+3. With 4 bits a scale stands for at most 32 neighbours: 0.039 instead of 0.044 for keys, 0.082 instead of 0.096
+   for values, at 0.07 bytes more per number.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:  # a bank can be inspected without torch
     from torch import Tensor
@@ -16,7 +23,31 @@ if TYPE_CHECKING:  # a bank can be inspected without torch
     from memrecall_kv.types import MemoryBlock
 
 Storage = Literal["native", "int8", "int4"]
-_LARGEST_FLOAT16 = 65504.0
+
+_KEYS, _VALUES = ("keys", 2), ("values", 3)
+"""Tensors and the dimension of `[L, K, M, D]` that shares a scale."""
+_GROUP = 32
+"""Most neighbours that share a scale with 4 bits."""
+_LARGEST = 2.0**15
+"""Numbers from here on, half of what float16 can hold, leave no room for a range: they are stored as they are."""
+
+
+class Facts(TypedDict):
+    """What is needed beside the tensors: JSON values.
+
+    Attributes:
+        storage: How keys and values are stored.
+        dtype: The dtype they were made in, torch's name for it.
+        shape: `[L, K, M, D]`.
+        extent: Positions the block takes.
+        source_tokens: Tokens of the chunk, T.
+    """
+
+    storage: Storage
+    dtype: str
+    shape: list[int]
+    extent: int
+    source_tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,29 +55,40 @@ class StoredBlock:
     """What is written of a block.
 
     Attributes:
-        tensors: By name. Codes are uint8 of the shape of what they stand for, two in a byte for `int4`;
-            scales and offsets are float16.
-        facts: JSON values needed to read the tensors: storage, dtype, shape, extent, source tokens.
+        tensors: By name, on the CPU. `positions` is int16, or int32 for long chunks: `[1, 1, M]` or `[L, K, M]`.
+            `keys` and `values` are, `[L, K, M, D]`, native numbers or uint8 codes; with `int4` two codes in a byte,
+            `[ceil(L*K*M*D / 2)]`, the earlier one in the low bits. A code stands for `code * scale + offset`, both
+            float16. With `int8` `keys.scale` and `keys.offset` are `[L, K, 1, D]`, `values.scale` and
+            `values.offset` `[L, K, M, 1]`; with `int4` `[L, K, ceil(M/32), D]` and `[L, K, M, ceil(D/32)]`.
+        facts: How to read the tensors.
     """
 
     tensors: dict[str, Tensor]
-    facts: dict[str, object]
+    facts: Facts
 
 
 def quantize(block: MemoryBlock, storage: Storage) -> StoredBlock:
-    """Return a block as it is stored; `native` if its numbers exceed what float16 scales can hold."""
+    """Return a block as it is stored; `native` if its numbers exceed what float16 scales can hold.
+
+    Args:
+        block: Finite keys and values, on any device, in any floating dtype.
+        storage: How to store them. The error is at most half a scale: a range of neighbours / 510 with `int8`,
+            / 30 with `int4`, plus what rounding to the block's dtype costs.
+    """
     import torch
 
     largest = max(float(block.keys.abs().max()), float(block.values.abs().max()))
-    storage = "native" if largest >= _LARGEST_FLOAT16 else storage
+    storage = "native" if largest >= _LARGEST else storage
     narrow = torch.int16 if block.extent < 2**15 else torch.int32
     tensors = {"positions": block.positions.to(narrow).cpu()}
-    for name, tensor, dim in (("keys", block.keys, 2), ("values", block.values, 3)):
+    for (name, dim), tensor in ((_KEYS, block.keys.cpu()), (_VALUES, block.values.cpu())):
         if storage == "native":
-            tensors[name] = tensor.cpu()
+            tensors[name] = tensor
+        elif storage == "int8":
+            tensors |= _encode(name, tensor.float(), dim, bits=8, group=tensor.shape[dim])
         else:
-            tensors.update(_encode(name, tensor.cpu().float(), dim, bits=8 if storage == "int8" else 4))
-    facts = {
+            tensors |= _encode(name, tensor.float(), dim, bits=4, group=_GROUP)
+    facts: Facts = {
         "storage": storage,
         "dtype": str(block.keys.dtype).removeprefix("torch."),
         "shape": list(block.keys.shape),
@@ -63,45 +105,72 @@ def dequantize(stored: StoredBlock) -> MemoryBlock:
     from memrecall_kv.types import MemoryBlock
 
     facts = stored.facts
-    dtype = getattr(torch, str(facts["dtype"]))
-    shape = [int(size) for size in facts["shape"]]  # type: ignore[attr-defined]  # JSON list
-    if facts["storage"] == "native":
-        keys, values = stored.tensors["keys"], stored.tensors["values"]
-    else:
-        keys, values = (
-            _decode(name, stored.tensors, shape, packed=facts["storage"] == "int4") for name in ("keys", "values")
-        )
+    dtype = getattr(torch, facts["dtype"])
+    decode = _native if facts["storage"] == "native" else _decode
     return MemoryBlock(
-        keys=keys.to(dtype),
-        values=values.to(dtype),
+        keys=decode(stored, *_KEYS).to(dtype),
+        values=decode(stored, *_VALUES).to(dtype),
         positions=stored.tensors["positions"].to(torch.int32),
-        extent=int(str(facts["extent"])),
-        num_source_tokens=int(str(facts["source_tokens"])),
+        extent=facts["extent"],
+        num_source_tokens=facts["source_tokens"],
     )
 
 
-def _encode(name: str, tensor: Tensor, dim: int, bits: int) -> dict[str, Tensor]:
-    """Return codes, scales and offsets; the range is taken along `dim` (2: per channel, 3: per token)."""
+def _encode(name: str, tensor: Tensor, dim: int, *, bits: int, group: int) -> dict[str, Tensor]:
+    """Return codes, scales and offsets of a float32 `[L, K, M, D]`, one range per `group` neighbours along `dim`."""
     import torch
 
     levels = 2**bits - 1
-    offset = tensor.amin(dim=dim, keepdim=True).half().float()
-    # computed from the rounded offset, so that rounding it costs no range
-    scale = ((tensor.amax(dim=dim, keepdim=True) - offset).clamp_min(0) / levels).half().float()
-    codes = torch.where(scale > 0, (tensor - offset) / scale.clamp_min(1e-7), torch.zeros_like(tensor))
-    codes = codes.round().clamp(0, levels).to(torch.uint8)
+    ranges = _grouped(tensor, dim, group)
+    offset = _half_below(ranges.amin(dim + 1))
+    # from the rounded offset and rounded up, so that no number falls outside its range
+    scale = -_half_below((offset.float() - ranges.amax(dim + 1)) / levels)
+    low, step = (_spread(part.float(), dim, group, tensor.shape[dim]) for part in (offset, scale))
+    codes = ((tensor - low) / torch.where(step > 0, step, 1.0)).round().clamp(0, levels).to(torch.uint8)
     if bits == 4:
         flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2))
         codes = flat[0::2] | (flat[1::2] << 4)
-    return {name: codes, f"{name}.scale": scale.half(), f"{name}.offset": offset.half()}
+    return {name: codes, f"{name}.scale": scale, f"{name}.offset": offset}
 
 
-def _decode(name: str, tensors: dict[str, Tensor], shape: list[int], *, packed: bool) -> Tensor:
-    import math
-
+def _decode(stored: StoredBlock, name: str, dim: int) -> Tensor:
+    """Return float32 `[L, K, M, D]`."""
     import torch
 
-    codes = tensors[name]
-    if packed:
+    codes, shape = stored.tensors[name], stored.facts["shape"]
+    if stored.facts["storage"] == "int4":
         codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten()[: math.prod(shape)].view(shape)
-    return codes.float() * tensors[f"{name}.scale"].float() + tensors[f"{name}.offset"].float()
+    scale, offset = (
+        _spread(stored.tensors[f"{name}.{part}"].float(), dim, _GROUP, shape[dim]) for part in ("scale", "offset")
+    )
+    return codes.float().mul_(scale).add_(offset)
+
+
+def _native(stored: StoredBlock, name: str, _: int) -> Tensor:
+    return stored.tensors[name]
+
+
+def _grouped(tensor: Tensor, dim: int, group: int) -> Tensor:
+    """Cut `dim` into groups, `[..., groups, group, ...]`; repeating the last row fills up and changes no range."""
+    import torch
+
+    shape = tensor.shape
+    rows = torch.arange(math.ceil(shape[dim] / group) * group).clamp(max=shape[dim] - 1)
+    return tensor.index_select(dim, rows).view(*shape[:dim], -1, group, *shape[dim + 1 :])
+
+
+def _spread(parts: Tensor, dim: int, group: int, size: int) -> Tensor:
+    """Give every row along `dim` its group's part; one group for all is left to broadcasting."""
+    if parts.shape[dim] == 1:
+        return parts
+    return parts.repeat_interleave(group, dim).narrow(dim, 0, size)
+
+
+def _half_below(tensor: Tensor) -> Tensor:
+    """Return the float16 numbers at or just below float32 ones."""
+    import torch
+
+    nearest = tensor.half()
+    # half a unit in the last place is at most 2^-11 of a number, and 2^-25 of those next to zero
+    below = (tensor - tensor.abs() * 2.0**-11 - 2.0**-25).half()
+    return torch.where(nearest.float() <= tensor, nearest, below)

@@ -7,7 +7,7 @@ footer = record length u64 | commit magic 8s
 ```
 
 All numbers are little-endian. The payload checksum covers everything between header and footer; the header
-checksum covers the header before it.
+checksum covers the header before it. The magic's last character is the record's version.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,21 @@ _FOOTER = struct.Struct("<Q8s")
 _ALIGN = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies.
+
+    Attributes:
+        segment: The number in the segment's file name.
+        start: Offset of the record's first byte.
+        length: Bytes of the record.
+    """
+
+    segment: int
+    start: int
+    length: int
+
+
 class FileLayer:
     """The system calls of a writer; tests put faults in by subclassing."""
 
@@ -45,7 +61,9 @@ class FileLayer:
 
     def sync(self, path: Path) -> None:
         """Return when a file or directory is on the disk."""
-        descriptor = os.open(path, os.O_RDONLY)
+        if os.name == "nt" and path.is_dir():
+            return  # Windows has no such call and keeps directories itself
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
@@ -54,6 +72,10 @@ class FileLayer:
     def truncate(self, path: Path, size: int) -> None:
         """Cut a file to a size."""
         os.truncate(path, size)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
 
 
 def segment_name(number: int) -> str:
@@ -79,31 +101,33 @@ def pack(block_id: bytes, stored: StoredBlock) -> bytes:
     return b"".join([head, _CHECK.pack(xxhash.xxh3_64_intdigest(head)), payload, _FOOTER.pack(length, _COMMIT)])
 
 
-def check(record: bytes, block_id: bytes, where: str) -> None:
-    """Compare a record with its own checksums and with the block it should hold.
+def read(folder: Path, place: Place, block_id: bytes, name: str) -> bytes:
+    """Return the record of a block, compared with its checksums.
+
+    Args:
+        folder: The bank's directory.
+        place: Where the record should be.
+        block_id: The block it should hold.
+        name: The chunk, for messages.
 
     Raises:
         BlockCorruptError: If anything differs.
     """
+    where = f"{name} in {segment_name(place.segment)}"
     try:
-        magic, _, length, found, payload_sum = _HEADER.unpack_from(record)
-        (head_sum,) = _CHECK.unpack_from(record, _HEADER.size)
-        footer_length, commit = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
-    except struct.error as error:
-        raise _corrupt(where, "it is shorter than a header") from error
-    payload = memoryview(record)[_HEADER.size + _CHECK.size : -_FOOTER.size]
-    if xxhash.xxh3_64_intdigest(record[: _HEADER.size]) != head_sum or magic != _MAGIC:
-        raise _corrupt(where, "its header does not match its checksum")
-    if length != len(record) or footer_length != length or commit != _COMMIT:
-        raise _corrupt(where, f"it is {len(record)} bytes long instead of {length}")
-    if found != block_id:
-        raise _corrupt(where, "it holds another block")
-    if xxhash.xxh3_64_intdigest(payload) != payload_sum:
-        raise _corrupt(where, "its content does not match its checksum")
+        with (folder / segment_name(place.segment)).open("rb") as file:
+            file.seek(place.start)
+            record = file.read(place.length)
+    except FileNotFoundError as error:
+        raise _corrupt(where, "the file is gone") from error
+    if len(record) != place.length:
+        raise _corrupt(where, f"the segment ends after {len(record)} of {place.length} bytes")
+    _check(record, block_id, where)
+    return record
 
 
 def unpack(record: bytes) -> StoredBlock:
-    """Return the block of a record that was checked."""
+    """Return the block of a record that `read` returned."""
     import torch
 
     from memrecall_kv.quantize import StoredBlock
@@ -120,19 +144,25 @@ def unpack(record: bytes) -> StoredBlock:
     return StoredBlock(tensors, content["facts"])
 
 
-def read(path: Path, offset: int, length: int, where: str) -> bytes:
-    """Return the bytes of a record.
-
-    Raises:
-        BlockCorruptError: If the file is shorter.
-    """
-    with path.open("rb") as file:
-        file.seek(offset)
-        record = file.read(length)
-    if len(record) != length:
-        raise _corrupt(where, f"the segment ends after {len(record)} of {length} bytes")
-    return record
+def _check(record: bytes, block_id: bytes, where: str) -> None:
+    try:
+        magic, _, length, found, payload_sum = _HEADER.unpack_from(record)
+        (head_sum,) = _CHECK.unpack_from(record, _HEADER.size)
+        footer_length, commit = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
+    except struct.error as error:
+        raise _corrupt(where, "it is shorter than a header") from error
+    payload = memoryview(record)[_HEADER.size + _CHECK.size : -_FOOTER.size]
+    if xxhash.xxh3_64_intdigest(record[: _HEADER.size]) != head_sum or magic != _MAGIC:
+        raise _corrupt(where, "its header does not match its checksum")
+    if length != len(record) or footer_length != length or commit != _COMMIT:
+        raise _corrupt(where, f"it is {len(record)} bytes long instead of {length}, or it was not finished")
+    if found != block_id:
+        raise _corrupt(where, "it holds another block")
+    if xxhash.xxh3_64_intdigest(payload) != payload_sum:
+        raise _corrupt(where, "its content does not match its checksum")
 
 
 def _corrupt(where: str, problem: str) -> BlockCorruptError:
-    return BlockCorruptError(f"The block of {where} is damaged: {problem}.", "Delete the document and ingest it again.")
+    return BlockCorruptError(
+        f"The block of chunk {where} is damaged: {problem}.", "Delete the document and ingest it again."
+    )

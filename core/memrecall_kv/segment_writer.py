@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from memrecall_kv import catalogue
 from memrecall_kv.errors import BankLockedError
-from memrecall_kv.segment import FileLayer, segment_name
+from memrecall_kv.segment import FileLayer, Place, segment_name
 
 _LOCK = "writer.lock"
-
-Placed = tuple[bytes, int, int, int]
-"""A block's id, and the segment, start and length of its record."""
 
 
 class SegmentWriter:
@@ -24,41 +21,35 @@ class SegmentWriter:
         path: The bank's directory.
         segment_bytes: A segment at least this long is not appended to.
         files: The system calls.
+        ends: Returns the end of the last acknowledged record by segment.
     """
 
-    def __init__(self, path: Path, segment_bytes: int, files: FileLayer) -> None:
+    def __init__(self, path: Path, segment_bytes: int, files: FileLayer, ends: Callable[[], Mapping[int, int]]) -> None:
         self._path = path
         self._segment_bytes = segment_bytes
         self._files = files
+        self._ends = ends
         self._lock: IO[str] | None = None
         self._active = 0
-        self._ends: Callable[[], Mapping[int, int]] = dict
 
-    def open(self, ends: Callable[[], Mapping[int, int]]) -> None:
+    def open(self) -> None:
         """Take the lock, unless it is held already, and cut off bytes behind the acknowledged ends.
-
-        Args:
-            ends: Returns the end of the last acknowledged record by segment; asked under the lock, since
-                until then another process may acknowledge more.
 
         Raises:
             BankLockedError: If another process writes.
+            OSError: If the disk fails.
         """
-        self._ends = ends
         if self._lock is not None:
             return
-        with catalogue.translated(self._path):
-            lock = (self._path / _LOCK).open("a+", encoding="utf-8")
-            try:
-                _lock_file(lock)
-            except OSError as error:
-                lock.close()
-                raise BankLockedError(
-                    f"Another process writes to {self._path}.", "Wait until it is done, or open with read_only."
-                ) from error
-            self._lock = lock
+        lock = _locked(self._path / _LOCK)
+        try:
+            # only under the lock: until then another process may acknowledge more
             self._cut_tails()
             self._active = max(0, self._next_segment() - 1)
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock
 
     def close(self) -> None:
         """Give the lock back."""
@@ -74,38 +65,36 @@ class SegmentWriter:
         """Leave the segments there are and append to a new one."""
         self._active = self._next_segment()
 
-    def append(self, records: Sequence[tuple[bytes, bytes]]) -> list[Placed]:
-        """Write records of block ids, return when they are on the disk.
+    def append(self, records: Sequence[bytes]) -> list[Place]:
+        """Write records; they are on the disk when this returns.
 
         Raises:
             OSError: If the disk fails or is full; nothing of the call is kept.
         """
-        placed: list[Placed] = []
-        touched = set()
         try:
-            for key, record in records:
-                path = self._path / segment_name(self._active)
-                if path.exists() and path.stat().st_size >= self._segment_bytes:
-                    self._active += 1
-                    path = self._path / segment_name(self._active)
-                touched.add(path)
-                start = self._files.append(path, record)
-                placed.append((key, self._active, start, len(record)))
-            for path in touched:
-                self._files.sync(path)
+            places = [self._append(record) for record in records]
+            for number in {place.segment for place in places}:
+                self._files.sync(self._path / segment_name(number))
             self._files.sync(self._path)
         except OSError:
-            # after a failed write or sync nobody knows what a segment holds: leave it and start another
-            self._cut_tails()
+            # after a failed write or sync nobody knows what a segment holds: leave it for ever
             self.start_segment()
+            self._cut_tails()
             raise
-        return placed
+        return places
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Remove segments that no row points to any more."""
         for path in paths:
-            path.unlink()
+            self._files.remove(path)
         self._files.sync(self._path)
+
+    def _append(self, record: bytes) -> Place:
+        path = self._path / segment_name(self._active)
+        if path.exists() and path.stat().st_size >= self._segment_bytes:
+            self._active += 1
+            path = self._path / segment_name(self._active)
+        return Place(self._active, self._files.append(path, record), len(record))
 
     def _cut_tails(self) -> None:
         ends = self._ends()
@@ -122,11 +111,30 @@ def _number(path: Path) -> int:
     return int(path.stem.removeprefix("seg-"))
 
 
+def _locked(path: Path) -> IO[str]:
+    """Return an open file that holds the writer's lock and, for people, its process id."""
+    file = path.open("a+", encoding="utf-8")
+    try:
+        _lock_file(file)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise BankLockedError(
+            f"Another process ({owner}) writes to {path.parent}.", "Wait until it is done, or open with read_only."
+        ) from error
+    with contextlib.suppress(OSError):  # on a full disk the lock still holds, and deleting must stay possible
+        file.truncate(0)
+        os.write(file.fileno(), str(os.getpid()).encode())
+    return file
+
+
 def _lock_file(file: IO[str]) -> None:
     """Take an exclusive lock on a file or raise OSError at once."""
     if os.name == "nt":
         import msvcrt
 
+        file.seek(2**20)  # behind the process id, which others may read then
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
     else:
         import fcntl

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,12 +51,20 @@ def bank(memory: MemRecall, tmp_path: Path) -> Iterator[MemoryBank]:
         yield opened
 
 
-def test_the_second_load_is_quick(memory: MemRecall) -> None:
-    name = memory.backbone.name
-    started = time.perf_counter()
-    assert load_backbone(name).fingerprint == memory.backbone.fingerprint
-    assert time.perf_counter() - started < 3.0
+def test_a_later_load_in_a_new_process_is_quick(memory: MemRecall) -> None:
+    code = (
+        "import time; from memrecall_kv.models import load_backbone; start = time.perf_counter(); "
+        "print(load_backbone().fingerprint, time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fingerprint, seconds = done.stdout.split()
+    assert fingerprint == memory.backbone.fingerprint
+    assert float(seconds) < 10  # about one second on an idle machine; docs/log.md
     assert sum(weight.numel() for weight in memory.backbone.model.parameters()) == 134_515_008
+
+
+def test_the_backbone_is_shared_in_a_process(memory: MemRecall) -> None:
+    assert load_backbone(memory.backbone.name) is memory.backbone
 
 
 def test_the_gate_recalls_the_right_paragraph_first(memory: MemRecall, bank: MemoryBank) -> None:
