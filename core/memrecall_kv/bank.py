@@ -352,6 +352,14 @@ def _check_block(chunk: Chunk, block: MemoryBlock) -> None:
             f"The block of chunk {chunk.id} has positions {positions}.",
             f"Expected (1, 1, {shape[2]}) or {shape[:3]}.",
         )
+    counts = block.counts
+    if counts is not None and (
+        tuple(counts.shape) != shape[:2] or not 1 <= int(counts.min()) <= int(counts.max()) <= shape[2]
+    ):
+        raise InputError(
+            f"The block of chunk {chunk.id} has counts of shape {tuple(counts.shape)}.",
+            f"Expected {shape[:2]}, each in [1, {shape[2]}].",
+        )
     if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
         raise InputError(
             f"The block of chunk {chunk.id} holds NaN or infinity.", "Check the backbone's weights and dtype."

@@ -68,9 +68,10 @@ class OperatorCompressor:
 
     @property
     def digest(self) -> str:
-        """Name operator and score; the ratio has its own place in the fingerprint."""
+        """Name operator, score and budget; the ratio has its own place in the fingerprint."""
         scored = self.config.kind in ("select", "hybrid")
-        return f"{self.config.kind}:{self.config.importance}" if scored else self.config.kind
+        budget = f":adaptive:{self.config.budget_floor:g}" if self.config.budget == "adaptive" else ""
+        return f"{self.config.kind}:{self.config.importance}{budget}" if scored else self.config.kind
 
     def compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return one block of `ceil(T / compression_ratio)` memory tokens per chunk, in order.
@@ -109,9 +110,11 @@ def operate(
     for row, ids in enumerate(rows):
         size, kept = len(ids), math.ceil(len(ids) / config.compression_ratio)
         important = scores[:, row, :, :size] if scored else scores
-        keys, values, positions = operator(
-            prefill.keys[:, row, :, :size], prefill.values[:, row, :, :size], important, kept
-        )
+        keys, values = prefill.keys[:, row, :, :size], prefill.values[:, row, :, :size]
+        if config.budget == "adaptive":
+            blocks.append(_adaptive(keys, values, important, kept, config.budget_floor))
+            continue
+        keys, values, positions = operator(keys, values, important, kept)
         blocks.append(MemoryBlock(keys, values, positions.to(torch.int32), extent=size, num_source_tokens=size))
     return blocks
 
@@ -189,6 +192,39 @@ def _select(keys: Tensor, values: Tensor, scores: Tensor, kept: int) -> Kept:
     """Keep the most important tokens of each head, in their order."""
     index = _best(scores, kept).sort(dim=-1).values  # [L or 1, K or 1, M]
     return _pick(keys, index), _pick(values, index), index
+
+
+def _adaptive(keys: Tensor, values: Tensor, scores: Tensor, kept: int, floor: float) -> MemoryBlock:
+    """Keep the most important tokens of all layers and heads together, `kept` per head on average.
+
+    Source:
+        Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation, arXiv:2407.11550. Deviation: one
+        budget for all layers, not one per layer.
+    """
+    num_layers, num_heads, size, _ = keys.shape
+    scores = scores.expand(num_layers, num_heads, size)
+    least = max(1, round(floor * kept))
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, _best(scores, least), value=True)
+    rest = scores.masked_fill(chosen, float("-inf")).flatten()
+    extra = _best(rest, kept * num_layers * num_heads - int(chosen.sum()))
+    chosen.view(-1)[extra] = True
+    counts = chosen.sum(dim=-1)  # [L, K]
+    width = int(counts.max())
+    # sorting booleans stably lists the chosen tokens first, in their order
+    index = (~chosen).sort(dim=-1, stable=True).indices[..., :width]  # [L, K, M]
+    real = torch.arange(width, device=keys.device) < counts[..., None]
+    picked, positions = (
+        [tensor * real[..., None] for tensor in (_pick(keys, index), _pick(values, index))],
+        index * real,
+    )
+    return MemoryBlock(
+        picked[0],
+        picked[1],
+        positions.to(torch.int32),
+        extent=size,
+        num_source_tokens=size,
+        counts=counts.to(torch.int32),
+    )
 
 
 def _stride(keys: Tensor, values: Tensor, scores: Tensor, kept: int) -> Kept:

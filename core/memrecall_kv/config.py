@@ -70,13 +70,18 @@ class CompressorConfig(Config):
             every r tokens, `hybrid` half selected and half pooled, `memory_tokens` is the learned one.
         compression_ratio: Source tokens per memory token, r = T/M. (kvpress counts the share removed.)
         importance: Score behind `select` and `hybrid`; see `importance.py` for the papers.
+        budget: `uniform`: every head keeps the same number; `adaptive`, for `select` only: the best of all heads
+            are kept, and a block is as large as with `uniform`.
+        budget_floor: Share of the uniform number that every head keeps with `adaptive`.
         layout: `frozen_raw` or `reference`, for `memory_tokens` only.
         window: Raw tokens per window, for the `reference` layout only.
     """
 
     kind: Literal["select", "stride", "pool", "hybrid", "memory_tokens"] = "select"
     compression_ratio: int = Field(default=4, ge=1, le=1024)
-    importance: Literal["key_norm", "key_diff", "surprisal"] = "key_diff"
+    importance: Literal["key_norm", "key_diff", "surprisal", "reconstruction"] = "key_diff"
+    budget: Literal["uniform", "adaptive"] = "uniform"
+    budget_floor: float = Field(default=0.1, ge=0.0, le=1.0)
     layout: Literal["frozen_raw", "reference"] = "frozen_raw"
     window: int = Field(default=2048, ge=1)
 
@@ -84,6 +89,12 @@ class CompressorConfig(Config):
     def _window_is_whole_groups(self) -> CompressorConfig:
         if self.layout == "reference" and self.window % self.compression_ratio:
             raise ValueError(f"window must be a multiple of compression_ratio ({self.compression_ratio})")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_can_be_compared(self) -> CompressorConfig:
+        if self.budget == "adaptive" and (self.kind != "select" or self.importance == "surprisal"):
+            raise ValueError("budget='adaptive' needs kind='select' and an importance that differs from head to head")
         return self
 
 

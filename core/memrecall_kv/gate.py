@@ -164,7 +164,7 @@ def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[M
 
 
 def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:
-    longest = max(sum(block.num_memory_tokens for block in row) for row in rows)
+    longest = max(sum(block.width for block in row) for row in rows)
     return math.ceil(longest / _BUCKET) * _BUCKET
 
 

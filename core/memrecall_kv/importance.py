@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from memrecall_kv import prompts
 from memrecall_kv.kv import KVAccess, Prefill
+from memrecall_kv.types import MemoryBlock
 
 Score = Callable[[KVAccess, Prefill, Sequence[Sequence[int]]], Tensor]
 """Returns importance, higher is kept: `[L, B, K, T]`, or `[1, B, 1, T]` where layers and heads agree."""
@@ -64,5 +66,39 @@ def surprisal(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> 
     return scores[None, :, None]
 
 
-SCORES: dict[str, Score] = {"key_norm": key_norm, "key_diff": key_diff, "surprisal": surprisal}
+def reconstruction(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Score a token by the logarithm of the most attention it gets while the text is repeated after itself.
+
+    What a model looks at to repeat a text is what it would look at to answer any question about it; the scores
+    of all heads and layers compare, so that some heads may keep much and others little. Costs a second forward.
+
+    Source:
+        KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction, arXiv:2505.23416.
+        Deviation: a chunk is short enough to be repeated whole.
+    """
+    sizes = [len(row) for row in rows]
+    width = max(sizes)
+    whole = [
+        MemoryBlock(
+            prefill.keys[:, row, :, :size],
+            prefill.values[:, row, :, :size],
+            torch.arange(size, dtype=torch.int32, device=prefill.keys.device)[None, None],
+            extent=size,
+            num_source_tokens=size,
+        )
+        for row, size in enumerate(sizes)
+    ]
+    lead = kv.backbone.encode(prompts.repeat_lead())
+    ids, lengths = kv.pad([[*lead, *row] for row in rows])
+    received = kv.attention_received(kv.place([[block] for block in whole]), ids, lengths, slice(1, 1 + width))
+    # two digits of the logarithm: what differs by less than a percent is left to the order
+    return received.clamp_min(1e-9).log().round(decimals=2)
+
+
+SCORES: dict[str, Score] = {
+    "key_norm": key_norm,
+    "key_diff": key_diff,
+    "surprisal": surprisal,
+    "reconstruction": reconstruction,
+}
 """By the names of `CompressorConfig.importance`."""

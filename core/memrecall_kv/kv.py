@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from memrecall_kv import attention
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
 from memrecall_kv.models import Backbone
 from memrecall_kv.types import MemoryBlock
@@ -36,11 +37,14 @@ class Context:
         cache: The keys and values, placed. Columns of unequal rows are padded.
         mask: True where a column may be attended to. `[B, columns]` bool.
         next_positions: Position of each row's next token. `[B]` int64.
+        head_mask: Where the heads of placed blocks hold different numbers of memory tokens: which columns
+            of the blocks are real in which head. `[L, B, K, columns of the blocks]` bool.
     """
 
     cache: DynamicCache
     mask: Tensor
     next_positions: Tensor
+    head_mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +168,41 @@ class KVAccess:
         is_first = context.mask.shape[1] == 0
         context.mask = torch.cat([context.mask, steps < sizes[:, None]], dim=1)
         mask: Tensor | None = context.mask.long()
+        if visible is None and context.head_mask is not None:
+            visible = attention.causal(context.mask, width)
         if visible is not None:
-            mask = torch.zeros(visible.shape, dtype=self.backbone.dtype, device=fresh.device)
-            mask = mask.masked_fill(~visible, torch.finfo(mask.dtype).min)[:, None]
+            mask = attention.additive(visible[:, None], self.backbone.dtype)
         elif is_first:
             mask = None  # right padding comes after every real token: plain causal attention, the fast kernel
-        output = self._base(
-            input_ids=ids,
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=context.cache,
-            use_cache=True,
-        )
+        with attention.masked_by_head(self._base, context.head_mask, visible, self.backbone.dtype):
+            output = self._base(
+                input_ids=ids,
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=context.cache,
+                use_cache=True,
+            )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def attention_received(self, context: Context, ids: Tensor, lengths: Tensor, columns: slice) -> Tensor:
+        """Read on, and return the most attention that each column got from any of the new tokens.
+
+        Args:
+            context: What was read so far; changed in place.
+            ids: Token ids, right-padded. `[B, Q]`.
+            lengths: Real tokens of each row. `[B]`.
+            columns: Which n columns.
+
+        Returns:
+            Largest attention weight over new tokens and the query heads of a KV head. `[L, B, K, n]` float32.
+        """
+        heads = self.backbone.model.config.num_key_value_heads
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        with attention.watched(self._base, real, heads, columns) as received:
+            self.forward(context, ids=ids, lengths=lengths)
+        return torch.stack(received)
 
     def take(self, context: Context, columns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Copy columns out of a context, keys un-rotated.
@@ -222,7 +246,7 @@ class KVAccess:
             A context whose next token follows the last block.
         """
         rows = [list(row) if unrotated else [self.sink, *row] for row in rows]
-        sizes = [sum(block.num_memory_tokens for block in row) for row in rows]
+        sizes = [sum(block.width for block in row) for row in rows]
         longest = max(sizes, default=0) if width is None else width + (not unrotated)
         context = self.start(len(rows))
         context.next_positions += torch.tensor(
@@ -239,20 +263,38 @@ class KVAccess:
             sizes, device=self.backbone.device
         ).unsqueeze(1)
         context.mask = filled
+        if any(block.counts is not None for row in rows for block in row):
+            context.head_mask = self._filled(rows, longest)
         return context
 
+    def _filled(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> Tensor:
+        """Return which columns hold a memory token in which layer and head, `[L, B, K, width]` bool."""
+        num_layers, num_heads = rows[0][0].keys.shape[:2]
+        filled = torch.zeros(num_layers, len(rows), num_heads, width, dtype=torch.bool, device=self.backbone.device)
+        for row, blocks in enumerate(rows):
+            column = 0
+            for block in blocks:
+                end = column + block.width
+                counts = block.width if block.counts is None else block.counts.to(filled.device)[..., None]
+                filled[:, row, :, column:end] = torch.arange(block.width, device=filled.device) < counts
+                column = end
+        return filled
+
     def _gather(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Copy blocks side by side: keys and values `[L, B, K, width, D]`, positions `[L, B, K, width]`."""
+        """Copy blocks side by side: keys and values `[L, B, K, width, D]`, positions `[L or 1, B, K or 1, width]`."""
         first = next(block for row in rows for block in row)
+        shared = all(block.positions.shape[:2] == (1, 1) for row in rows for block in row)
         num_layers, num_heads, _, head_dim = first.keys.shape
         device, dtype = self.backbone.device, self.backbone.dtype
         keys = torch.zeros(num_layers, len(rows), num_heads, width, head_dim, dtype=dtype, device=device)
         values = torch.zeros_like(keys)
-        positions = torch.zeros(num_layers, len(rows), num_heads, width, dtype=torch.long, device=device)
+        # where layers and heads agree, one row of positions is looked up instead of one for each of them
+        depth, heads = (1, 1) if shared else (num_layers, num_heads)
+        positions = torch.zeros(depth, len(rows), heads, width, dtype=torch.long, device=device)
         for row, blocks in enumerate(rows):
             column = offset = 0
             for block in blocks:
-                end = column + block.num_memory_tokens
+                end = column + block.width
                 keys[:, row, :, column:end] = block.keys.to(device=device, dtype=dtype)
                 values[:, row, :, column:end] = block.values.to(device=device, dtype=dtype)
                 positions[:, row, :, column:end] = block.positions.to(device).long() + offset

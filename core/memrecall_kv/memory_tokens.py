@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,11 +23,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memrecall_kv.errors import InputError
-from memrecall_kv.kv import KVAccess
+from memrecall_kv.kv import Context, KVAccess
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.types import MemoryBlock
 
 _EMBEDDING = "memory_embedding.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Chunks that the backbone has read.
+
+    Attributes:
+        context: What it holds of them, the sink first.
+        ids: `[B, 1 + T]`.
+        lengths: Tokens of each row, the sink included. `[B]`.
+    """
+
+    context: Context
+    ids: Tensor
+    lengths: Tensor
 
 
 class FrozenRawLayout:
@@ -76,39 +92,51 @@ class FrozenRawLayout:
             rows: Token ids of B chunks.
             ratio: Source tokens per memory token.
         """
+        return self.write(self.read(rows), ratio)
+
+    def read(self, rows: Sequence[Sequence[int]]) -> Reading:
+        """Read chunks with the untouched backbone, without gradient."""
         kv = self._kv
-        width = max(len(row) for row in rows)
-        ids, lengths = kv.pad([[kv.backbone.sink_id, *row] for row in rows], width + 1)
+        ids, lengths = kv.pad([[kv.backbone.sink_id, *row] for row in rows])
         context = kv.start(len(rows))
         with torch.no_grad():
             kv.forward(context, ids=ids)
+        return Reading(context, ids, lengths)
+
+    def write(self, reading: Reading, ratio: int) -> list[MemoryBlock]:
+        """Let memory tokens read what was read, and return their keys and values as blocks."""
+        kv = self._kv
+        sizes = (reading.lengths - 1).tolist()
+        width = reading.ids.shape[1] - 1
         kept = math.ceil(width / ratio)
-        ends = ((torch.arange(1, kept + 1, device=ids.device) * ratio)[None]).minimum(lengths[:, None] - 1)  # [B, M]
+        steps = torch.arange(1, kept + 1, device=reading.ids.device) * ratio
+        ends = steps[None].minimum(reading.lengths[:, None] - 1)  # [B, M]
+        first = reading.context.mask.shape[1]
         with self.adapter.active(kv.backbone.model):
             kv.forward(
-                context,
-                embeds=self._embed(ids[:, 1:], ratio, lengths - 1),
+                reading.context,
+                embeds=self._embed(reading, ratio),
                 positions=ends,
                 visible=_visible(ends, width),
             )
-        columns = torch.arange(width + 1, width + 1 + kept)
-        keys, values = kv.take(context, columns, ends)
-        blocks = []
-        for row, row_ids in enumerate(rows):
-            size, own = len(row_ids), math.ceil(len(row_ids) / ratio)
-            positions = (ends[row, :own] - 1).to(torch.int32)[None, None]  # the sink is not part of the block
-            blocks.append(
-                MemoryBlock(
-                    keys[:, row, :, :own], values[:, row, :, :own], positions, extent=size, num_source_tokens=size
-                )
-            )
-        return blocks
+        keys, values = kv.take(reading.context, torch.arange(first, first + kept), ends)
+        return [_block(keys, values, ends, row, math.ceil(size / ratio), size) for row, size in enumerate(sizes)]
 
-    def _embed(self, ids: Tensor, ratio: int, lengths: Tensor) -> Tensor:
+    def whole(self, reading: Reading) -> list[MemoryBlock]:
+        """Return the chunks uncompressed, as blocks of ratio 1."""
+        places = torch.arange(1, reading.ids.shape[1], device=reading.ids.device)[None]
+        keys, values = self._kv.take(reading.context, places[0], places)
+        places = places.expand(len(reading.ids), -1)
+        return [
+            _block(keys, values, places, row, size, size) for row, size in enumerate((reading.lengths - 1).tolist())
+        ]
+
+    def _embed(self, reading: Reading, ratio: int) -> Tensor:
         """Return the mean embedding of each group's real tokens plus the learned vector, `[B, M, hidden]`."""
+        ids, lengths = reading.ids[:, 1:], reading.lengths - 1
+        raw = self._kv.embed(ids)
         batch, width = ids.shape
         kept = math.ceil(width / ratio)
-        raw = self._kv.embed(ids)
         real = (torch.arange(width, device=ids.device) < lengths[:, None]).to(raw.dtype)
         padding = (0, kept * ratio - width)
         raw = torch.nn.functional.pad(raw * real[..., None], (0, 0, *padding))
@@ -120,11 +148,19 @@ class FrozenRawLayout:
 def _visible(ends: Tensor, width: int) -> Tensor:
     """Let a memory token see the raw tokens up to its own place and the memory tokens up to itself.
 
-    Shapes:
-        ends: `[B, M]` position of each memory token; raw tokens stand at 0 (sink) to `width`.
-        return: `[B, M, 1 + width + M]` bool.
+    Args:
+        ends: Position of each memory token; raw tokens stand at 0 (sink) to `width`. `[B, M]`.
+        width: Raw tokens of the longest row.
+
+    Returns:
+        `[B, M, 1 + width + M]` bool.
     """
     kept = ends.shape[1]
     raw = torch.arange(width + 1, device=ends.device)[None, None] <= ends[..., None]
     memory = torch.ones(kept, kept, dtype=torch.bool, device=ends.device).tril()
     return torch.cat([raw, memory[None].expand(len(ends), -1, -1)], dim=2)
+
+
+def _block(keys: Tensor, values: Tensor, ends: Tensor, row: int, kept: int, size: int) -> MemoryBlock:
+    positions = (ends[row, :kept] - 1).to(torch.int32)[None, None]  # the sink is not part of the block
+    return MemoryBlock(keys[:, row, :, :kept], values[:, row, :, :kept], positions, extent=size, num_source_tokens=size)

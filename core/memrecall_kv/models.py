@@ -92,6 +92,12 @@ class Backbone:
         flat = {int(i) for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
         return frozenset(flat)
 
+    @property
+    def end_id(self) -> int:
+        """Return the token that a trained reader ends a reply with."""
+        token = getattr(self.tokenizer, "eos_token_id", None)
+        return self.sink_id if token is None else int(token)
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -18,6 +18,12 @@ _NOTHING = re.compile(
 )
 
 
+NOT_FOUND = "not found"
+"""What a trained reader answers when neither blocks nor notes hold the answer."""
+NOTHING_NEW = "nothing new"
+"""What a trained reader notes when a block adds nothing."""
+
+
 def gate_lead() -> str:
     """Return what stands between a block and the text whose likelihood the gate measures."""
     return "\n\n"
@@ -30,8 +36,7 @@ def gate_question(question: str, memory: str) -> str:
 
 def gate_classify(question: str, memory: str) -> str:
     """Return the prompt after which a trained gate classifies a block."""
-    known = f"\nKnown: {memory}" if memory else ""
-    return f"\n\nQuestion: {question}{known}\nRelevant:"
+    return f"\n{_known(memory)}\nQuestion: {question}\nRelevant:"
 
 
 def note(question: str, memory: str) -> str:
@@ -70,11 +75,39 @@ def answer_question(question: str) -> str:
     )
 
 
+def trained_answer(question: str, memory: str = "") -> str:
+    """Return the prompt after which a trained reader answers, from the blocks before it and its notes; one line."""
+    return f"\n{_known(memory)}\nQuestion: {question}\nAnswer:"
+
+
+def trained_note(question: str, memory: str = "") -> str:
+    """Return the prompt after which a trained reader notes what the blocks before it add; one line."""
+    return f"\n{_known(memory)}\nQuestion: {question}\nNote:"
+
+
+def _known(memory: str) -> str:
+    return f"\nKnown: {' '.join(memory.split())}" if memory else ""
+
+
+def repeat_lead() -> str:
+    """Return what stands between a text and its repetition."""
+    return "\n\nRepeat the previous context:\n"
+
+
+def reconstruct_lead() -> str:
+    """Return what stands between a block and the beginning of a passage of it that is to be continued."""
+    return "\n\nText:"
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text, white space collapsed."""
+    return [" ".join(part.split()) for part in _SENTENCE_END.split(text.strip()) if part.strip()]
+
+
 def closest_sentence(text: str, wanted: str) -> str:
     """Return the sentence of a text that shares most content words with what is wanted, the first of equals."""
     words = content_words(wanted)
-    sentences = [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence.strip()]
-    return " ".join(max(sentences, key=lambda sentence: len(words & content_words(sentence)), default="").split())
+    return max(sentences(text), key=lambda sentence: len(words & content_words(sentence)), default="")
 
 
 def is_nothing(reply: str) -> bool:

@@ -14,6 +14,7 @@ Deviations:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -38,7 +39,7 @@ class Facts(TypedDict):
     Attributes:
         storage: How keys and values are stored.
         dtype: The dtype they were made in, torch's name for it.
-        shape: `[L, K, M, D]`.
+        shape: `[L, K, M, D]`, M the largest count.
         extent: Positions the block takes.
         source_tokens: Tokens of the chunk, T.
     """
@@ -60,6 +61,8 @@ class StoredBlock:
             `[ceil(L*K*M*D / 2)]`, the earlier one in the low bits. A code stands for `code * scale + offset`, both
             float16. With `int8` `keys.scale` and `keys.offset` are `[L, K, 1, D]`, `values.scale` and
             `values.offset` `[L, K, M, 1]`; with `int4` `[L, K, ceil(M/32), D]` and `[L, K, M, ceil(D/32)]`.
+            Where heads keep different numbers, `counts` is `[L, K]` and of the other tensors only the rows of real
+            memory tokens are held, `[N, ...]`, layer after layer and head after head.
         facts: How to read the tensors.
     """
 
@@ -81,13 +84,19 @@ def quantize(block: MemoryBlock, storage: Storage) -> StoredBlock:
     storage = "native" if largest >= _LARGEST else storage
     narrow = torch.int16 if block.extent < 2**15 else torch.int32
     tensors = {"positions": block.positions.to(narrow).cpu()}
+    counts = None if block.counts is None else block.counts.cpu()
     for (name, dim), tensor in ((_KEYS, block.keys.cpu()), (_VALUES, block.values.cpu())):
         if storage == "native":
             tensors[name] = tensor
         elif storage == "int8":
-            tensors |= _encode(name, tensor.float(), dim, bits=8, group=tensor.shape[dim])
+            tensors |= _encode(name, _padded(tensor.float(), counts), dim, bits=8, group=tensor.shape[dim])
         else:
-            tensors |= _encode(name, tensor.float(), dim, bits=4, group=_GROUP)
+            tensors |= _encode(name, _padded(tensor.float(), counts), dim, bits=4, group=_GROUP)
+    if counts is not None:
+        packed = {name: t[_real_rows(name, storage, counts, block.width)] for name, t in tensors.items()}
+        tensors = {**packed, "counts": counts.to(narrow)}
+    if storage == "int4":
+        tensors |= {name: _nibbles(tensors[name]) for name, _ in (_KEYS, _VALUES)}
     facts: Facts = {
         "storage": storage,
         "dtype": str(block.keys.dtype).removeprefix("torch."),
@@ -107,12 +116,20 @@ def dequantize(stored: StoredBlock) -> MemoryBlock:
     facts = stored.facts
     dtype = getattr(torch, facts["dtype"])
     decode = _native if facts["storage"] == "native" else _decode
+    tensors, counts = dict(stored.tensors), stored.tensors.get("counts")
+    if facts["storage"] == "int4":
+        tensors |= {name: _codes(tensors[name], facts["shape"], counts) for name, _ in (_KEYS, _VALUES)}
+    if counts is not None:
+        del tensors["counts"]
+        width = facts["shape"][2]
+        tensors = {n: _unpacked(t, _real_rows(n, facts["storage"], counts, width)) for n, t in tensors.items()}
     return MemoryBlock(
-        keys=decode(stored, *_KEYS).to(dtype),
-        values=decode(stored, *_VALUES).to(dtype),
-        positions=stored.tensors["positions"].to(torch.int32),
+        keys=decode(tensors, *_KEYS).to(dtype),
+        values=decode(tensors, *_VALUES).to(dtype),
+        positions=tensors["positions"].to(torch.int32),
         extent=facts["extent"],
         num_source_tokens=facts["source_tokens"],
+        counts=None if counts is None else counts.to(torch.int32),
     )
 
 
@@ -127,27 +144,64 @@ def _encode(name: str, tensor: Tensor, dim: int, *, bits: int, group: int) -> di
     scale = -_half_below((offset.float() - ranges.amax(dim + 1)) / levels)
     low, step = (_spread(part.float(), dim, group, tensor.shape[dim]) for part in (offset, scale))
     codes = ((tensor - low) / torch.where(step > 0, step, 1.0)).round().clamp(0, levels).to(torch.uint8)
-    if bits == 4:
-        flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2))
-        codes = flat[0::2] | (flat[1::2] << 4)
     return {name: codes, f"{name}.scale": scale, f"{name}.offset": offset}
 
 
-def _decode(stored: StoredBlock, name: str, dim: int) -> Tensor:
+def _decode(tensors: Mapping[str, Tensor], name: str, dim: int) -> Tensor:
     """Return float32 `[L, K, M, D]`."""
-    import torch
-
-    codes, shape = stored.tensors[name], stored.facts["shape"]
-    if stored.facts["storage"] == "int4":
-        codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten()[: math.prod(shape)].view(shape)
+    codes = tensors[name]
     scale, offset = (
-        _spread(stored.tensors[f"{name}.{part}"].float(), dim, _GROUP, shape[dim]) for part in ("scale", "offset")
+        _spread(tensors[f"{name}.{part}"].float(), dim, _GROUP, codes.shape[dim]) for part in ("scale", "offset")
     )
     return codes.float().mul_(scale).add_(offset)
 
 
-def _native(stored: StoredBlock, name: str, _: int) -> Tensor:
-    return stored.tensors[name]
+def _native(tensors: Mapping[str, Tensor], name: str, _: int) -> Tensor:
+    return tensors[name]
+
+
+def _nibbles(codes: Tensor) -> Tensor:
+    """Put two 4-bit codes in a byte."""
+    import torch
+
+    flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2))
+    return flat[0::2] | (flat[1::2] << 4)
+
+
+def _codes(pairs: Tensor, shape: Sequence[int], counts: Tensor | None) -> Tensor:
+    """Return 4-bit codes one to a byte, `[L, K, M, D]`, or `[N, D]` where heads keep different numbers."""
+    import torch
+
+    full = list(shape) if counts is None else [int(counts.sum()), shape[3]]
+    return torch.stack([pairs & 15, pairs >> 4], dim=-1).flatten()[: math.prod(full)].view(full)
+
+
+def _padded(tensor: Tensor, counts: Tensor | None) -> Tensor:
+    """Fill up each head with its first memory token, which changes no range that is stored."""
+    import torch
+
+    if counts is None:
+        return tensor
+    real = torch.arange(tensor.shape[2]) < counts[..., None]
+    return torch.where(real[..., None], tensor, tensor[:, :, :1])
+
+
+def _real_rows(name: str, storage: Storage, counts: Tensor, width: int) -> Tensor:
+    """Return which rows of a tensor stand for any real memory token, `[L, K, rows]` bool."""
+    import torch
+
+    shared = name.startswith("keys.")  # a range of keys stands for many memory tokens
+    group = {"int8": width, "int4": _GROUP}[storage] if shared else 1
+    return torch.arange(math.ceil(width / group)) * group < counts[..., None]
+
+
+def _unpacked(tensor: Tensor, real: Tensor) -> Tensor:
+    """Put rows `[N, ...]` in their places and zeros elsewhere, `[L, K, rows, ...]`."""
+    import torch
+
+    full = torch.zeros(*real.shape, *tensor.shape[1:], dtype=tensor.dtype)
+    full[real] = tensor
+    return full
 
 
 def _grouped(tensor: Tensor, dim: int, group: int) -> Tensor:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -57,6 +58,8 @@ class MemoryBlock:
             `[L, K, M]`, or `[1, 1, M]` where layers and heads agree.
         extent: Positions the block takes when it is placed; what follows starts after them.
         num_source_tokens: Tokens of the chunk the block stands for, T.
+        counts: Where heads keep different numbers of memory tokens: how many of the M are real, the first
+            ones; the rest is padding. int32 `[L, K]`, each in `[1, M]`. `None` if all are.
     """
 
     keys: Tensor
@@ -64,11 +67,17 @@ class MemoryBlock:
     positions: Tensor
     extent: int
     num_source_tokens: int
+    counts: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Return M, the memory tokens of the fullest layer and head."""
+        return int(self.keys.shape[2])
 
     @property
     def num_memory_tokens(self) -> int:
-        """Return M, the memory tokens per layer and head."""
-        return int(self.keys.shape[2])
+        """Return the memory tokens per layer and head, on average and rounded up."""
+        return self.width if self.counts is None else math.ceil(float(self.counts.float().mean()))
 
 
 @dataclass(frozen=True, slots=True)

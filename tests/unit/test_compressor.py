@@ -40,6 +40,7 @@ TABLE = [
     ("select", {"importance": "key_norm"}),
     ("select", {"importance": "key_diff"}),
     ("select", {"importance": "surprisal"}),
+    ("select", {"importance": "reconstruction"}),
     ("hybrid", {"importance": "key_diff"}),
     ("hybrid", {"importance": "surprisal"}),
     ("memory_tokens", {}),
