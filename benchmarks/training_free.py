@@ -24,6 +24,7 @@ import torch
 from memrecall_kv import prompts
 from memrecall_kv.compressor import operate
 from memrecall_kv.config import CompressorConfig, GateConfig
+from memrecall_kv.decoding import generate
 from memrecall_kv.evaluate.metrics import bootstrap_interval, exact_match, f1_score, recall_at_k
 from memrecall_kv.gate import LikelihoodGate
 from memrecall_kv.importance import SCORES
@@ -73,7 +74,7 @@ def answers(kv: KVAccess, contexts: list[list[MemoryBlock]], questions: list[str
     with torch.inference_mode():
         context = kv.place(contexts)
     written: list[list[int]] = [[] for _ in questions]
-    for tokens in kv.generate(context, requests, NEW_TOKENS):
+    for tokens in generate(kv, context, requests, NEW_TOKENS):
         for row, token in enumerate(tokens):
             if token is not None:
                 written[row].append(token)

@@ -2,7 +2,7 @@
 
 | directory holds | what it is |
 |---|---|
-| `memrecall_config.json` | written by `save_pretrained`: settings, and trained parts in `compressor/` and `gate/` |
+| `memrecall_config.json` | of `save_pretrained`: settings; trained parts in `compressor/`, `gate/`, `reasoner/` |
 | `config.json` with `lychee_memory_*` | a published LycheeMemory checkpoint: backbone and compressor in one |
 | `config.json` | a plain backbone, read with training-free operators |
 """
@@ -18,9 +18,10 @@ from memrecall_kv.config import ChunkingConfig, MemRecallConfig
 from memrecall_kv.errors import ConfigError, FingerprintMismatchError
 from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.kv import KVAccess
+from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.models import Backbone, load_backbone
-from memrecall_kv.reasoner import BackboneReasoner, Reasoner
+from memrecall_kv.reasoner import BackboneReasoner, Reasoner, TunedReasoner
 from memrecall_kv.reference import ReferenceCompressor, ReferenceWeights, is_official_directory, official_config
 
 CONFIG_NAME = "memrecall_config.json"
@@ -100,7 +101,12 @@ def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> P
         gate = LikelihoodGate(kv, config.gate, unrotated=unrotated)
     else:
         gate = ClassifierGate.from_directory(kv, config.gate, _trained(folder) / "gate", unrotated=unrotated)
-    reasoner = BackboneReasoner(kv, config.reasoner, unrotated=unrotated)
+    reasoner: Reasoner
+    if config.reasoner.kind == "tuned":
+        deltas = LoraAdapter.from_directory(_trained(folder) / "reasoner")
+        reasoner = TunedReasoner(kv, config.reasoner, deltas, unrotated=unrotated)
+    else:
+        reasoner = BackboneReasoner(kv, config.reasoner, unrotated=unrotated)
     return Parts(backbone, compressor, gate, reasoner, config)
 
 
@@ -114,6 +120,8 @@ def save(parts: Parts, directory: Path) -> None:
         compressor.weights.save(directory / "compressor")
     if isinstance(gate, ClassifierGate):
         gate.save(directory / "gate")
+    if isinstance(parts.reasoner, TunedReasoner):
+        parts.reasoner.adapter.save(directory / "reasoner", base_model=parts.backbone.name)
     record = {
         "backbone": {"name": parts.backbone.name, "fingerprint": parts.backbone.fingerprint},
         "settings": parts.config.model_dump(mode="json"),

@@ -122,6 +122,8 @@ class GateConfig(Config):
         batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a
             score does not depend on its neighbours.
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
+        lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
+            as a share of the bank's best. 0 leaves words out.
     """
 
     kind: Literal["likelihood", "classifier"] = "likelihood"
@@ -130,6 +132,7 @@ class GateConfig(Config):
     bias: float = Field(default=0.5)
     batch_size: int = Field(default=8, ge=1, le=1024)
     rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
+    lexical_weight: float = Field(default=0.0, ge=0.0)
 
 
 class ScanConfig(Config):
@@ -143,21 +146,26 @@ class ScanConfig(Config):
             the next (docs/decisions/0003).
         max_rounds: Passes over the refused blocks at most, the first one included.
         max_open: Blocks opened for one question at most.
+        candidates: The gate judges only this many blocks, those whose text shares most words with question and
+            notes; the others count as 0. `None` judges all. In a large bank this is what keeps a question cheap.
     """
 
     schedule: Literal["sequential", "lookahead", "rescan"] = "rescan"
     top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)
+    candidates: int | None = Field(default=None, ge=1)
 
 
 class ReasonerConfig(Config):
     """How blocks become notes and notes an answer.
 
     Attributes:
+        kind: `zero_shot` prompts the backbone as it is; `tuned` loads deltas and uses the prompts of training.
         memory: `append` adds a note per block; `rewrite` is the paper's: the whole memory anew each time.
         readback: `answer` takes notes and answers from the opened chunks' text, `verify` also turns an answer
-            whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper).
+            whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper);
+            tuned, it also reads the opened blocks again for the answer.
         max_note_tokens: Tokens written per block at most.
         max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the
@@ -166,6 +174,7 @@ class ReasonerConfig(Config):
         not_found: What the answer says when the bank does not hold it.
     """
 
+    kind: Literal["zero_shot", "tuned"] = "zero_shot"
     memory: Literal["append", "rewrite"] = "append"
     readback: Literal["answer", "verify", "off"] = "answer"
     max_note_tokens: int = Field(default=48, ge=1)

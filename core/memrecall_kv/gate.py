@@ -171,3 +171,10 @@ def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:
 def _logistic(value: float) -> float:
     """Return 1 / (1 + exp(-value)) without overflow."""
     return 0.5 * (1.0 + math.tanh(0.5 * value))
+
+
+def shift_odds(probability: float, added: float) -> float:
+    """Return a probability with something added to its log-odds; 0 and 1 stay what they are."""
+    if added == 0.0 or not 0.0 < probability < 1.0:
+        return probability
+    return _logistic(math.log(probability / (1.0 - probability)) + added)

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from memrecall_kv import prompts
-from memrecall_kv.kv import KVAccess, Prefill
-from memrecall_kv.types import MemoryBlock
+from memrecall_kv.kv import KVAccess, Prefill, whole_blocks
 
 Score = Callable[[KVAccess, Prefill, Sequence[Sequence[int]]], Tensor]
 """Returns importance, higher is kept: `[L, B, K, T]`, or `[1, B, 1, T]` where layers and heads agree."""
@@ -76,21 +75,12 @@ def reconstruction(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]
         KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction, arXiv:2505.23416.
         Deviation: a chunk is short enough to be repeated whole.
     """
-    sizes = [len(row) for row in rows]
-    width = max(sizes)
-    whole = [
-        MemoryBlock(
-            prefill.keys[:, row, :, :size],
-            prefill.values[:, row, :, :size],
-            torch.arange(size, dtype=torch.int32, device=prefill.keys.device)[None, None],
-            extent=size,
-            num_source_tokens=size,
-        )
-        for row, size in enumerate(sizes)
-    ]
+    width = max(map(len, rows))
     lead = kv.backbone.encode(prompts.repeat_lead())
     ids, lengths = kv.pad([[*lead, *row] for row in rows])
-    received = kv.attention_received(kv.place([[block] for block in whole]), ids, lengths, slice(1, 1 + width))
+    received = kv.attention_received(
+        kv.place([[block] for block in whole_blocks(prefill, rows)]), ids, lengths, slice(1, 1 + width)
+    )
     # two digits of the logarithm: what differs by less than a percent is left to the order
     return received.clamp_min(1e-9).log().round(decimals=2)
 

@@ -11,7 +11,7 @@ computed once and never stored in a block.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -329,32 +329,6 @@ class KVAccess:
         device = self.backbone.device
         return torch.tensor(filled, device=device), torch.tensor([len(row) for row in rows], device=device)
 
-    def generate(
-        self, context: Context, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> Iterator[list[int | None]]:
-        """Read a prompt per row and decode greedily.
-
-        Yields:
-            One token id per row and step; `None` for a row that has ended. Stops when all have.
-        """
-        ids, lengths = self.pad(prompts)
-        stops = self.backbone.stop_ids
-        ended = [False] * len(prompts)
-        with torch.inference_mode():
-            hidden = self.forward(context, ids=ids, lengths=lengths)
-            last = hidden[torch.arange(len(prompts)), lengths - 1]
-        for step in range(max_new_tokens):
-            with torch.inference_mode():
-                chosen = self.logits(last).argmax(dim=-1)
-            tokens = chosen.tolist()
-            ended = [over or token in stops for over, token in zip(ended, tokens, strict=True)]
-            if all(ended):
-                return
-            yield [None if over else token for over, token in zip(ended, tokens, strict=True)]
-            if step + 1 < max_new_tokens:
-                with torch.inference_mode():
-                    last = self.forward(context, ids=chosen[:, None])[:, 0]
-
     def _check_window(self, needed: int) -> None:
         if needed > self.backbone.window:
             raise ContextOverflowError(
@@ -395,6 +369,20 @@ class KVAccess:
                 "Choose a backbone such as Llama, Qwen2.5, Qwen3, SmolLM2 or Mistral.",
             )
         return rotating.cpu()
+
+
+def whole_blocks(prefill: Prefill, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
+    """Return texts that were read as uncompressed blocks."""
+    return [
+        MemoryBlock(
+            prefill.keys[:, row, :, :size],
+            prefill.values[:, row, :, :size],
+            torch.arange(size, dtype=torch.int32, device=prefill.keys.device)[None, None],
+            extent=size,
+            num_source_tokens=size,
+        )
+        for row, size in enumerate(map(len, rows))
+    ]
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor:

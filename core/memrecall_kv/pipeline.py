@@ -20,7 +20,9 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import MemRecallConfig, ScanConfig
 from memrecall_kv.errors import InputError
+from memrecall_kv.gate import shift_odds
 from memrecall_kv.ingest import Ingestion, progress_bar
+from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.models import Backbone
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.scan import scan
@@ -59,6 +61,7 @@ class MemRecall:
     def __init__(self, parts: assemble.Parts) -> None:
         self.config = parts.config
         self._parts = parts
+        self._lexicon: tuple[tuple[str, ...], LexicalIndex] | None = None
 
     @classmethod
     def from_pretrained(
@@ -178,6 +181,13 @@ class MemRecall:
         """Return the chunks `ingest` would make of a document."""
         return chunk_document(document, self._parts.backbone.token_spans, self.config.chunking)
 
+    def lexicon(self, chunks: Sequence[Chunk]) -> LexicalIndex | None:
+        """Return the word index of chunks, the last one again if they are the same; `None` for none."""
+        key = tuple(chunk.id for chunk in chunks)
+        if self._lexicon is None or self._lexicon[0] != key:
+            self._lexicon = (key, LexicalIndex([chunk.text for chunk in chunks])) if chunks else None
+        return self._lexicon[1] if self._lexicon else None
+
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         with self._parts.backbone.lock:
             return self._parts.compressor.compress(chunks)
@@ -199,7 +209,9 @@ class _Walk:
         self._parts, self._bank, self._question = pipeline._parts, bank, question
         self._started = time.perf_counter()
         self._chunks = bank.chunks(where)
+        self._words = pipeline.lexicon(self._chunks) if config.gate.lexical_weight or self._scan.candidates else None
         self._scores: dict[tuple[str, int, bool], float] = {}
+        self._lexical: dict[str, list[float | None]] = {}
         self._scored = 0
         self._tally = Tally()
         self._steps: list[Step] = []
@@ -249,7 +261,9 @@ class _Walk:
         if not any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
             return
         started = False
-        for piece in self._locked(self._parts.reasoner.answer(self._question, self.memory, self.recalls, self._tally)):
+        blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
+        reply = self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally)
+        for piece in self._locked(reply):
             text = piece if started else piece.lstrip()
             started = started or bool(text)
             yield text
@@ -269,15 +283,30 @@ class _Walk:
         """Score blocks under the memory of the moment; a score is not computed twice while nothing was learned."""
         alone = len(indices) == 1
         known = self.memory.text
-        fresh = [index for index in indices if (known, index, alone) not in self._scores]
+        shared = self._shared_words(known)
+        fresh = [i for i in indices if (known, i, alone) not in self._scores and shared[i] is not None]
         if fresh:
             blocks = self._bank.blocks([self._chunks[index] for index in fresh])
             with self._parts.backbone.lock:
                 probabilities = self._parts.gate.score(self._question, self.memory, blocks)
             self._scored += len(fresh)
             for index, probability in zip(fresh, probabilities, strict=True):
-                self._scores[known, index, alone] = probability
-        return [self._scores[known, index, alone] for index in indices]
+                added = self._config.gate.lexical_weight * (shared[index] or 0.0)
+                self._scores[known, index, alone] = shift_odds(probability, added)
+        return [self._scores.get((known, index, alone), 0.0) for index in indices]
+
+    def _shared_words(self, known: str) -> Sequence[float | None]:
+        """Return the lexical score of every block under the memory of the moment; `None` for one not to be judged."""
+        if self._words is None:
+            return [0.0] * len(self._chunks)
+        if known not in self._lexical:
+            scores: list[float | None] = list(self._words.scores(f"{self._question} {known}"))
+            if self._scan.candidates is not None:
+                order = sorted(range(len(scores)), key=lambda index: (-(scores[index] or 0.0), index))
+                for index in order[self._scan.candidates :]:
+                    scores[index] = None
+            self._lexical[known] = scores
+        return self._lexical[known]
 
     def _read(self, recall: Recall) -> Iterator[Event]:
         (block,) = self._bank.blocks([recall.chunk])

@@ -11,13 +11,20 @@ Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
+
+import torch
 
 from memrecall_kv import prompts
 from memrecall_kv.config import ReasonerConfig
-from memrecall_kv.kv import Context, KVAccess
+from memrecall_kv.decoding import generate
+from memrecall_kv.errors import ConfigError
+from memrecall_kv.kv import Context, KVAccess, whole_blocks
+from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 
 
@@ -39,8 +46,23 @@ class Reasoner(Protocol):
         """Read a block and return the working memory after it; the same object if nothing was new."""
         ...
 
-    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
-        """Yield the answer's text piece by piece."""
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece.
+
+        Args:
+            question: The question.
+            memory: What was noted.
+            evidence: The opened chunks.
+            blocks: Their blocks, in the same order.
+            tally: Counts what is read and written.
+        """
         ...
 
 
@@ -52,6 +74,8 @@ class BackboneReasoner:
         config: Lengths and modes.
         unrotated: Read blocks with keys left un-rotated.
     """
+
+    _tuned: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
 
     def __init__(self, kv: KVAccess, config: ReasonerConfig, *, unrotated: bool = False) -> None:
         self._kv = kv
@@ -67,7 +91,7 @@ class BackboneReasoner:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         rewriting = self._config.memory == "rewrite"
-        request = self._kv.backbone.encode((prompts.rewrite if rewriting else prompts.note)(question, memory.text))
+        request = self._kv.backbone.encode(self._note_prompt(question, memory))
         context = self._kv.place([[block]], unrotated=self._unrotated)
         tally.memory_tokens += block.num_memory_tokens
         reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
@@ -79,32 +103,43 @@ class BackboneReasoner:
         note = Note(text, chunk.id)
         return self._fit(WorkingMemory((note,) if rewriting else (*memory.notes, note)))
 
-    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
         """Yield the answer's text piece by piece; see `Reasoner`.
 
         Raises:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
-        texts = [] if self._config.readback == "off" else self._readback(evidence)
+        texts = [] if self._config.readback == "off" else [recall.text for recall in self._readback(evidence)]
         request = self._kv.backbone.chat(prompts.answer(question, memory.text, texts))
         yield from self._write(self._kv.place([[]]), request, self._config.max_answer_tokens, tally)
 
-    def _readback(self, evidence: Sequence[Recall]) -> list[str]:
-        """Return the texts of the most probable chunks that fit the budget, the best nearest to the question."""
+    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
+        ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
+        return ask(question, memory.text)
+
+    def _readback(self, evidence: Sequence[Recall]) -> list[Recall]:
+        """Return the most probable chunks that fit the budget, the best nearest to the question."""
         left = self._config.max_readback_tokens
         kept = []
         for recall in sorted(evidence, key=lambda recall: (-recall.gate_probability, recall.step)):
             if recall.chunk.num_tokens <= left:
                 left -= recall.chunk.num_tokens
                 kept.append(recall)
-        return [recall.text for recall in reversed(kept)]
+        return kept[::-1]
 
     def _write(self, context: Context, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
         """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
         tally.prompt_tokens += len(prompt)
         ids: list[int] = []
         said = ""
-        for (token,) in self._kv.generate(context, [prompt], limit):
+        for (token,) in generate(self._kv, context, [prompt], limit, self._tuned):
             if token is None:
                 return
             tally.generated_tokens += 1
@@ -126,3 +161,59 @@ class BackboneReasoner:
         if len(notes) == 1 and len(ids) > self._config.max_memory_tokens:
             notes[0] = Note(self._kv.backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
         return WorkingMemory(tuple(notes))
+
+
+class TunedReasoner(BackboneReasoner):
+    """A reasoner with deltas that were trained to read blocks: it notes and answers in the form it has learned.
+
+    Args:
+        kv: The backbone.
+        config: Lengths and modes.
+        adapter: Deltas that are on while it reads and writes.
+        unrotated: Read blocks with keys left un-rotated.
+
+    Raises:
+        ConfigError: If the settings ask for a memory it was not trained for.
+    """
+
+    def __init__(self, kv: KVAccess, config: ReasonerConfig, adapter: LoraAdapter, *, unrotated: bool = False) -> None:
+        super().__init__(kv, config, unrotated=unrotated)
+        if config.memory != "append":
+            raise ConfigError(
+                f"A tuned reasoner keeps a list of notes, got memory={config.memory!r}.",
+                "Use memory='append', or kind='zero_shot'.",
+            )
+        self.adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
+        self._tuned = partial(self.adapter.active, kv.backbone.model)
+
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece; see `Reasoner`.
+
+        Each opened chunk is read by itself, as blocks are, and what did not fit is left to its note.
+
+        Raises:
+            ContextOverflowError: If notes, texts and question do not fit the window.
+        """
+        if self._config.readback == "off":
+            read, context = list(evidence), self._kv.place([list(blocks)], unrotated=self._unrotated)
+            tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
+        else:
+            read = self._readback(evidence)
+            rows = [self._kv.backbone.encode(recall.text) for recall in read]
+            tally.prompt_tokens += sum(map(len, rows))
+            with torch.inference_mode():
+                context = self._kv.place([whole_blocks(self._kv.prefill(rows), rows) if rows else []])
+        left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
+        known = WorkingMemory(tuple(note for note in memory.notes if note.chunk_id in left))
+        request = self._kv.backbone.encode(prompts.trained_answer(question, known.text))
+        yield from self._write(context, request, self._config.max_answer_tokens, tally)
+
+    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
+        return prompts.trained_note(question, memory.text)

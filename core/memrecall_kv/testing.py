@@ -129,7 +129,14 @@ class ScriptedReasoner:
             return memory
         return WorkingMemory((*memory.notes, Note(self._notes[chunk.text], chunk.id)))
 
-    def answer(self, question: str, memory: WorkingMemory, evidence: Sequence[Recall], tally: Tally) -> Iterator[str]:
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
         """Yield the scripted answer word by word."""
         for piece in re.findall(r"\S+\s*", self._reply(question, memory.text)):
             tally.generated_tokens += 1

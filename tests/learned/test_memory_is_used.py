@@ -9,6 +9,7 @@ import pytest
 import torch
 from memrecall_kv.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
+from memrecall_kv.decoding import generate
 from memrecall_kv.gate import LikelihoodGate
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.models import Backbone
@@ -58,7 +59,7 @@ def accuracy(kv: KVAccess, rows: list[list[MemoryBlock]], texts: list[str]) -> f
     """Share of letters repeated right after reading only the blocks and a bar."""
     with torch.inference_mode():
         context = kv.place(rows)
-    steps = list(kv.generate(context, [kv.backbone.encode("|")] * len(texts), SIZE))
+    steps = list(generate(kv, context, [kv.backbone.encode("|")] * len(texts), SIZE))
     said = [
         "".join(kv.backbone.decode([step[row]]) for step in steps if step[row] is not None) for row in range(len(texts))
     ]

@@ -80,7 +80,7 @@ def test_lookahead_opens_notes_and_answers_like_sequential(accesses: list[KVAcce
         for schedule in (sequential, lookahead):
             loop = Loop(gate, reasoner, chunks, blocks, question)
             opened, memory = loop.run(schedule, ScanConfig(top_k=None), gate_config)
-            answer = "".join(reasoner.answer(question, loop.memory, [], Tally()))
+            answer = "".join(reasoner.answer(question, loop.memory, [], [], Tally()))
             outcomes.append((opened, memory, answer))
         assert outcomes[0] == outcomes[1], f"case {case}"
         openings += len(outcomes[0][0])

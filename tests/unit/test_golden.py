@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from memrecall_kv.config import CompressorConfig
+from memrecall_kv.decoding import generate
 from memrecall_kv.errors import ContextOverflowError, InputError, UnsupportedModelError
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.models import load_backbone, wrap_backbone
@@ -109,7 +110,7 @@ def read_logits(kv, rows, ids):
 
 def decode(kv, rows, prompt, steps):
     with torch.inference_mode():
-        return [step[0] for step in kv.generate(kv.place([rows], unrotated=True), [prompt], steps)]
+        return [step[0] for step in generate(kv, kv.place([rows], unrotated=True), [prompt], steps)]
 
 
 def check_memory(block, tensors, chunk):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from memrecall_kv.decoding import generate
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.models import wrap_backbone
@@ -298,9 +299,9 @@ def test_a_batch_generates_what_each_row_generates_alone(access, family):
     kv = access(family)
     rows = [[identity_block(kv, text)] for text in TEXTS[:3]]
     prompts = [QUESTION, QUESTION[:4], QUESTION[2:9]]
-    together = list(kv.generate(kv.place(rows), prompts, 12))
+    together = list(generate(kv, kv.place(rows), prompts, 12))
     for row, (blocks, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        alone = [step[0] for step in kv.generate(kv.place([blocks]), [prompt], 12)]
+        alone = [step[0] for step in generate(kv, kv.place([blocks]), [prompt], 12)]
         got = [step[row] for step in together if step[row] is not None]
         assert got == alone
         assert alone == greedy(kv, blocks, prompt)[: len(alone)]
@@ -315,17 +316,17 @@ def greedy(kv, blocks, prompt):
 
 
 def test_a_row_that_meets_a_stop_id_ends_and_the_others_go_on(access):
-    free = list(access("llama").generate(access("llama").place([[], []]), [QUESTION, QUESTION[:4]], 12))
+    free = list(generate(access("llama"), access("llama").place([[], []]), [QUESTION, QUESTION[:4]], 12))
     columns = [[step[row] for step in free] for row in range(2)]
     stop = next(token for token in columns[0][1:] if token not in columns[1] and token != columns[0][0])
     kv = KVAccess(tiny_backbone("llama", eos_token_id=[257, stop]))
-    steps = list(kv.generate(kv.place([[], []]), [QUESTION, QUESTION[:4]], 12))
+    steps = list(generate(kv, kv.place([[], []]), [QUESTION, QUESTION[:4]], 12))
     end = columns[0].index(stop)
     assert [step[0] for step in steps] == columns[0][:end] + [None] * (12 - end)
     assert [step[1] for step in steps] == columns[1]
-    assert [step[0] for step in kv.generate(kv.place([[]]), [QUESTION], 12)] == columns[0][:end]
+    assert [step[0] for step in generate(kv, kv.place([[]]), [QUESTION], 12)] == columns[0][:end]
 
 
 def test_no_steps_generate_nothing(access):
     kv = access()
-    assert list(kv.generate(kv.place([[]]), [QUESTION], 0)) == []
+    assert list(generate(kv, kv.place([[]]), [QUESTION], 0)) == []

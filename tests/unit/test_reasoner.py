@@ -75,19 +75,19 @@ def test_readback_takes_the_most_probable_texts_that_fit_and_off_takes_none(kv: 
         Recall(chunk("third text", 2), 0.5, 2),
     ]
     reasoner = BackboneReasoner(kv, ReasonerConfig(max_readback_tokens=22))
-    assert reasoner._readback(evidence) == ["third text", "second text"]
+    assert [recall.text for recall in reasoner._readback(evidence)] == ["third text", "second text"]
     costs = {}
     for readback in ("off", "answer"):
         tally = Tally()
         config = ReasonerConfig(readback=readback, max_answer_tokens=2)
-        list(BackboneReasoner(kv, config).answer("what?", WorkingMemory(), evidence, tally))
+        list(BackboneReasoner(kv, config).answer("what?", WorkingMemory(), evidence, [], tally))
         costs[readback] = tally.prompt_tokens
     assert costs["answer"] - costs["off"] >= len("first text second text third text")
 
 
 def test_pieces_join_to_whole_characters_on_one_line(kv: KVAccess) -> None:
     config = ReasonerConfig(max_answer_tokens=24)
-    pieces = list(BackboneReasoner(kv, config).answer("日本?", WorkingMemory(), [], Tally()))
+    pieces = list(BackboneReasoner(kv, config).answer("日本?", WorkingMemory(), [], [], Tally()))
     assert "\n" not in "".join(pieces)
     assert not any(piece.endswith("\N{REPLACEMENT CHARACTER}") for piece in pieces[:-1] if piece)
 

@@ -1,0 +1,92 @@
+"""A tuned reasoner reads blocks or texts in the form it was trained on, and its deltas are on only while it does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from memrecall_kv import MemRecall
+from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.config import CompressorConfig, MemRecallConfig, ReasonerConfig
+from memrecall_kv.errors import ConfigError
+from memrecall_kv.kv import KVAccess
+from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.reasoner import BackboneReasoner, Tally, TunedReasoner
+from memrecall_kv.testing import tiny_backbone, tiny_memory
+from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
+
+TEXT = "The otter sleeps by the river."
+
+
+@pytest.fixture(scope="module")
+def kv() -> KVAccess:
+    return KVAccess(tiny_backbone("llama"))
+
+
+def deltas(kv: KVAccess, size: float = 1.0) -> LoraAdapter:
+    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj", "v_proj"), rank=2, alpha=4)
+    for _, second in adapter.deltas.values():
+        torch.nn.init.normal_(second, std=size, generator=torch.Generator().manual_seed(1))
+    return adapter
+
+
+def said(
+    kv: KVAccess, memory: WorkingMemory, *, readback: str, size: float = 1.0, budget: int = 320
+) -> tuple[str, Tally]:
+    chunk, tally = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)), Tally()
+    config = ReasonerConfig(kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget)
+    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=1)).compress([chunk])
+    reasoner = TunedReasoner(kv, config, deltas(kv, size))
+    return "".join(reasoner.answer("Where?", memory, [Recall(chunk, 0.9, 0)], blocks, tally)), tally
+
+
+def test_text_read_back_equals_the_block_of_ratio_one(kv: KVAccess) -> None:
+    from_text, read = said(kv, WorkingMemory(), readback="answer")
+    from_block, opened = said(kv, WorkingMemory(), readback="off")
+    assert from_text == from_block != ""
+    assert read.prompt_tokens - opened.prompt_tokens == len(TEXT) == opened.memory_tokens
+
+
+def test_a_note_is_read_only_where_its_text_is_not(kv: KVAccess) -> None:
+    chunk_id = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)).id
+    noted = WorkingMemory((Note("It sleeps.", chunk_id),))
+    _, fits = said(kv, noted, readback="answer")
+    _, plain = said(kv, WorkingMemory(), readback="answer")
+    assert fits.prompt_tokens == plain.prompt_tokens
+    _, small = said(kv, noted, readback="answer", budget=5)
+    assert small.prompt_tokens == plain.prompt_tokens - len(TEXT) + len("\nKnown: It sleeps.")
+
+
+def test_deltas_are_on_only_while_it_reads(kv: KVAccess) -> None:
+    chunk = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT))
+    reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned", max_answer_tokens=12), deltas(kv))
+    pieces = reasoner.answer("Where?", WorkingMemory(), [Recall(chunk, 0.9, 0)], [], Tally())
+    next(pieces)
+    assert all(not module._forward_hooks for module in kv.backbone.model.modules())
+    assert said(kv, WorkingMemory(), readback="answer")[0] != said(kv, WorkingMemory(), readback="answer", size=0.0)[0]
+
+
+def test_rewriting_is_refused(kv: KVAccess) -> None:
+    with pytest.raises(ConfigError, match="notes"):
+        TunedReasoner(kv, ReasonerConfig(kind="tuned", memory="rewrite"), deltas(kv))
+
+
+def test_a_saved_pipeline_loads_its_reasoner_again(kv: KVAccess, tmp_path: Path) -> None:
+    config = MemRecallConfig(reasoner=ReasonerConfig(kind="tuned", max_answer_tokens=8))
+    zero_shot = tiny_memory()
+    kv.backbone.model.save_pretrained(tmp_path / "backbone")
+    kv.backbone.tokenizer.save_pretrained(tmp_path / "backbone")
+    tuned = MemRecall(replace(zero_shot._parts, config=config, reasoner=TunedReasoner(kv, config.reasoner, deltas(kv))))
+    with pytest.raises(ConfigError, match="trained weights"):
+        tiny_memory(config)
+    backbone = replace(tuned.backbone, name=str(tmp_path / "backbone"))
+    MemRecall(replace(tuned._parts, backbone=backbone)).save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "reasoner" / "adapter_config.json").is_file()
+    loaded = MemRecall.from_pretrained(tmp_path / "saved", dtype="float32")
+    reasoner = loaded._parts.reasoner
+    assert isinstance(reasoner, TunedReasoner)
+    assert reasoner.adapter.digest == deltas(kv).digest
+    assert not isinstance(zero_shot._parts.reasoner, TunedReasoner)
+    assert isinstance(zero_shot._parts.reasoner, BackboneReasoner)
