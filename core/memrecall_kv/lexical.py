@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import bm25s
+import bm25s  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 
 
