@@ -122,6 +122,29 @@ class LoraAdapter:
         moved = {name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in self.deltas.items()}
         return LoraAdapter(moved, alpha=self.alpha)
 
+    def half(self) -> LoraAdapter:
+        """Return the adapter in bfloat16, detached: how it is shipped."""
+        return LoraAdapter(
+            {name: (a.detach().bfloat16(), b.detach().bfloat16()) for name, (a, b) in self.deltas.items()},
+            alpha=self.alpha,
+        )
+
+    def single(self) -> LoraAdapter:
+        """Return a float32 copy, for training."""
+        return LoraAdapter(
+            {name: (a.detach().float().clone(), b.detach().float().clone()) for name, (a, b) in self.deltas.items()},
+            alpha=self.alpha,
+        )
+
+    def reduced(self, rank: int) -> LoraAdapter:
+        """Return the best approximation of lower rank, float32: the largest singular values of each delta."""
+        deltas = {}
+        for name, (first, second) in self.deltas.items():
+            left, sizes, right = torch.linalg.svd(second.float() @ first.float(), full_matrices=False)
+            root = sizes[:rank].sqrt()
+            deltas[name] = ((root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous())
+        return LoraAdapter(deltas, alpha=self.alpha / self.rank * rank)
+
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[None]:
         """Add the deltas to every forward of `model` inside the `with` block.

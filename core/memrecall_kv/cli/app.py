@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from memrecall_kv.cli import commands
+from memrecall_kv.cli import commands, training
 from memrecall_kv.cli.commands import Loader
 from memrecall_kv.cli.show import complain
 from memrecall_kv.errors import MemRecallError
@@ -71,6 +71,7 @@ def build_app(load: Loader | None = None) -> typer.Typer:
         (commands.delete, "memrecall-kv delete handbook.bank old/notes.md"),
         (commands.verify, "memrecall-kv verify handbook.bank"),
         (commands.compact, "memrecall-kv compact handbook.bank"),
+        (training.train, "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
     ):
         app.command(epilog=f"Example: {example}")(command)
     return app

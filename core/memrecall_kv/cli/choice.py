@@ -45,14 +45,17 @@ class Choice:
         options: dict[str, Any] = {"kind": self.compressor, "compression_ratio": self.ratio}
         options = {name: value for name, value in options.items() if value is not None}
         saved = Path(self.model or "", _SETTINGS_FILE)
-        kind, _, importance = made.get("compressor", "").partition(":")
+        kind, *parts = made.get("compressor", "").split(":")
         if self.config or (self.model and saved.is_file()):
             if not self.config and not options:
                 return None
             settings = _read_settings(self.config or saved)
         elif kind in _OPERATORS:
             compressor = {"kind": kind, "compression_ratio": int(made["compression_ratio"])}
-            settings = {"compressor": compressor | ({"importance": importance} if importance else {})}
+            # as OperatorCompressor.digest writes them: importance, budget, floor
+            settings = {
+                "compressor": compressor | dict(zip(("importance", "budget", "budget_floor"), parts, strict=False))
+            }
             settings["bank"] = {"storage": made["storage"]}
         else:
             settings = {}

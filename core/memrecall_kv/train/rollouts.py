@@ -1,0 +1,207 @@
+"""Stage 3: rollouts of whole trajectories, their reward, and the loss that comes of them.
+
+Source: LycheeMemory, arXiv:2602.08382, joint reinforcement learning; losses in `rl.py`. Deviations:
+
+1. Every batch of rollouts is trained on once, so that the policy is the one that drew it.
+2. The reward is F1 against the best answer, strict, not exact match alone: a group of short rollouts of a small
+   model seldom holds an exact one. Format and grounding can be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memrecall_kv import prompts
+from memrecall_kv.evaluate.metrics import f1_score
+from memrecall_kv.kv import KVAccess
+from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.train.data import Example
+from memrecall_kv.train.rl import group_advantages, policy_loss, token_entropy
+from memrecall_kv.train.settings import RlTraining
+from memrecall_kv.types import MemoryBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One reply of a rollout.
+
+    Attributes:
+        chunks: Indices of the blocks that stand before the prompt.
+        prompt: Token ids.
+        reply: Token ids that were drawn, with the end token if there is one.
+    """
+
+    chunks: tuple[int, ...]
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A rollout: its notes and, last, its answer."""
+
+    turns: tuple[Turn, ...]
+    answer: str
+    ended: bool
+
+
+class Rollouts:
+    """Draws trajectories and turns them into losses.
+
+    Args:
+        kv: The backbone, frozen.
+        settings: Of stage `rl`.
+    """
+
+    def __init__(self, kv: KVAccess, settings: RlTraining) -> None:
+        self._kv = kv
+        self._settings = settings
+
+    def draw(
+        self, reader: LoraAdapter, blocks: Sequence[MemoryBlock], question: str, generator: torch.Generator
+    ) -> list[Trajectory]:
+        """Return a group of trajectories for one question over its blocks."""
+        size, settings, backbone = self._settings.group_size, self._settings, self._kv.backbone
+        notes: list[list[str]] = [[] for _ in range(size)]
+        turns: list[list[Turn]] = [[] for _ in range(size)]
+        for place in range(len(blocks)) if settings.note_tokens else ():
+            asked = [backbone.encode(prompts.trained_note(question, " ".join(known))) for known in notes]
+            replies = self._sample(reader, [[blocks[place]]] * size, asked, settings.note_tokens, generator)
+            for row, reply in enumerate(replies):
+                turns[row].append(Turn((place,), tuple(asked[row]), tuple(reply)))
+                text = self._text(reply)
+                if not prompts.is_nothing(text):
+                    notes[row].append(text)
+        places = () if settings.note_tokens else tuple(range(len(blocks)))
+        asked = [backbone.encode(prompts.trained_answer(question, " ".join(known))) for known in notes]
+        contexts = [[blocks[place] for place in places]] * size
+        replies = self._sample(reader, contexts, asked, settings.answer_tokens, generator)
+        ends = backbone.stop_ids
+        return [
+            Trajectory(
+                (*turns[row], Turn(places, tuple(asked[row]), tuple(reply))), self._text(reply), reply[-1] in ends
+            )
+            for row, reply in enumerate(replies)
+        ]
+
+    def reward(self, trajectory: Trajectory, example: Example, texts: Sequence[str]) -> float:
+        """Return what a trajectory earned: F1 of its answer, plus what the settings add."""
+        settings = self._settings
+        earned = f1_score(trajectory.answer, example.answers)
+        earned += settings.format_weight * trajectory.ended
+        grounded = bool(settings.grounding_weight) and prompts.is_grounded(trajectory.answer, list(texts))
+        return earned + settings.grounding_weight * grounded
+
+    def loss(
+        self,
+        reader: LoraAdapter,
+        reference: LoraAdapter,
+        blocks: Sequence[MemoryBlock],
+        fixed: Sequence[MemoryBlock],
+        group: Sequence[Trajectory],
+        rewards: Sequence[float],
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a group; its gradient reaches the reader, and the compressor through its blocks.
+
+        Args:
+            reader: The policy's deltas, with gradient.
+            reference: Those it started from.
+            blocks: Blocks of the policy's compressor, with gradient if it has any.
+            fixed: Blocks of the reference's compressor.
+            group: The trajectories.
+            rewards: What each earned.
+        """
+        earned = torch.tensor(rewards, device=self._kv.backbone.device)
+        gains = group_advantages(earned, group_size=len(group))
+        # outcome reward: every turn of a trajectory carries the trajectory's advantage
+        turns = [turn for trajectory in group for turn in trajectory.turns]
+        advantages = torch.cat([gain.repeat(len(t.turns)) for gain, t in zip(gains, group, strict=True)])
+        new, mask, entropy = self.log_probabilities(reader, blocks, turns)
+        with torch.no_grad():
+            old = new.detach()
+            anchor, _, _ = self.log_probabilities(reference, fixed, turns)
+        parts = policy_loss(
+            new, old, anchor, mask, advantages, clip=self._settings.clip, kl_coef=self._settings.kl_coef
+        )
+        metrics = {
+            "reward": float(earned.mean()),
+            "reward_spread": float(earned.std()),
+            "divergence": parts.divergence,
+            "clip_share": parts.clip_share,
+            "entropy": entropy,
+            "reply_tokens": float(mask.sum() / len(turns)),
+        }
+        return parts.loss, metrics
+
+    def log_probabilities(
+        self, reader: LoraAdapter, blocks: Sequence[MemoryBlock], turns: Sequence[Turn]
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return the log-probabilities of drawn tokens, which are real, and the mean entropy, nats.
+
+        Shapes:
+            return: `[N, T]` float32 and bool, N turns, T the longest reply.
+        """
+        kv = self._kv
+        context = kv.place([[blocks[place] for place in turn.chunks] for turn in turns])
+        ids, lengths = kv.pad([[*turn.prompt, *turn.reply[:-1]] for turn in turns])
+        with reader.active(kv.backbone.model):
+            hidden = kv.forward(context, ids=ids, lengths=lengths)
+        width = max(len(turn.reply) for turn in turns)
+        first = torch.tensor([len(turn.prompt) - 1 for turn in turns], device=ids.device)
+        steps = torch.arange(width, device=ids.device)
+        sizes = torch.tensor([len(turn.reply) for turn in turns], device=ids.device)
+        mask = steps < sizes[:, None]
+        columns = (first[:, None] + steps).clamp_max(ids.shape[1] - 1)
+        picked = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))[mask]  # [real tokens, hidden]
+        logits = kv.logits(picked, precise=False) / self._settings.temperature
+        drawn = torch.tensor([token for turn in turns for token in turn.reply], device=ids.device)
+        chosen = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        found = torch.zeros(mask.shape, device=ids.device).masked_scatter(mask, chosen)
+        return found, mask, float(token_entropy(logits.detach()).mean())
+
+    def _sample(
+        self,
+        reader: LoraAdapter,
+        contexts: Sequence[Sequence[MemoryBlock]],
+        asked: Sequence[Sequence[int]],
+        limit: int,
+        generator: torch.Generator,
+    ) -> list[list[int]]:
+        """Draw one reply per row, up to and with an end token."""
+        stops = self._kv.backbone.stop_ids
+        replies: list[list[int]] = [[] for _ in asked]
+        for tokens in self._tokens(reader, contexts, asked, limit, generator):
+            for reply, token in zip(replies, tokens, strict=True):
+                if not reply or reply[-1] not in stops:
+                    reply.append(token)
+            if all(reply[-1] in stops for reply in replies):
+                break
+        return replies
+
+    def _tokens(
+        self,
+        reader: LoraAdapter,
+        contexts: Sequence[Sequence[MemoryBlock]],
+        asked: Sequence[Sequence[int]],
+        limit: int,
+        generator: torch.Generator,
+    ) -> Iterator[list[int]]:
+        kv, model = self._kv, self._kv.backbone.model
+        with torch.no_grad():
+            context = kv.place(contexts)
+            ids, lengths = kv.pad(asked)
+            for step in range(limit):
+                with reader.active(model):
+                    hidden = kv.forward(context, ids=ids, lengths=lengths if step == 0 else None)
+                last = hidden[torch.arange(len(ids)), lengths - 1] if step == 0 else hidden[:, 0]
+                shares = torch.softmax(kv.logits(last, precise=False) / self._settings.temperature, dim=-1)
+                ids = torch.multinomial(shares.cpu(), 1, generator=generator).to(ids.device)
+                yield ids[:, 0].tolist()
+
+    def _text(self, reply: Sequence[int]) -> str:
+        stops = self._kv.backbone.stop_ids
+        return self._kv.backbone.decode([token for token in reply if token not in stops]).partition("\n")[0].strip()

@@ -1,0 +1,284 @@
+"""Training on a tiny backbone: exact resume, failures that lose nothing, and parts that learn what they are for."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from memrecall_kv.cli import main
+from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
+from memrecall_kv.kv import KVAccess, whole_blocks
+from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.memory_tokens import FrozenRawLayout
+from memrecall_kv.models import Backbone
+from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.train.checkpoint import load_checkpoint
+from memrecall_kv.train.data import load_rows, read_examples
+from memrecall_kv.train.loop import TrainingLoop, learning_rate
+from memrecall_kv.train.rollouts import Rollouts
+from memrecall_kv.train.settings import LoopConfig, load_settings
+from memrecall_kv.train.stages import train_gate, train_reading, train_rl
+
+NAMES = "Ada Ben Cleo Dan Eve Finn Gus Hal Ida Jon Kim Leo Mia Ned Oda Pam".split()
+PLACES = "Rome Oslo Bern Lima Kiev Cork Bonn Pisa".split()
+
+
+def rows(count: int, seed: int = 0) -> list[dict]:
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        people, places = draw.sample(NAMES, 3), draw.sample(PLACES, 3)
+        facts = [f"{who} lives in {where}." for who, where in zip(people, places, strict=True)]
+        paragraphs = [{"title": "", "text": fact, "supporting": index == 0} for index, fact in enumerate(facts)]
+        draw.shuffle(paragraphs)
+        question = f"Where does {people[0]} live?"
+        made.append({"id": f"r{number}", "question": question, "answers": [places[0]], "paragraphs": paragraphs})
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, made in (("questions", rows(200)), ("texts", [{"title": "", "text": "a sentence of text. " * 30}] * 3)):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in made), encoding="utf-8")
+    return folder
+
+
+def preset(folder: Path, **settings: object) -> Path:
+    questions = {"questions": [{"path": "questions.jsonl"}], "texts": ["texts.jsonl"], "validation_rows": 4}
+    path = folder / "preset.yaml"
+    path.write_text(json.dumps({"data": questions, **settings}), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def loop(**changes: object) -> dict[str, object]:
+    return {"steps": 6, "learning_rate": 5e-3, "warmup_steps": 2, "validate_every": 3, **changes}
+
+
+SMALL = {"rank": 2, "alpha": 4.0}
+STAGES = {
+    "compressor": {"ratios": [2, 4], "compressor": SMALL, "reader": SMALL, "budget": 150},
+    "reasoner": {"reader": SMALL, "budget": 150},
+    "gate": {"adapter": SMALL},
+}
+
+
+def run(
+    stage: str, backbone: Backbone, data: Path, out: Path, *, resume: bool = False, **settings: object
+) -> list[dict]:
+    records: list[dict] = []
+    read = load_settings(stage, preset(data, **{**STAGES[stage], **settings}))
+    start = train_gate if stage == "gate" else train_reading
+    start(backbone, read, data, out, resume=resume, report=records.append)
+    return records
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stage: str, data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    whole = run(stage, backbone, data, tmp_path / "whole", loop=loop())
+    stopped: list[dict] = []
+
+    class StopError(Exception):
+        pass
+
+    def stop(record: dict) -> None:
+        stopped.append(record)
+        if record["step"] == 4:
+            raise StopError
+
+    settings = load_settings(stage, preset(data, **STAGES[stage], loop=loop(checkpoint_seconds=1e-9)))
+    start = train_gate if stage == "gate" else train_reading
+    with pytest.raises(StopError):
+        start(backbone, settings, data, tmp_path / "parts", report=stop)
+    # the step that was reported was not saved yet: it is done again
+    resumed = run(stage, backbone, data, tmp_path / "parts", resume=True, loop=loop())
+    assert resumed[0]["step"] == 4
+    for record, other in zip(whole[3:], resumed, strict=True):
+        del record["seconds"], other["seconds"]
+        assert record == other
+    one, _ = load_checkpoint(tmp_path / "whole" / "checkpoint")
+    other, _ = load_checkpoint(tmp_path / "parts" / "checkpoint")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(tmp_path: Path) -> None:
+    weight = torch.ones(2)
+    training = TrainingLoop({"weight": weight}, LoopConfig(steps=5, checkpoint_seconds=1e-9), tmp_path)
+
+    def broken(step: int) -> list:
+        return [((weight * (float("nan") if step == 3 else 1.0)).sum(), {})]
+
+    with pytest.raises(NonFiniteLossError, match=r"step 3 is nan.*checkpoint"):
+        training.run(broken)
+    tensors, record = load_checkpoint(tmp_path / "checkpoint")
+    assert record["step"] == 3
+    assert bool(tensors["weight"].isfinite().all())
+
+
+def test_gradients_of_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
+    ends = []
+    for parts in (1, 4):
+        weight = torch.arange(4.0)
+        training = TrainingLoop({"w": weight}, LoopConfig(steps=3), tmp_path / str(parts))
+        training.run(lambda _, w=weight, n=parts: [((w**2).sum() / n, {"part": 1 / n}) for _ in range(n)])
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends)
+    records = [json.loads(line) for line in (tmp_path / "4" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["part"] for record in records] == pytest.approx([1.0] * 3)
+
+
+def test_the_schedule_warms_up_and_falls_to_a_tenth() -> None:
+    config = LoopConfig(steps=100, learning_rate=1.0, warmup_steps=10)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[100] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_reader_learns_and_uses_its_blocks(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone(hidden_size=64, intermediate_size=128)
+    settings = {"reader": {"rank": 8, "alpha": 16.0}, "budget": 400}
+    records = run("reasoner", backbone, data, tmp_path, loop=loop(steps=40, learning_rate=1e-2), **settings)
+    first, last = (sum(record["text"] for record in part) / 5 for part in (records[:5], records[-5:]))
+    assert last < 0.7 * first
+    assert LoraAdapter.from_directory(tmp_path / "reasoner").rank == 8
+
+
+def test_the_gate_learns_to_tell_which_block_matters(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone(hidden_size=64, intermediate_size=128)
+    records = run("gate", backbone, data, tmp_path, loop=loop(steps=60), adapter={"rank": 8, "alpha": 16.0}, lists=4)
+    assert sum(record["loss"] for record in records[-10:]) < sum(record["loss"] for record in records[:10])
+    assert (tmp_path / "gate" / "gate_head.safetensors").is_file()
+
+
+@pytest.mark.parametrize("note_tokens", [0, 3])
+def test_reinforcement_raises_the_reward_and_reaches_the_compressor_through_its_blocks(note_tokens: int) -> None:
+    backbone = tiny_backbone()
+    backbone.model.requires_grad_(requires_grad=False)
+    kv = KVAccess(backbone)
+    settings = load_settings("rl", None, [f"note_tokens={note_tokens}", "group_size=16", "answer_tokens=2"])
+    rollouts = Rollouts(kv, settings)
+    targets = ("q_proj", "v_proj", "down_proj")
+    reader, compressor = (LoraAdapter.create(backbone.model, targets, rank=4, alpha=8) for _ in range(2))
+    start = reader.single()
+    leaves = [t.requires_grad_() for adapter in (reader, compressor) for pair in adapter.deltas.values() for t in pair]
+    optimizer = torch.optim.AdamW(leaves, lr=1e-2, weight_decay=0.0)
+    texts = [list(range(40, 60)), list(range(70, 84))]
+    earned, reached = [], []
+    for step in range(60):
+        generator = torch.Generator().manual_seed(step)
+        blocks = FrozenRawLayout(kv, compressor, torch.zeros(32)).compress(texts, 2)
+        fixed = [replace(block, keys=block.keys.detach(), values=block.values.detach()) for block in blocks]
+        group = rollouts.draw(reader, fixed, "what?", generator)
+        # a reward that can be had by chance: an answer whose first byte is even
+        rewards = [float(trajectory.turns[-1].reply[0] % 2 == 0) for trajectory in group]
+        loss, metrics = rollouts.loss(reader, start, blocks, fixed, group, rewards)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = [second.grad for _, second in compressor.deltas.values() if second.grad is not None]
+        reached.append(max(float(gradient.abs().max()) for gradient in gradients))
+        optimizer.step()
+        earned.append(metrics["reward"])
+        assert metrics["clip_share"] == 0.0  # rollouts are trained on once, by the policy that drew them
+    assert sum(earned[:8]) / 8 < 0.75
+    assert sum(earned[-8:]) / 8 > 0.85
+    assert max(reached) > 0.0
+    assert len(group[0].turns) == (3 if note_tokens else 1)
+
+
+def test_drawn_tokens_have_the_probability_they_were_drawn_with() -> None:
+    backbone = tiny_backbone()
+    kv = KVAccess(backbone)
+    rollouts = Rollouts(kv, load_settings("rl", None, ["group_size=3", "answer_tokens=5", "temperature=0.7"]))
+    reader = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
+    rows = [list(range(40, 60))]
+    with torch.no_grad():
+        blocks = whole_blocks(kv.prefill(rows), rows)
+        group = rollouts.draw(reader, blocks, "what?", torch.Generator().manual_seed(0))
+        turns = [trajectory.turns[-1] for trajectory in group]
+        found, mask, _ = rollouts.log_probabilities(reader, blocks, turns)
+        for row, turn in enumerate(turns):
+            ids = torch.tensor([[*turn.prompt, *turn.reply]])
+            hidden = kv.forward(kv.place([blocks]), ids=ids)[0, len(turn.prompt) - 1 : -1]
+            expected = torch.log_softmax(kv.logits(hidden) / 0.7, dim=-1).gather(-1, torch.tensor(turn.reply)[:, None])
+            torch.testing.assert_close(found[row][mask[row]], expected[:, 0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_the_stage_of_reinforcement_runs_from_what_was_trained(ratio: int, data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    run("compressor", backbone, data, tmp_path / "start", loop=loop(steps=2))
+    settings = load_settings(
+        "rl",
+        preset(
+            data, start_from=str(tmp_path / "start"), ratio=ratio, group_size=4, answer_tokens=4, loop=loop(steps=3)
+        ),
+        ["format_weight=0.5", "grounding_weight=0.1"],
+    )
+    records: list[dict] = []
+    train_rl(backbone, settings, data, tmp_path / "rl", report=records.append)
+    assert {"reward", "reward_spread", "divergence", "clip_share", "entropy", "held_out_reward"} <= records[-1].keys()
+    assert (tmp_path / "rl" / "compressor").exists() == bool(ratio)
+    assert LoraAdapter.from_directory(tmp_path / "rl" / "reasoner").rank == 2
+
+
+def test_rows_are_held_out_by_group_and_used_once(data: Path) -> None:
+    settings = load_settings("reasoner", preset(data), ['data.questions=[{"path": "questions.jsonl"}]'])
+    found = load_rows(settings.data, data)
+    train, held_out = ({example.group for example in part} for part in (found.train, found.held_out))
+    assert train
+    assert held_out
+    assert not train & held_out
+    assert len(read_examples(data / "questions.jsonl")) == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["loop.step=3"], ConfigError, "step"),
+        (["loop.steps=0"], ConfigError, "steps"),
+        (["nothing.at.all=1"], ConfigError, "nothing"),
+        (["loop.steps.more=1"], ConfigError, "single value"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(changes: list[str], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        load_settings("gate", None, changes)
+
+
+def test_the_script_trains_and_refuses_to_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    backbone = tiny_backbone()
+    backbone.model.save_pretrained(tmp_path / "model")
+    backbone.tokenizer.save_pretrained(tmp_path / "model")
+    path = preset(data, **STAGES["gate"], loop=loop(steps=2))
+    common = ["train", "gate", "--data", str(data), "--out", str(tmp_path / "run"), "--preset", str(path)]
+    common += ["--model", str(tmp_path / "model"), "--dtype", "float32", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(common)
+    assert ended.value.code == 0
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2]
+    with pytest.raises(SystemExit) as ended:
+        main(common)
+    assert ended.value.code == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_every_preset_is_valid() -> None:
+    for stage in ("compressor", "reasoner", "gate", "rl"):
+        assert load_settings(stage).loop.steps > 0
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": 1}\n{"question"', encoding="utf-8")
+    with pytest.raises(InputError, match="row 1 lacks"):
+        read_examples(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text('{"question', encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        read_examples(tmp_path / "rows.jsonl")
