@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
-from memrecall_kv.config import ChunkingConfig, MemRecallConfig
+from memrecall_kv.config import ChunkingConfig, MemRecallConfig, default_directory
 from memrecall_kv.errors import ConfigError, FingerprintMismatchError
 from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.kv import KVAccess
@@ -60,8 +60,8 @@ def load(
         FingerprintMismatchError: If the saved parts were made for another backbone.
         InputError: If a part is missing.
     """
-    folder = Path(name_or_path) if name_or_path is not None else None
-    if folder is None or not folder.is_dir():
+    folder = default_directory() if name_or_path is None else Path(name_or_path)
+    if not folder.is_dir():
         backbone = load_backbone(name_or_path, device=device, dtype=dtype, revision=revision)
         return build(backbone, config or MemRecallConfig(), None)
     if (folder / CONFIG_NAME).is_file():

@@ -22,6 +22,11 @@ def home_directory() -> Path:
     return Path(os.environ.get("MEMRECALL_KV_HOME") or Path.home() / ".cache" / "memrecall-kv")
 
 
+def default_directory() -> Path:
+    """Return the trained pipeline that comes with the package, as `save_pretrained` writes one."""
+    return Path(__file__).parent / "default"
+
+
 class Config(BaseModel):
     """Base of all settings: frozen, keyword-only, refusing unknown keys.
 
@@ -140,7 +145,8 @@ class ScanConfig(Config):
 
     Attributes:
         schedule: `sequential` is the paper's one pass; `lookahead` takes the same decisions in batches;
-            `rescan` looks again at refused blocks with what was learned since.
+            `rescan` looks again at refused blocks with what was learned since; `best_first` opens the most
+            probable block that passes, and looks at all others again with what it said.
         top_k: Open exactly this many blocks (or all there are), best first; `None` uses schedule and threshold.
             A number by default: the threshold of a gate without training does not carry over from one bank to
             the next (docs/decisions/0003).
@@ -150,7 +156,7 @@ class ScanConfig(Config):
             notes; the others count as 0. `None` judges all. In a large bank this is what keeps a question cheap.
     """
 
-    schedule: Literal["sequential", "lookahead", "rescan"] = "rescan"
+    schedule: Literal["sequential", "lookahead", "rescan", "best_first"] = "rescan"
     top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)

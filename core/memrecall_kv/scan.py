@@ -8,7 +8,8 @@ consumer reads an opened block and changes the memory before it asks for the nex
 | `sequential` | it is the definition: the paper's one pass, one block at a time |
 | `lookahead` | yes: scores ahead under the current memory and throws away what an opening made stale |
 | `rescan` | its first round is `lookahead`; further rounds look again at what was refused |
-| `best_first` | no: opens an exact number of blocks, the most probable first |
+| `best_first` | no: opens the most probable block that passes, and looks at all others again with what it said |
+| `exact` | no: opens an exact number of blocks, the most probable first |
 
 What makes `lookahead` exact: memory changes only at an opening, so the first block that passes is the one
 `sequential` would open; and a score so near the threshold that the batch it was computed in could matter
@@ -47,7 +48,7 @@ class Decision:
 def scan(count: int, score: Score, config: ScanConfig, gate: GateConfig) -> Iterator[Decision]:
     """Yield decisions on `count` blocks by the configured schedule, until `max_open` blocks are open."""
     if config.top_k is not None:
-        yield from best_first(count, score, top_k=config.top_k, max_rounds=config.max_rounds)
+        yield from exact(count, score, top_k=config.top_k, max_rounds=config.max_rounds)
         return
     opened = 0
     for decision in _SCHEDULES[config.schedule](range(count), score, config, gate):
@@ -101,7 +102,24 @@ def rescan(indices: Sequence[int], score: Score, config: ScanConfig, gate: GateC
         refused = left
 
 
-def best_first(count: int, score: Score, *, top_k: int, max_rounds: int) -> Iterator[Decision]:
+def best_first(indices: Sequence[int], score: Score, config: ScanConfig, gate: GateConfig) -> Iterator[Decision]:
+    """Open the most probable block until none passes, looking again at all that are left each time.
+
+    Deviation from the paper, as for `rescan`; here a block that only seemed to matter early on can lose to a better one.
+    """
+    left = list(indices)
+    for round in range(config.max_open + 1):
+        probabilities = score(left)
+        # ties go to the earlier block
+        best = max(range(len(left)), key=lambda place: (probabilities[place], -place), default=None)
+        if best is None or probabilities[best] <= gate.threshold:
+            for index, probability in zip(left, probabilities, strict=True):
+                yield Decision(round, index, probability, opened=False)
+            return
+        yield Decision(round, left.pop(best), probabilities[best], opened=True)
+
+
+def exact(count: int, score: Score, *, top_k: int, max_rounds: int) -> Iterator[Decision]:
     """Open exactly `top_k` blocks, or all if there are fewer: in each round the best under the current memory."""
     closed = list(range(count))
     wanted = min(top_k, count)
@@ -124,4 +142,5 @@ _SCHEDULES: dict[str, Callable[..., Iterator[Decision]]] = {
     "sequential": sequential,
     "lookahead": lookahead,
     "rescan": rescan,
+    "best_first": best_first,
 }

@@ -13,7 +13,7 @@ from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, Sc
 from memrecall_kv.gate import LikelihoodGate
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.reasoner import BackboneReasoner, Tally
-from memrecall_kv.scan import Decision, best_first, lookahead, rescan, scan, sequential
+from memrecall_kv.scan import Decision, best_first, exact, lookahead, rescan, scan, sequential
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
 
@@ -132,7 +132,7 @@ def test_rescan_opens_what_only_the_bridge_makes_relevant() -> None:
     assert [(d.round, d.index) for d in walk(rescan) if d.opened] == [(0, 2), (1, 0)]
 
 
-def test_best_first_opens_exactly_k_and_looks_again_between_rounds() -> None:
+def test_exact_opens_k_and_looks_again_between_rounds() -> None:
     learned: list[int] = []
 
     def score(indices: Sequence[int]) -> list[float]:
@@ -140,15 +140,35 @@ def test_best_first_opens_exactly_k_and_looks_again_between_rounds() -> None:
         return [0.99 if learned and index == 3 else base[index] for index in indices]
 
     opened = []
-    for decision in best_first(4, score, top_k=2, max_rounds=2):
+    for decision in exact(4, score, top_k=2, max_rounds=2):
         if decision.opened:
             opened.append(decision.index)
             learned.append(decision.index)
     assert opened == [1, 3]
     for k, count in ((3, 2), (2, 5), (7, 7)):
-        made = list(best_first(count, lambda indices: [0.5] * len(indices), top_k=k, max_rounds=3))
+        made = list(exact(count, lambda indices: [0.5] * len(indices), top_k=k, max_rounds=3))
         assert sum(d.opened for d in made) == min(k, count)
         assert sorted(d.index for d in made) == list(range(count))
+
+
+def test_best_first_prefers_the_best_and_lets_what_it_said_decide_the_next() -> None:
+    learned: list[int] = []
+
+    def score(indices: Sequence[int]) -> list[float]:
+        # block 3 looks best, and having read it, 1 no longer matters and 0 does
+        before, after = [0.1, 0.6, 0.2, 0.9], [0.8, 0.3, 0.2, 0.9]
+        return [(after if learned else before)[index] for index in indices]
+
+    decisions = []
+    for decision in best_first(range(4), score, ScanConfig(), GateConfig()):
+        decisions.append(decision)
+        if decision.opened:
+            learned.append(decision.index)
+    assert [(d.round, d.index) for d in decisions if d.opened] == [(0, 3), (1, 0)]
+    assert [(d.round, d.index) for d in decisions if not d.opened] == [(2, 1), (2, 2)]
+    ties = best_first(range(3), lambda indices: [0.7] * len(indices), ScanConfig(max_open=2), GateConfig())
+    assert [d.index for d in ties if d.opened] == [0, 1, 2]
+    assert list(best_first([], lambda indices: [], ScanConfig(), GateConfig())) == []
 
 
 def test_scan_stops_when_enough_blocks_are_open() -> None:

