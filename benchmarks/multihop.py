@@ -101,11 +101,10 @@ def answer(memory: MemRecall, question: Question, numbers: list[int], readback: 
 
 def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one record per row."""
-    pool = (
-        [f"{row['title']}: {row['text']}" for row in read(SHARED / "text" / "wikipedia_pool.jsonl.gz")]
-        if options.pool
-        else []
-    )
+    # the dev haystack may not serve to fit anything
+    source = "wikipedia_train" if options.data == "held_out" else "wikipedia_pool"
+    lines = read(SHARED / "text" / f"{source}.jsonl.gz") if options.pool else []
+    pool = [f"{line['title']}: {line['text']}" for line in lines]
     minilm = MiniLM() if options.minilm else None
     likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
     records = []

@@ -103,9 +103,9 @@ def rescan(indices: Sequence[int], score: Score, config: ScanConfig, gate: GateC
 
 
 def best_first(indices: Sequence[int], score: Score, config: ScanConfig, gate: GateConfig) -> Iterator[Decision]:
-    """Open the most probable block until none passes, looking again at all that are left each time.
+    """Open the most probable block until none passes, looking again at all that are left.
 
-    Deviation from the paper, as for `rescan`; here a block that only seemed to matter early on can lose to a better one.
+    Deviation from the paper, as for `rescan`; here a block that only seems to matter early on can lose to a better one.
     """
     left = list(indices)
     for round in range(config.max_open + 1):

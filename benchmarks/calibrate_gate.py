@@ -1,0 +1,98 @@
+"""Fit how much shared words count and what a gate's odds mean, on held-out train rows, and write both into a checkpoint.
+
+    python benchmarks/multihop.py --checkpoint CK --data held_out --rows 99 --out ten.json
+    python benchmarks/multihop.py --checkpoint CK --data held_out --rows 99 --pool 100 --out hundred.json
+    python benchmarks/calibrate_gate.py --checkpoint CK ten.json hundred.json
+
+Logistic regression of "this paragraph is gold" on the gate's log-odds and the share of the best BM25 score, over the first
+look of every row. Scale and offset go into the gate's head, the weight of words into the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def samples(paths: list[Path]) -> list[tuple[float, float, float, float]]:
+    """Return log-odds, share of words, label and weight of every judged paragraph; every row weighs the same."""
+    found = []
+    for path in paths:
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            for number, (probability, share) in row["first"].items():
+                bounded = min(max(probability, 1e-6), 1 - 1e-6)
+                odds = math.log(bounded / (1 - bounded))
+                found.append((odds, share, float(int(number) in row["gold"]), 1 / len(row["first"])))
+    return found
+
+
+def fit(data: list[tuple[float, float, float, float]]) -> tuple[float, float, float]:
+    """Return scale, weight of words (not negative) and offset."""
+    odds, shares, labels, weights = torch.tensor(data, dtype=torch.float64).T
+    values = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([values], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = values[0] * odds + values[1].clamp_min(0) * shares + values[2]
+        total = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    scale, weight, offset = values.tolist()
+    return scale, max(0.0, weight), offset
+
+
+def rates(path: Path, values: tuple[float, float, float], threshold: float) -> dict[str, float]:
+    """Return precision, recall and false-positive rate of the first look at a threshold."""
+    scale, weight, offset = values
+    cut = math.log(threshold / (1 - threshold))
+    taken = [(scale * o + weight * s + offset > cut, bool(label)) for o, s, label, _ in samples([path])]
+    right = sum(one and label for one, label in taken)
+    gold, others = sum(label for _, label in taken), sum(not label for _, label in taken)
+    opened = sum(one for one, _ in taken)
+    return {
+        "precision": right / max(1, opened),
+        "recall among the judged": right / max(1, gold),
+        "false-positive rate": (opened - right) / max(1, others),
+    }
+
+
+def write(checkpoint: Path, values: tuple[float, float, float]) -> None:
+    """Fold the fit into a checkpoint's head and settings."""
+    scale, weight, offset = values
+    path = checkpoint / "gate" / "gate_head.safetensors"
+    head = load_file(path)
+    save_file({"weight": head["weight"] * scale, "bias": head["bias"] * scale + offset}, path)
+    config = checkpoint / "memrecall_config.json"
+    record: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    record["settings"]["gate"]["lexical_weight"] = round(weight, 3)
+    config.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Fit, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, nargs="+")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--dry-run", action="store_true", help="print the fit and write nothing")
+    options = parser.parse_args()
+    values = fit(samples(options.records))
+    print("scale {:.3f}, weight of words {:.3f}, offset {:.3f}".format(*values))
+    for path in options.records:
+        for threshold in (0.3, 0.5, 0.7):
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in rates(path, values, threshold).items())
+            print(f"{path.name} at {threshold}: {shown}")
+    if not options.dry_run:
+        write(options.checkpoint, values)
+
+
+if __name__ == "__main__":
+    main()
