@@ -1,11 +1,12 @@
-"""Fit how much shared words count and what a gate's odds mean, on held-out train rows, and write both into a checkpoint.
+"""Fit how much shared words count and what a gate's odds mean, and write both into a checkpoint.
 
     python benchmarks/multihop.py --checkpoint CK --data held_out --rows 99 --out ten.json
     python benchmarks/multihop.py --checkpoint CK --data held_out --rows 99 --pool 100 --out hundred.json
     python benchmarks/calibrate_gate.py --checkpoint CK ten.json hundred.json
 
-Logistic regression of "this paragraph is gold" on the gate's log-odds and the share of the best BM25 score, over the first
-look of every row. Scale and offset go into the gate's head, the weight of words into the settings.
+Logistic regression of "this paragraph is gold" on the gate's log-odds and the share of the best BM25 score, over the
+first look of every row; only train rows that no stage trained on. Scale and offset go into the gate's head, the weight
+of words into the settings.
 """
 
 from __future__ import annotations
