@@ -23,6 +23,7 @@ from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.models import Backbone, load_backbone
 from memrecall_kv.reasoner import BackboneReasoner, Reasoner, TunedReasoner
 from memrecall_kv.reference import ReferenceCompressor, ReferenceWeights, is_official_directory, official_config
+from memrecall_kv.scorer import ImportanceScorer
 
 CONFIG_NAME = "memrecall_config.json"
 
@@ -116,6 +117,8 @@ def save(parts: Parts, directory: Path) -> None:
     compressor, gate = parts.compressor, parts.gate
     if isinstance(compressor, MemoryTokenCompressor):
         compressor.layout.save(directory / "compressor")
+    elif isinstance(compressor, OperatorCompressor) and compressor.scorer:
+        compressor.scorer.save(directory / "compressor")
     elif isinstance(compressor, ReferenceCompressor):
         compressor.weights.save(directory / "compressor")
     if isinstance(gate, ClassifierGate):
@@ -132,7 +135,9 @@ def save(parts: Parts, directory: Path) -> None:
 def _compressor(kv: KVAccess, settings: MemRecallConfig, folder: Path | None) -> Compressor:
     config = settings.compressor
     if config.kind != "memory_tokens":
-        return OperatorCompressor(kv, config)
+        learned = config.importance == "learned"
+        scorer = ImportanceScorer.from_directory(_trained(folder) / "compressor") if learned else None
+        return OperatorCompressor(kv, config, scorer)
     if config.layout == "frozen_raw":
         return MemoryTokenCompressor(kv, FrozenRawLayout.from_directory(kv, _trained(folder) / "compressor"), config)
     source = _trained(folder)

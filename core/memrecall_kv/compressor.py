@@ -17,6 +17,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.importance import SCORES
 from memrecall_kv.kv import KVAccess, Prefill
 from memrecall_kv.memory_tokens import FrozenRawLayout
+from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.types import Chunk, MemoryBlock
 
 _BATCH_TOKENS = 2048
@@ -50,28 +51,36 @@ class OperatorCompressor:
     Args:
         kv: The backbone.
         config: Operator, ratio and importance score.
+        scorer: Weights for `importance="learned"`.
 
     Raises:
-        InputError: If the config asks for the learned compressor.
+        InputError: If the config asks for the learned compressor, or for a scorer that is not given.
     """
 
     unrotated = False
 
-    def __init__(self, kv: KVAccess, config: CompressorConfig) -> None:
+    def __init__(self, kv: KVAccess, config: CompressorConfig, scorer: ImportanceScorer | None = None) -> None:
         if config.kind not in _OPERATORS:
             raise InputError(
                 f"Expected one of {', '.join(_OPERATORS)}, got {config.kind!r}.",
                 "Load a checkpoint that holds a learned compressor, or choose an operator.",
             )
+        if (config.importance == "learned") != (scorer is not None):
+            raise InputError(
+                f"importance={config.importance!r} was given {'a' if scorer else 'no'} scorer.",
+                "Load a checkpoint that holds a scorer, or choose a score that needs none.",
+            )
         self._kv = kv
         self.config = config
+        self.scorer = scorer
 
     @property
     def digest(self) -> str:
         """Name operator, score and budget; the ratio has its own place in the fingerprint."""
         scored = self.config.kind in ("select", "hybrid")
         budget = f":adaptive:{self.config.budget_floor:g}" if self.config.budget == "adaptive" else ""
-        return f"{self.config.kind}:{self.config.importance}{budget}" if scored else self.config.kind
+        weights = f":{self.scorer.digest}" if self.scorer else ""
+        return f"{self.config.kind}:{self.config.importance}{budget}{weights}" if scored else self.config.kind
 
     def compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return one block of `ceil(T / compression_ratio)` memory tokens per chunk, in order.
@@ -83,7 +92,9 @@ class OperatorCompressor:
         return _in_batches(self._kv, chunks, self._compress)
 
     def _compress(self, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        return operate(self._kv, self._kv.prefill(rows), rows, self.config)
+        prefill = self._kv.prefill(rows)
+        scores = self.scorer(self._kv, prefill, rows) if self.scorer else None
+        return operate(self._kv, prefill, rows, self.config, scores)
 
 
 def operate(

@@ -74,7 +74,8 @@ class CompressorConfig(Config):
         kind: `select` keeps the most important tokens, `stride` every r-th token, `pool` the mean of
             every r tokens, `hybrid` half selected and half pooled, `memory_tokens` is the learned one.
         compression_ratio: Source tokens per memory token, r = T/M. (kvpress counts the share removed.)
-        importance: Score behind `select` and `hybrid`; see `importance.py` for the papers.
+        importance: Score behind `select` and `hybrid`; see `importance.py` for the papers. `learned` loads weights
+            that predict `reconstruction`.
         budget: `uniform`: every head keeps the same number; `adaptive`, for `select` only: the best of all heads
             are kept, and a block is as large as with `uniform`.
         budget_floor: Share of the uniform number that every head keeps with `adaptive`.
@@ -84,7 +85,7 @@ class CompressorConfig(Config):
 
     kind: Literal["select", "stride", "pool", "hybrid", "memory_tokens"] = "select"
     compression_ratio: int = Field(default=4, ge=1, le=1024)
-    importance: Literal["key_norm", "key_diff", "surprisal", "reconstruction"] = "key_diff"
+    importance: Literal["key_norm", "key_diff", "surprisal", "reconstruction", "learned"] = "key_diff"
     budget: Literal["uniform", "adaptive"] = "uniform"
     budget_floor: float = Field(default=0.1, ge=0.0, le=1.0)
     layout: Literal["frozen_raw", "reference"] = "frozen_raw"

@@ -10,18 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 from memrecall_kv.cli import main
+from memrecall_kv.compressor import OperatorCompressor, operate
+from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
+from memrecall_kv.importance import reconstruction
 from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.models import Backbone
+from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train.checkpoint import load_checkpoint
 from memrecall_kv.train.data import load_rows, read_examples
 from memrecall_kv.train.loop import TrainingLoop, learning_rate
 from memrecall_kv.train.rollouts import Rollouts
 from memrecall_kv.train.settings import LoopConfig, load_settings
-from memrecall_kv.train.stages import train_gate, train_reading, train_rl
+from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
+from memrecall_kv.types import Chunk
 
 NAMES = "Ada Ben Cleo Dan Eve Finn Gus Hal Ida Jon Kim Leo Mia Ned Oda Pam".split()
 PLACES = "Rome Oslo Bern Lima Kiev Cork Bonn Pisa".split()
@@ -61,10 +66,14 @@ def loop(**changes: object) -> dict[str, object]:
 
 SMALL = {"rank": 2, "alpha": 4.0}
 STAGES = {
+    "scorer": {"width": 4, "budget": 150},
     "compressor": {"ratios": [2, 4], "compressor": SMALL, "reader": SMALL, "budget": 150},
     "reasoner": {"reader": SMALL, "budget": 150},
     "gate": {"adapter": SMALL},
 }
+
+
+START = {"scorer": train_scorer, "gate": train_gate}
 
 
 def run(
@@ -72,7 +81,7 @@ def run(
 ) -> list[dict]:
     records: list[dict] = []
     read = load_settings(stage, preset(data, **{**STAGES[stage], **settings}))
-    start = train_gate if stage == "gate" else train_reading
+    start = START.get(stage, train_reading)
     start(backbone, read, data, out, resume=resume, report=records.append)
     return records
 
@@ -92,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stage: str, data: 
             raise StopError
 
     settings = load_settings(stage, preset(data, **STAGES[stage], loop=loop(checkpoint_seconds=1e-9)))
-    start = train_gate if stage == "gate" else train_reading
+    start = START.get(stage, train_reading)
     with pytest.raises(StopError):
         start(backbone, settings, data, tmp_path / "parts", report=stop)
     # the step that was reported was not saved yet: it is done again
@@ -140,6 +149,31 @@ def test_the_schedule_warms_up_and_falls_to_a_tenth() -> None:
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert rates[100] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_scorer_learns_what_reconstruction_says_and_selects_by_it(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    records = run("scorer", backbone, data, tmp_path, loop=loop(steps=40, learning_rate=1e-2), width=16, budget=300)
+    assert sum(record["kept_alike_x4"] for record in records[-5:]) / 5 > 0.45  # a quarter by chance
+    scorer = ImportanceScorer.from_directory(tmp_path / "compressor")
+    kv = KVAccess(backbone)
+    settings = {"importance": "learned", "budget": "adaptive"}
+    with pytest.raises(InputError, match="scorer"):
+        OperatorCompressor(kv, CompressorConfig(**settings))
+    with pytest.raises(InputError, match="scorer"):
+        OperatorCompressor(kv, CompressorConfig(), scorer)
+    compressor = OperatorCompressor(kv, CompressorConfig(**settings), scorer)
+    assert compressor.digest.startswith("select:learned:adaptive:0.1:")
+    text = "Ada lives in Rome. Ben lives in Oslo."
+    (block,) = compressor.compress([Chunk("d", 0, 0, len(text), text, len(text))])
+    with torch.inference_mode():
+        rows = [kv.backbone.encode(text)]
+        prefill = kv.prefill(rows)
+        wanted = reconstruction(kv, prefill, rows)
+        best = operate(kv, prefill, rows, CompressorConfig(importance="reconstruction", budget="adaptive"), wanted)[0]
+    assert float((block.counts - best.counts).abs().float().mean()) < float(best.counts.float().mean())
+    other = ImportanceScorer({name: tensor + 0.1 for name, tensor in scorer.tensors.items()})
+    assert OperatorCompressor(kv, CompressorConfig(**settings), other).digest != compressor.digest
 
 
 def test_the_reader_learns_and_uses_its_blocks(data: Path, tmp_path: Path) -> None:
@@ -271,7 +305,7 @@ def test_the_script_trains_and_refuses_to_overwrite(data: Path, tmp_path: Path, 
 
 
 def test_every_preset_is_valid() -> None:
-    for stage in ("compressor", "reasoner", "gate", "rl"):
+    for stage in ("scorer", "compressor", "reasoner", "gate", "rl"):
         assert load_settings(stage).loop.steps > 0
 
 

@@ -32,7 +32,7 @@ def evaluated() -> tuple[set[str], set[str]]:
     return ids, questions
 
 
-@pytest.mark.parametrize("stage", ["compressor", "reasoner", "gate", "rl"])
+@pytest.mark.parametrize("stage", ["scorer", "compressor", "reasoner", "gate", "rl"])
 def test_presets_train_on_no_evaluation_row(stage: str, evaluated: tuple[set[str], set[str]]) -> None:
     settings = load_settings(stage)
     names = [file.path for file in settings.data.questions] + list(settings.data.texts)

@@ -17,6 +17,7 @@ from memrecall_kv.errors import InputError
 class StageName(StrEnum):
     """The stages, in the order in which they build on each other."""
 
+    SCORER = "scorer"
     COMPRESSOR = "compressor"
     REASONER = "reasoner"
     RL = "rl"
@@ -48,13 +49,13 @@ def train(
     """
     from memrecall_kv.models import load_backbone
     from memrecall_kv.train.settings import load_settings
-    from memrecall_kv.train.stages import train_gate, train_reading, train_rl
+    from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
 
     if not data.is_dir():
         raise InputError(f"{data} is no directory.", "Name the directory that the preset's paths are under.")
     settings: Any = load_settings(stage.value, preset, changes or ())
     backbone = load_backbone(model, device=device, dtype=dtype, attention="eager")
-    run: Any = {"gate": train_gate, "rl": train_rl}.get(stage.value, train_reading)
+    run: Any = {"scorer": train_scorer, "gate": train_gate, "rl": train_rl}.get(stage.value, train_reading)
     with _bar(settings.loop.steps, hidden=as_json) as bar:
         task = bar.add_task(stage.value, total=settings.loop.steps, loss=float("nan"))
 

@@ -118,6 +118,24 @@ class ReadingTraining(Config):
     text_every: int = Field(default=4, ge=1)
 
 
+class ScorerTraining(Config):
+    """Stage `scorer`: predict which tokens each head needs, from reconstruction.
+
+    Attributes:
+        loop: Updates.
+        data: Texts, and questions whose paragraphs are read.
+        width: Numbers inside the scorer per layer.
+        budget: Chunk tokens per step, about.
+        floor: Scores below this count as this, log attention.
+    """
+
+    loop: LoopConfig = LoopConfig(learning_rate=2e-3)
+    data: DataConfig
+    width: int = Field(default=64, ge=1)
+    budget: int = Field(default=1200, ge=1)
+    floor: float = Field(default=-9.0, lt=0)
+
+
 class GateTraining(Config):
     """Stage `gate`.
 
@@ -174,9 +192,10 @@ class RlTraining(Config):
     grounding_weight: float = Field(default=0.0, ge=0)
 
 
-Stage = Literal["compressor", "reasoner", "gate", "rl"]
-Settings = ReadingTraining | GateTraining | RlTraining
-_SETTINGS: dict[str, type[ReadingTraining] | type[GateTraining] | type[RlTraining]] = {
+Stage = Literal["scorer", "compressor", "reasoner", "gate", "rl"]
+Settings = ScorerTraining | ReadingTraining | GateTraining | RlTraining
+_SETTINGS: dict[str, type[ScorerTraining] | type[ReadingTraining] | type[GateTraining] | type[RlTraining]] = {
+    "scorer": ScorerTraining,
     "compressor": ReadingTraining,
     "reasoner": ReadingTraining,
     "gate": GateTraining,

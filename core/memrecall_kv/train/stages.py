@@ -18,16 +18,56 @@ from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.models import Backbone
+from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.gating import GateLoss, GateSampler, Judgement
 from memrecall_kv.train.loop import TrainingLoop
 from memrecall_kv.train.reading import ReadingLoss
 from memrecall_kv.train.rollouts import Rollouts
-from memrecall_kv.train.settings import AdapterConfig, GateTraining, ReadingTraining, RlTraining
+from memrecall_kv.train.scoring import TextSampler, scoring_loss
+from memrecall_kv.train.settings import AdapterConfig, GateTraining, ReadingTraining, RlTraining, ScorerTraining
 from memrecall_kv.train.tasks import MAX_CHUNK, TaskSampler, validation_task
 from memrecall_kv.types import MemoryBlock
 
 Report = Callable[[dict[str, Any]], None]
+
+
+def train_scorer(
+    backbone: Backbone,
+    settings: ScorerTraining,
+    root: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> None:
+    """Train an importance scorer and write `compressor/`; arguments as in `train_reading`."""
+    rows = load_rows(settings.data, root)
+    kv, loop_config = _frozen(backbone), settings.loop
+    paragraphs = sorted({p.text for example in rows.train for p in example.paragraphs})
+    sampler = TextSampler(backbone.encode, [*rows.texts, *paragraphs], budget=settings.budget, seed=loop_config.seed)
+    held_out = [backbone.encode(example.paragraphs[0].text)[:MAX_CHUNK] for example in rows.held_out]
+    with torch.no_grad():
+        scorer = ImportanceScorer.create(kv.prefill(sampler.draw(-1)), width=settings.width, seed=loop_config.seed)
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        yield scoring_loss(kv, scorer, sampler.draw(number), floor=settings.floor)
+
+    def validate(_: int) -> dict[str, float]:
+        parts = []
+        for start in range(0, len(held_out), 8):
+            with torch.no_grad():
+                loss, alike = scoring_loss(kv, scorer, held_out[start : start + 8], floor=settings.floor)
+            parts.append({"loss": float(loss), **alike})
+        return _means(parts)
+
+    scale = scorer.tensors["scale"]
+    parameters = {name: tensor for name, tensor in scorer.tensors.items() if tensor is not scale}
+    loop = TrainingLoop(parameters, loop_config, out, validate=validate, report=report)
+    _start(loop, out, resume=resume)
+    loop.run(step)
+    if loop.rank == 0:
+        scorer.save(out / "compressor")
 
 
 def train_reading(

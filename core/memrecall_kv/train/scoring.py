@@ -1,0 +1,81 @@
+"""Stage `scorer`: texts to read, and the loss of predicted importance.
+
+Source: KVzip, arXiv:2505.23416, as the teacher.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
+
+from memrecall_kv.importance import reconstruction
+from memrecall_kv.kv import KVAccess, Prefill
+from memrecall_kv.scorer import ImportanceScorer
+
+_LENGTHS = (64, 320)
+"""Tokens of a chunk: the shortest and the longest that is drawn."""
+
+
+class TextSampler:
+    """Draws pieces of texts of about a budget of tokens in all; a pure function of seed and step.
+
+    Args:
+        encode: Text to token ids.
+        texts: What is drawn from.
+        budget: Tokens per draw.
+        seed: Of everything that is drawn.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]], texts: Sequence[str], *, budget: int, seed: int) -> None:
+        self._encode = encode
+        self._texts = texts
+        self._budget = budget
+        self._seed = seed
+
+    def draw(self, step: int) -> list[list[int]]:
+        """Return token ids of chunks."""
+        draw = random.Random(f"{self._seed}:{step}")  # noqa: S311  # sampling, not secrecy
+        rows: list[list[int]] = []
+        while sum(map(len, rows)) < self._budget:
+            text = draw.choice(self._texts)
+            size = draw.randint(*_LENGTHS)
+            # about four characters are a token
+            start = draw.randrange(max(1, len(text) - 4 * size))
+            row = self._encode(text[start : start + 5 * size])[:size]
+            if len(row) > 1:
+                rows.append(row)
+        return rows
+
+
+def scoring_loss(
+    kv: KVAccess, scorer: ImportanceScorer, rows: Sequence[Sequence[int]], *, floor: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Return how far predictions are from what reconstruction says, and what would be kept alike.
+
+    Args:
+        kv: The backbone, frozen.
+        scorer: With gradient.
+        rows: Token ids of chunks.
+        floor: Log attention below which nothing is told apart.
+    """
+    with torch.no_grad():
+        prefill: Prefill = kv.prefill(rows)
+        wanted = reconstruction(kv, prefill, rows).clamp_min(floor)  # [L, B, K, T]
+    lengths = torch.tensor([len(row) for row in rows], device=wanted.device)
+    real = (torch.arange(wanted.shape[3], device=wanted.device) < lengths[:, None])[None, :, None].expand_as(wanted)
+    found = scorer.predict(prefill)
+    loss = smooth_l1_loss(found[real], wanted[real])
+    agreed = {f"kept_alike_x{ratio}": agreement(found.detach()[real], wanted[real], ratio) for ratio in (2, 4, 8)}
+    return loss, agreed
+
+
+def agreement(found: Tensor, wanted: Tensor, ratio: int) -> float:
+    """Return which share of the best 1/ratio of `wanted` is also among the best of `found`, in [0, 1]."""
+    count = max(1, len(wanted) // ratio)
+    chosen = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
+    chosen[found.topk(count).indices] = True
+    return float(chosen[wanted.topk(count).indices].float().mean())
