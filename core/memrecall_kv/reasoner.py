@@ -96,9 +96,15 @@ class BackboneReasoner:
         tally.memory_tokens += block.num_memory_tokens
         reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
         text = " ".join(reply.split())
-        if not rewriting and self._config.readback != "off" and not prompts.is_nothing(text):
+        if prompts.is_nothing(text):
+            return memory
+        if not rewriting and self._config.readback != "off":
             text = prompts.closest_sentence(chunk.text, f"{question} {text}")
-        if prompts.is_nothing(text) or text in {note.text for note in memory.notes}:
+        return self._noted(memory, chunk, text, rewriting=rewriting)
+
+    def _noted(self, memory: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
+        """Return the memory with a note, or as it is if the note is empty or known."""
+        if not text or text in {note.text for note in memory.notes}:
             return memory
         note = Note(text, chunk.id)
         return self._fit(WorkingMemory((note,) if rewriting else (*memory.notes, note)))
@@ -185,6 +191,18 @@ class TunedReasoner(BackboneReasoner):
             )
         self.adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
         self._tuned = partial(self.adapter.active, kv.backbone.model)
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Note a block; see `Reasoner`.
+
+        With readback the sentence nearest to the question is noted and nothing is generated: that the block
+        matters was the gate's decision, and the answer reads the whole text.
+        """
+        if self._config.readback == "off":
+            return super().update(question, memory, chunk, block, tally)
+        return self._noted(memory, chunk, prompts.closest_sentence(chunk.text, f"{question} {memory.text}"))
 
     def answer(
         self,

@@ -59,6 +59,21 @@ def test_a_note_is_read_only_where_its_text_is_not(kv: KVAccess) -> None:
     assert small.prompt_tokens == plain.prompt_tokens - len(TEXT) + len("\nKnown: It sleeps.")
 
 
+def test_with_readback_the_nearest_sentence_is_noted_once_and_nothing_generated(kv: KVAccess) -> None:
+    text = f"A boat passes. {TEXT} None of it rains."
+    chunk, tally = Chunk("d", 0, 0, len(text), text, len(text)), Tally()
+    (block,) = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress([chunk])
+    reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned"), deltas(kv))
+    memory = reasoner.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)
+    assert memory == WorkingMemory((Note(TEXT, chunk.id),))
+    assert reasoner.update("Where does the otter sleep?", memory, chunk, block, tally) is memory
+    assert reasoner.update("Does it rain?", memory, chunk, block, tally).notes[-1].text == "None of it rains."
+    assert tally == Tally()
+    off = TunedReasoner(kv, ReasonerConfig(kind="tuned", readback="off", max_note_tokens=3), deltas(kv))
+    off.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)
+    assert tally.memory_tokens == block.num_memory_tokens
+
+
 def test_deltas_are_on_only_while_it_reads(kv: KVAccess) -> None:
     chunk = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT))
     reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned", max_answer_tokens=12), deltas(kv))
