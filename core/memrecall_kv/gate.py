@@ -17,9 +17,12 @@ from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.models import Backbone
 from memrecall_kv.types import MemoryBlock, WorkingMemory
 
 _HEAD = "gate_head.safetensors"
+_MEMORY_TOKENS = 72
+"""Tokens of the working memory that a classifier reads, in training and after."""
 _BUCKET = 32
 """Memory tokens are padded to a multiple of this, so that equal blocks meet equal shapes."""
 
@@ -144,7 +147,8 @@ class ClassifierGate:
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
-        prompt = self._kv.backbone.encode(prompts.gate_classify(question, memory.text))
+        known = latest(self._kv.backbone, memory.text)
+        prompt = self._kv.backbone.encode(prompts.gate_classify(question, known))
         probabilities: list[float] = []
         for batch in _fixed_batches(blocks, self._config.batch_size):
             with torch.inference_mode(), self._adapter.active(self._kv.backbone.model):
@@ -153,6 +157,12 @@ class ClassifierGate:
                 last = self._kv.forward(context, ids=ids, lengths=lengths)[:, -1].float()
                 probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
+
+
+def latest(backbone: Backbone, memory: str) -> str:
+    """Return the end of a memory, as much of it as a trained gate has learned to read."""
+    ids = backbone.encode(memory) if memory else []
+    return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else memory
 
 
 def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from memrecall_kv import prompts
+from memrecall_kv.gate import latest
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
 from memrecall_kv.types import MemoryBlock
 
-_MEMORY_TOKENS = 72
 _ROW_TOKENS = 1024
 _READ_TOKENS = 1536
 _SINGLE_LIST = 6
@@ -180,7 +180,7 @@ class GateLoss:
         rows = [
             (number, place, prompt)
             for number, judgement in enumerate(judgements)
-            for prompt in [encode(prompts.gate_classify(judgement.question, clipped(kv, judgement.memory)))]
+            for prompt in [encode(prompts.gate_classify(judgement.question, latest(kv.backbone, judgement.memory)))]
             for place in judgement.chunks
         ]
         rows.sort(key=lambda row: (len(row[2]), blocks[row[1]].num_memory_tokens))
@@ -214,9 +214,3 @@ def competition(scores: Tensor, relevant: Tensor) -> Tensor:
     others = scores[~relevant].logsumexp(dim=0)
     gold = scores[relevant]
     return (torch.logaddexp(gold, others) - gold).mean()
-
-
-def clipped(kv: KVAccess, memory: str) -> str:
-    """Return the end of a memory, in at most 72 tokens."""
-    ids = kv.backbone.encode(memory) if memory else []
-    return kv.backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else memory
