@@ -168,14 +168,19 @@ def answers(
     ways = {"ours": ranked["gate and words, hops"], "ours, blocks": ranked["gate and words, hops"]}
     ways |= {f"RAG {name}": ranked[name] for name in ("BM25", "MiniLM") if name in ranked}
     if not options.pool:
-        ways |= {"all texts": list(range(len(question.texts))), "all blocks": list(range(len(question.texts)))}
-        ways |= {"gold texts": question.gold, "gold blocks": question.gold}
+        ways |= {"all texts": list(range(len(question.texts))), "gold texts": question.gold}
     replies = {}
     for name, order in ways.items():
         numbers = order if name.startswith(("all", "gold")) else order[:k]
         replies[name] = answer(memory, question, numbers, "off" if name.endswith("blocks") else "answer")
-    distractors = [n for n in range(len(question.texts)) if n not in question.gold][:k]
-    replies["unanswerable"] = answer(memory, question, distractors, "answer")
+    # with the threshold: what does not pass is not opened, and nothing opened is not found
+    judged = question.judge("", question.candidates("", options.candidates if options.pool else None), options.weight)
+    for name, left in (
+        ("threshold", judged),
+        ("unanswerable", {n: p for n, p in judged.items() if n not in question.gold}),
+    ):
+        passing = sorted((n for n, p in left.items() if p > options.threshold), key=lambda n: -left[n])[:k]
+        replies[name] = answer(memory, question, passing, "answer") if passing else prompts.NOT_FOUND
     return {"replies": replies, "gold": question.row["answers"]}
 
 
@@ -204,7 +209,9 @@ def report(records: list[dict[str, Any]], k: int) -> str:
         for record in records:
             for name, reply in record["answers"]["replies"].items():
                 if name == "unanswerable":
-                    scores.setdefault("said not found without evidence", []).append(float(prompts.is_nothing(reply)))
+                    scores.setdefault("not found when the gold paragraphs are taken away", []).append(
+                        float(prompts.is_nothing(reply))
+                    )
                     continue
                 scores.setdefault(f"{name}, F1", []).append(f1_score(reply, record["answers"]["gold"]))
                 scores.setdefault(f"{name}, EM", []).append(exact_match(reply, record["answers"]["gold"]))
@@ -225,6 +232,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
     parser.add_argument("--candidates", type=int, default=30, help="blocks that are judged in a pool")
     parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of the trained gate")
     parser.add_argument("--answers", action="store_true")
     parser.add_argument("--minilm", action="store_true")
     parser.add_argument("--likelihood", action="store_true")
