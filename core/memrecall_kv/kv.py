@@ -88,14 +88,14 @@ class KVAccess:
         self._rotating = torch.ones(backbone.model.config.num_hidden_layers, dtype=torch.bool)
         with torch.inference_mode():
             self._rotating = self._probe()
+            # at once: later it could be read while some adapter is on, and would hold that adapter's numbers
+            self.sink = self._read_sink()
 
-    @cached_property
-    def sink(self) -> MemoryBlock:
-        """The block of one token that every context starts with."""
-        with torch.inference_mode():
-            context = self.start(1)
-            self.forward(context, ids=torch.tensor([[self.backbone.sink_id]], device=self.backbone.device))
-            keys, values = self.take(context, torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
+    def _read_sink(self) -> MemoryBlock:
+        """Return the block of one token that every context starts with."""
+        context = self.start(1)
+        self.forward(context, ids=torch.tensor([[self.backbone.sink_id]], device=self.backbone.device))
+        keys, values = self.take(context, torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
         positions = torch.zeros(1, 1, 1, dtype=torch.int32)
         return MemoryBlock(keys[:, 0], values[:, 0], positions, extent=1, num_source_tokens=0)
 

@@ -7,6 +7,7 @@ import torch
 from memrecall_kv.decoding import generate
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
 from memrecall_kv.kv import KVAccess
+from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.models import wrap_backbone
 from memrecall_kv.testing import byte_tokenizer, tiny_backbone
 from memrecall_kv.types import MemoryBlock
@@ -330,3 +331,16 @@ def test_a_row_that_meets_a_stop_id_ends_and_the_others_go_on(access):
 def test_no_steps_generate_nothing(access):
     kv = access()
     assert list(generate(kv, kv.place([[]]), [QUESTION], 0)) == []
+
+
+def test_the_sink_is_the_untouched_backbones_whoever_reads_first():
+    backbone = tiny_backbone("llama")
+    first = KVAccess(backbone).sink
+    adapter = LoraAdapter.create(backbone.model, ("k_proj", "v_proj"), rank=2, alpha=8)
+    for _, second in adapter.deltas.values():
+        torch.nn.init.ones_(second)
+    kv = KVAccess(backbone)
+    with adapter.active(backbone.model):
+        kv.place([[]])
+        assert torch.equal(kv.sink.keys, first.keys)
+    assert torch.equal(kv.sink.values, first.values)

@@ -67,7 +67,10 @@ def test_with_readback_the_nearest_sentence_is_noted_once_and_nothing_generated(
     memory = reasoner.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)
     assert memory == WorkingMemory((Note(TEXT, chunk.id),))
     assert reasoner.update("Where does the otter sleep?", memory, chunk, block, tally) is memory
-    assert reasoner.update("Who says that it rains?", WorkingMemory(), chunk, block, tally).notes[-1].text == "None of it rains."
+    assert (
+        reasoner.update("Who says that it rains?", WorkingMemory(), chunk, block, tally).notes[-1].text
+        == "None of it rains."
+    )
     assert tally == Tally()
     off = TunedReasoner(kv, ReasonerConfig(kind="tuned", readback="off", max_note_tokens=3), deltas(kv))
     off.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)

@@ -309,9 +309,7 @@ def _recall(
 
 def _frozen(backbone: Backbone) -> KVAccess:
     backbone.model.requires_grad_(requires_grad=False)
-    kv = KVAccess(backbone)
-    _ = kv.sink  # computed outside of any graph
-    return kv
+    return KVAccess(backbone)
 
 
 def _adapter(backbone: Backbone, config: AdapterConfig, seed: int) -> LoraAdapter:
