@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--k", type=int, default=2)
     parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
-    parser.add_argument("--candidates", type=int, default=30, help="blocks that are judged in a pool")
+    parser.add_argument("--candidates", type=int, default=32, help="blocks that are judged in a pool")
     parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the trained gate")
     parser.add_argument("--answers", action="store_true")

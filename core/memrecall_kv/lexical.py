@@ -5,10 +5,14 @@ Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviation: scores are gi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import bm25s  # type: ignore[import-untyped]  # ships no types
 import numpy as np
+
+# bm25s switches its logger to DEBUG when it is imported, and every handler of the host would show it
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 class LexicalIndex:
