@@ -26,9 +26,10 @@ class Loader:
         self.calls.append({"name": name_or_path, "config": config, "device": device, "dtype": dtype})
         gate = ScriptedGate(lambda question, memory, block: 0.9)
         reasoner = ScriptedReasoner({}, lambda question, memory: self.reply)
-        return tiny_memory(
-            config or MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64)), gate=gate, reasoner=reasoner
-        )
+        settings = (config or MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64))).model_dump()
+        # what the packaged settings load was trained for another backbone
+        settings["gate"]["kind"], settings["reasoner"]["kind"] = "likelihood", "zero_shot"
+        return tiny_memory(MemRecallConfig(**settings), gate=gate, reasoner=reasoner)
 
 
 @pytest.fixture
