@@ -1,0 +1,144 @@
+"""The trained pipeline that comes with the package: what it must do, and that its memory is what does it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from memrecall_kv.bank import MemoryBank
+from memrecall_kv.config import MemRecallConfig, ReasonerConfig, default_directory
+from memrecall_kv.gate import ClassifierGate
+from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.reasoner import Tally, TunedReasoner
+from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, Recall, WorkingMemory
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.real
+
+PARAGRAPHS = {
+    "tesla": "Nikola Tesla was born in the village of Smiljan in 1856. His father Milutin was an Orthodox priest.",
+    "warsaw": "The Saxon Garden in Warsaw covers the area of 15.5 hectares and was formally a royal garden.",
+    "film": "The Silver Lantern is a 1937 film directed by Edgar Marlow and set in a lighthouse.",
+    "marlow": "Edgar Marlow (3 May 1891 - 1960) was a director. He was born in the port of Whitby.",
+    "band": "Edgar's Lantern is a rock band from Leeds that was formed in 1994.",
+    "bananas": "Bananas grow in the tropics and are picked while they are green. They ripen in warm rooms on the way.",
+}
+QUESTIONS = {
+    "In which village was Nikola Tesla born?": ("tesla", "Smiljan"),
+    "How many hectares does the Saxon Garden cover?": ("warsaw", "15.5"),
+    "What colour are bananas when they are picked?": ("bananas", "green"),
+}
+BRIDGE = "Where was the director of The Silver Lantern born?"
+
+
+@pytest.fixture(scope="module")
+def memory() -> MemRecall:
+    return MemRecall.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def bank(memory: MemRecall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryBank]:
+    with memory.open_bank(tmp_path_factory.mktemp("default") / "b") as opened:
+        memory.ingest(opened, [Document(name, text) for name, text in PARAGRAPHS.items()])
+        yield opened
+
+
+def blocks(memory: MemRecall) -> dict[str, MemoryBlock]:
+    chunks = [Chunk(name, 0, 0, len(text), text, 1) for name, text in PARAGRAPHS.items()]
+    return dict(zip(PARAGRAPHS, memory._parts.compressor.compress(chunks), strict=True))
+
+
+def zeroed(block: MemoryBlock) -> MemoryBlock:
+    return replace(block, keys=torch.zeros_like(block.keys), values=torch.zeros_like(block.values))
+
+
+def test_it_is_small_and_in_the_layout_of_peft() -> None:
+    folder = default_directory()
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 40e6
+    for part in ("reasoner", "gate"):
+        names = load_file(folder / part / "adapter_model.safetensors").keys()
+        assert all(name.startswith("base_model.model.model.layers.") for name in names)
+        assert {name.rsplit(".", 2)[-2] for name in names} == {"lora_A", "lora_B"}
+
+
+def test_it_loads_quickly_once_the_backbone_is_there(memory: MemRecall) -> None:
+    code = (
+        "import time; from memrecall_kv.models import load_backbone; from memrecall_kv import MemRecall; "
+        "load_backbone(); start = time.perf_counter(); MemRecall.from_pretrained(); print(time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10  # about one second on an idle machine
+    assert isinstance(memory._parts.gate, ClassifierGate)
+    assert isinstance(memory._parts.reasoner, TunedReasoner)
+
+
+def test_it_answers_and_cites_and_says_when_it_cannot(memory: MemRecall, bank: MemoryBank) -> None:
+    for question, (name, wanted) in QUESTIONS.items():
+        answer = memory.ask(bank, question)
+        assert wanted in answer.text
+        assert answer.found
+        assert answer.grounded
+        assert answer.evidence[0].chunk.doc_id == name
+    nothing = memory.ask(bank, "Who composed the opera Aida?")
+    assert not nothing.found
+    assert nothing.text == memory.config.reasoner.not_found
+
+
+def test_the_second_hop_is_opened_by_what_the_first_one_said(memory: MemRecall, bank: MemoryBank) -> None:
+    answer = memory.ask(bank, BRIDGE)
+    assert {recall.chunk.doc_id for recall in answer.evidence} >= {"film", "marlow"}
+    assert "Whitby" in answer.text
+    made = blocks(memory)
+    known = WorkingMemory((Note(PARAGRAPHS["film"], "film"),))
+    gate = memory._parts.gate
+    others = ["marlow", "band", "tesla"]
+    with_note = gate.score(BRIDGE, known, [made[name] for name in others])
+    without = gate.score(BRIDGE, WorkingMemory(), [made[name] for name in others])
+    assert with_note[0] == max(with_note)
+    assert with_note[0] > without[0]
+
+
+def test_swapped_or_zeroed_blocks_lose_the_gate(memory: MemRecall) -> None:
+    """By the block alone, without the words that its text shares with the question."""
+    made, gate = blocks(memory), memory._parts.gate
+    for question, (name, _) in QUESTIONS.items():
+        other = "band" if name != "band" else "film"
+        right, swapped, empty = gate.score(question, WorkingMemory(), [made[name], made[other], zeroed(made[name])])
+        odds = [p / (1 - p) for p in (right, swapped, empty)]
+        assert odds[0] > 3 * max(odds[1:])
+
+
+def test_the_answer_is_in_the_block_that_is_read(memory: MemRecall) -> None:
+    made = blocks(memory)
+    reasoner = memory._parts.reasoner
+    assert isinstance(reasoner, TunedReasoner)
+    config = ReasonerConfig(**{**memory.config.reasoner.model_dump(), "readback": "off"})
+    reader = TunedReasoner(reasoner._kv, config, reasoner.adapter)
+    for question, (name, wanted) in QUESTIONS.items():
+        recall = Recall(Chunk(name, 0, 0, 1, "x", 1), 0.9, 0)
+        for block, expected in ((made[name], True), (made["band"], False), (zeroed(made[name]), False)):
+            said = "".join(reader.answer(question, WorkingMemory(), [recall], [block], Tally()))
+            assert (wanted in said) == expected
+
+
+def test_one_setting_can_be_changed_and_the_rest_kept(memory: MemRecall) -> None:
+    settings = memory.config.model_dump()
+    settings["scan"]["top_k"] = 1
+    changed = MemRecall.from_pretrained(config=MemRecallConfig(**settings))
+    assert isinstance(changed._parts.gate, ClassifierGate)
+    assert changed.config.scan.top_k == 1
+
+
+def test_saved_and_loaded_it_is_the_same(memory: MemRecall, tmp_path: Path) -> None:
+    memory.save_pretrained(tmp_path / "saved")
+    again = MemRecall.from_pretrained(tmp_path / "saved")
+    assert again.fingerprint == memory.fingerprint
+    made = blocks(memory)
+    question = next(iter(QUESTIONS))
+    scores = [one._parts.gate.score(question, WorkingMemory(), list(made.values())) for one in (memory, again)]
+    assert scores[0] == scores[1]
