@@ -173,14 +173,6 @@ def answers(
     for name, order in ways.items():
         numbers = order if name.startswith(("all", "gold")) else order[:k]
         replies[name] = answer(memory, question, numbers, "off" if name.endswith("blocks") else "answer")
-    # with the threshold: what does not pass is not opened, and nothing opened is not found
-    judged = question.judge("", question.candidates("", options.candidates if options.pool else None), options.weight)
-    for name, left in (
-        ("threshold", judged),
-        ("unanswerable", {n: p for n, p in judged.items() if n not in question.gold}),
-    ):
-        passing = sorted((n for n, p in left.items() if p > options.threshold), key=lambda n: -left[n])[:k]
-        replies[name] = answer(memory, question, passing, "answer") if passing else prompts.NOT_FOUND
     return {"replies": replies, "gold": question.row["answers"]}
 
 
@@ -208,11 +200,6 @@ def report(records: list[dict[str, Any]], k: int) -> str:
         scores: dict[str, list[float]] = {}
         for record in records:
             for name, reply in record["answers"]["replies"].items():
-                if name == "unanswerable":
-                    scores.setdefault("not found when the gold paragraphs are taken away", []).append(
-                        float(prompts.is_nothing(reply))
-                    )
-                    continue
                 scores.setdefault(f"{name}, F1", []).append(f1_score(reply, record["answers"]["gold"]))
                 scores.setdefault(f"{name}, EM", []).append(exact_match(reply, record["answers"]["gold"]))
                 scores.setdefault(f"{name}, said not found", []).append(float(prompts.is_nothing(reply)))
@@ -232,7 +219,6 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
     parser.add_argument("--candidates", type=int, default=32, help="blocks that are judged in a pool")
     parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the trained gate")
     parser.add_argument("--answers", action="store_true")
     parser.add_argument("--minilm", action="store_true")
     parser.add_argument("--likelihood", action="store_true")

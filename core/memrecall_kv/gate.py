@@ -20,7 +20,7 @@ from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.models import Backbone
 from memrecall_kv.types import MemoryBlock, WorkingMemory
 
-_HEAD = "gate_head.safetensors"
+HEAD_FILE = "gate_head.safetensors"
 _MEMORY_TOKENS = 72
 """Tokens of the working memory that a classifier reads, in training and after."""
 _BUCKET = 32
@@ -128,7 +128,7 @@ class ClassifierGate:
             InputError: If a file is missing or unreadable.
         """
         try:
-            head = load_file(path / _HEAD)
+            head = load_file(path / HEAD_FILE)
             weight, bias = head["weight"], head["bias"]
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(
@@ -139,7 +139,7 @@ class ClassifierGate:
     def save(self, path: Path) -> None:
         """Write adapter and head."""
         self._adapter.save(path, base_model=self._kv.backbone.name)
-        save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / _HEAD)
+        save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / HEAD_FILE)
 
     def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return the probability of each block; see `Gate`.

@@ -13,6 +13,7 @@ from memrecall_kv.cli import main
 from memrecall_kv.compressor import OperatorCompressor, operate
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
+from memrecall_kv.gate import HEAD_FILE
 from memrecall_kv.importance import reconstruction
 from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
@@ -22,11 +23,13 @@ from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train.checkpoint import load_checkpoint
 from memrecall_kv.train.data import load_rows, read_examples
+from memrecall_kv.train.gating import GateSampler
 from memrecall_kv.train.loop import TrainingLoop, learning_rate
 from memrecall_kv.train.rollouts import Rollouts
 from memrecall_kv.train.settings import LoopConfig, load_settings
 from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
 from memrecall_kv.types import Chunk
+from safetensors.torch import load_file
 
 NAMES = "Ada Ben Cleo Dan Eve Finn Gus Hal Ida Jon Kim Leo Mia Ned Oda Pam".split()
 PLACES = "Rome Oslo Bern Lima Kiev Cork Bonn Pisa".split()
@@ -69,7 +72,8 @@ STAGES = {
     "scorer": {"width": 4, "budget": 150},
     "compressor": {"ratios": [2, 4], "compressor": SMALL, "reader": SMALL, "budget": 150},
     "reasoner": {"reader": SMALL, "budget": 150},
-    "gate": {"adapter": SMALL},
+    # the same names live elsewhere in other rows: mined, they would be right answers called wrong
+    "gate": {"adapter": SMALL, "mined": 0},
 }
 
 
@@ -316,3 +320,31 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question', encoding="utf-8")
     with pytest.raises(InputError, match="line 1"):
         read_examples(tmp_path / "rows.jsonl")
+
+
+def test_negatives_of_other_questions_share_words_and_hold_no_answer(data: Path) -> None:
+    examples = read_examples(data / "questions.jsonl")
+    sampler = GateSampler(lambda text: list(text.encode()), examples, lists=1, seed=0, mined=2)
+    plain = GateSampler(lambda text: list(text.encode()), examples, lists=1, seed=0)
+    assert len(plain.draw(0).chunks) == 3
+    for step in range(20):
+        task = sampler.draw(step)
+        assert task == sampler.draw(step)
+        texts = [bytes(chunk).decode() for chunk in task.chunks]
+        (judgement,) = task.judgements
+        asked = judgement.question.split()[2]
+        (gold,) = [text for text, relevant in zip(texts, judgement.relevant, strict=True) if relevant]
+        mined = texts[3:]
+        assert mined
+        assert all(asked in text for text in mined), (judgement.question, texts)
+        assert not any(gold.split()[-1] in text for text in mined)
+
+
+def test_a_gate_goes_on_from_a_gate(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    run("gate", backbone, data, tmp_path / "first", loop=loop())
+    start = str(tmp_path / "first" / "gate")
+    run("gate", backbone, data, tmp_path / "second", loop=loop(steps=1, learning_rate=1e-9), start_from=start)
+    before, after = (load_file(tmp_path / run / "gate" / HEAD_FILE) for run in ("first", "second"))
+    assert before["weight"].abs().max() > 0
+    torch.testing.assert_close(before["weight"], after["weight"], atol=1e-6, rtol=0)

@@ -4,12 +4,15 @@ Source: LycheeMemory, arXiv:2602.08382, the gate (published without code). Devia
 
 1. Besides the weighted binary cross-entropy, a block competes with the others of its list: recall is a
    matter of order.
-2. States are built from the supporting sentences of the training rows: nothing known, everything known but
-   one hop, and a distractor's sentence known. The paper logs them from rollouts.
+2. States are built from the supporting sentences of the training rows: nothing known, some of the hops known,
+   and a distractor's sentence known. The paper logs them from rollouts.
+3. Part of the negatives are chunks of other questions that share most words with the state: at question time
+   that is how candidates come out of a large bank.
 """
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from memrecall_kv import prompts
 from memrecall_kv.gate import latest
 from memrecall_kv.kv import KVAccess
+from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
@@ -30,6 +34,11 @@ from memrecall_kv.types import MemoryBlock
 _ROW_TOKENS = 1024
 _READ_TOKENS = 1536
 _SINGLE_LIST = 6
+_OWN_DISTRACTORS = 6
+_MINED_FROM = 30
+"""Best places by words that negatives are drawn from."""
+_SHARED_RUN = 13
+"""Words in a row that two texts share if one is a copy of the other."""
 
 Blocks = Callable[[Sequence[Sequence[int]]], list[MemoryBlock]]
 """Compresses chunks of token ids."""
@@ -68,15 +77,32 @@ class GateSampler:
         examples: Questions; those with one paragraph are judged beside others of their group.
         lists: Lists per task.
         seed: Of everything that is drawn.
+        mined: Negatives of other questions per state.
+        texts: Further texts to take them from.
     """
 
     def __init__(
-        self, encode: Callable[[str], list[int]], examples: Sequence[Example], *, lists: int, seed: int
+        self,
+        encode: Callable[[str], list[int]],
+        examples: Sequence[Example],
+        *,
+        lists: int,
+        seed: int,
+        mined: int = 0,
+        texts: Sequence[str] = (),
     ) -> None:
         self._encode = encode
         self._lists = lists
         self._seed = seed
-        self._multi = [example for example in examples if len(example.paragraphs) > 1]
+        self._mined = mined
+        datasets: dict[str, list[Example]] = defaultdict(list)
+        for example in examples:
+            if len(example.paragraphs) > 1:
+                datasets[example.dataset].append(example)
+        self._multi = list(datasets.values())
+        self._multi_weights = [len(rows) ** 0.5 for rows in self._multi]
+        self._haystack = sorted({*texts, *(p.text for e in examples for p in e.paragraphs)}) if mined else []
+        self._index = LexicalIndex(self._haystack) if mined else None
         groups: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
         for example in examples:
             if len(example.paragraphs) == 1:
@@ -100,23 +126,45 @@ class GateSampler:
         return GateTask(tuple(chunks), tuple(judgements))
 
     def _chain(self, draw: random.Random) -> tuple[list[str], list[Judgement]]:
-        """A question over several paragraphs, at the start and after all hops but one."""
-        example = draw.choice(self._multi)
+        """A question over several paragraphs, at the start and after some of its hops."""
+        (rows,) = draw.choices(self._multi, self._multi_weights)
+        example = draw.choice(rows)
         rest = [p for p in example.paragraphs if not p.supporting]
-        paragraphs = [p for p in example.paragraphs if p.supporting] + draw.sample(rest, min(len(rest), 8))
+        paragraphs = [p for p in example.paragraphs if p.supporting] + draw.sample(
+            rest, min(len(rest), _OWN_DISTRACTORS)
+        )
         draw.shuffle(paragraphs)
         gold = [index for index, p in enumerate(paragraphs) if p.supporting]
         others = [index for index, p in enumerate(paragraphs) if not p.supporting]
-        judgements = [_judge(example.question, "", range(len(paragraphs)), gold)]
+        texts = [p.text for p in paragraphs]
+        texts += self._alike(example.question, example, draw)
+        judgements = [_judge(example.question, "", range(len(texts)), gold)]
         if len(gold) > 1:
-            last = draw.choice(gold)
-            known = [paragraphs[index] for index in gold if index != last]
+            left = draw.sample(gold, draw.randint(1, len(gold) - 1))
+            known = [paragraphs[index] for index in gold if index not in left]
             if draw.random() < 0.15 and others:
                 known = [paragraphs[draw.choice(others)]]
             memory = " ".join(" ".join(p.sentences) or evidence(p.text, example) for p in known)
-            few = sorted([last, *draw.sample(others, min(len(others), 4))])
-            judgements.append(_judge(example.question, memory, few, [last]))
-        return [p.text for p in paragraphs], judgements
+            alike = self._alike(f"{example.question} {memory}", example, draw)
+            places = [*left, *draw.sample(others, min(len(others), 3)), *range(len(texts), len(texts) + len(alike))]
+            texts += alike
+            judgements.append(_judge(example.question, memory, places, left))
+        return texts, judgements
+
+    def _alike(self, query: str, example: Example, draw: random.Random) -> list[str]:
+        """Texts of other questions that share most words with a query and are no evidence."""
+        if self._index is None:
+            return []
+        scores = self._index.scores(query)
+        best = heapq.nlargest(_MINED_FROM, range(len(scores)), key=scores.__getitem__)
+        own = {run for p in example.paragraphs for run in _runs(p.text)}
+        answers = [answer.lower() for answer in example.answers if answer.lower() not in {"yes", "no"}]
+        found = [
+            text
+            for text in (self._haystack[index] for index in best if scores[index] > 0.0)
+            if own.isdisjoint(_runs(text)) and not any(answer in text.lower() for answer in answers)
+        ]
+        return draw.sample(found, min(len(found), self._mined))
 
     def _paragraphs(self, draw: random.Random) -> tuple[list[str], list[Judgement]]:
         """Paragraphs of one article or story, with a question on each of three of them."""
@@ -125,6 +173,11 @@ class GateSampler:
         places = list(range(len(asked)))
         judgements = [_judge(draw.choice(asked[place]).question, "", places, [place]) for place in places[:3]]
         return [examples[0].paragraphs[0].text for examples in asked], judgements
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[start : start + _SHARED_RUN]) for start in range(max(1, len(words) - _SHARED_RUN + 1))}
 
 
 def _judge(question: str, memory: str, chunks: Sequence[int], gold: Sequence[int]) -> Judgement:

@@ -104,6 +104,7 @@ class ReadingTraining(Config):
         kl_weight: Of the divergence from the same reader on uncompressed chunks.
         span_weight: Of reconstruction.
         text_every: Every so many steps the reader also trains on uncompressed chunks.
+        start_from: Folder of a reader's adapter whose deltas training starts from; empty starts from zero.
     """
 
     loop: LoopConfig = LoopConfig()
@@ -116,6 +117,7 @@ class ReadingTraining(Config):
     kl_weight: float = Field(default=0.5, ge=0)
     span_weight: float = Field(default=0.5, ge=0)
     text_every: int = Field(default=4, ge=1)
+    start_from: str = ""
 
 
 class ScorerTraining(Config):
@@ -144,15 +146,18 @@ class GateTraining(Config):
         data: Rows.
         adapter: Deltas of the gate.
         lists: Lists of chunks per step.
+        mined: Chunks of other questions that share most words with a state, added to its list.
         positive_weight: Weight of a relevant block in the binary cross-entropy (the paper's 3).
         list_weight: Weight of the competition inside a list.
-        start_from: Folder of a reader's adapter whose deltas the gate starts from; empty starts from zero.
+        start_from: Folder of a gate to go on from, or of a reader's adapter whose deltas the gate starts from; empty
+            starts from zero.
     """
 
     loop: LoopConfig = LoopConfig(learning_rate=5e-4)
     data: DataConfig
     adapter: AdapterConfig = AdapterConfig(rank=16, alpha=32.0)
     lists: int = Field(default=2, ge=1)
+    mined: int = Field(default=3, ge=0)
     positive_weight: float = Field(default=3.0, gt=0)
     list_weight: float = Field(default=0.5, ge=0)
     start_from: str = ""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memrecall_kv import prompts
 from memrecall_kv.errors import InputError
+from memrecall_kv.gate import HEAD_FILE
 from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.memory_tokens import FrozenRawLayout
@@ -92,6 +93,8 @@ def train_reading(
     rows = load_rows(settings.data, root)
     kv, loop_config = _frozen(backbone), settings.loop
     reader = _adapter(backbone, settings.reader, loop_config.seed)
+    if settings.start_from:
+        reader = LoraAdapter.from_directory(Path(settings.start_from)).single()
     compressor = _adapter(backbone, settings.compressor, loop_config.seed + 1) if settings.ratios else None
     embedding = torch.zeros(backbone.model.config.hidden_size)
     loss = ReadingLoss(kv, kl_weight=settings.kl_weight, span_weight=settings.span_weight)
@@ -141,12 +144,19 @@ def train_gate(
     rows = load_rows(settings.data, root)
     kv, loop_config = _frozen(backbone), settings.loop
     adapter = _adapter(backbone, settings.adapter, loop_config.seed)
-    if settings.start_from:
-        adapter = LoraAdapter.from_directory(Path(settings.start_from)).reduced(settings.adapter.rank)
     weight, bias = torch.zeros(backbone.model.config.hidden_size), torch.tensor(-1.0)
+    if settings.start_from:
+        adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
     blocks = _Whole(kv)
     loss = GateLoss(kv, blocks, positive_weight=settings.positive_weight, list_weight=settings.list_weight)
-    sampler = GateSampler(backbone.encode, rows.train, lists=settings.lists, seed=loop_config.seed)
+    sampler = GateSampler(
+        backbone.encode,
+        rows.train,
+        lists=settings.lists,
+        seed=loop_config.seed,
+        mined=settings.mined,
+        texts=rows.texts,
+    )
     held_out = [example for example in rows.held_out if len(example.paragraphs) > 1]
 
     def live() -> LoraAdapter:
@@ -165,9 +175,7 @@ def train_gate(
     loop.run(step)
     if loop.rank == 0:
         adapter.half().save(out / "gate", base_model=backbone.name)
-        save_file(
-            {"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / "gate_head.safetensors"
-        )
+        save_file({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / HEAD_FILE)
 
 
 def train_rl(
@@ -314,6 +322,16 @@ def _frozen(backbone: Backbone) -> KVAccess:
 
 def _adapter(backbone: Backbone, config: AdapterConfig, seed: int) -> LoraAdapter:
     return LoraAdapter.create(backbone.model, config.targets, rank=config.rank, alpha=config.alpha, seed=seed)
+
+
+def _gate_start(folder: Path, rank: int, weight: Tensor, bias: Tensor) -> tuple[LoraAdapter, Tensor, Tensor]:
+    """Return a gate's adapter and head, or a reader's adapter with the head as it is."""
+    adapter = LoraAdapter.from_directory(folder)
+    adapter = adapter.single() if adapter.rank == rank else adapter.reduced(rank)
+    if (folder / HEAD_FILE).exists():
+        head = load_file(folder / HEAD_FILE)
+        weight, bias = head["weight"].float(), head["bias"].float()
+    return adapter, weight, bias
 
 
 def _parameters(adapters: dict[str, LoraAdapter | None]) -> dict[str, Tensor]:

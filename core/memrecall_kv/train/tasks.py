@@ -120,8 +120,10 @@ class TaskSampler:
             task.ask(example, places)
         if beside:
             task.refuse(questions[0], beside)
+        # as many notes of something as of nothing: a reader that sees more of nothing stops taking notes
+        if beside and draw.random() < 0.5:
             task.note(questions[0], beside, "")
-        if draw.random() < 0.3:
+        if draw.random() < 0.4:
             task.note(questions[-1], [place], evidence(text, questions[-1]))
 
     def _chain(self, task: _Draft, draw: random.Random) -> None:
@@ -129,7 +131,7 @@ class TaskSampler:
         example = draw.choice(self._multi)
         gold = [p for p in example.paragraphs if p.supporting]
         rest = [p.text for p in example.paragraphs if not p.supporting]
-        extra = draw.sample(rest, min(len(rest), draw.choice((0, 1, 2, 3))))
+        extra = draw.sample(rest, min(len(rest), draw.choice((0, 1, 2, 3, 5, 8))))
         own, beside = [task.chunk(p.text) for p in gold], [task.chunk(text) for text in extra]
         notes = [" ".join(p.sentences) or evidence(p.text, example) for p in gold]
         for place in own:
@@ -148,7 +150,7 @@ class TaskSampler:
             task.note(example, [own[last]], notes[last], memory=known if draw.random() < 0.7 else "")
         elif beside:
             task.refuse(example, beside)
-        if beside and draw.random() < 0.3:
+        if beside and draw.random() < 0.25:
             task.note(example, beside[:1], "", memory=known if draw.random() < 0.5 else "")
 
 
