@@ -146,10 +146,17 @@ class MemRecall:
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
     ) -> tuple[Recall, ...]:
         """Return the chunks a question opens, without an answer; arguments as in `stream`."""
-        walk = _Walk(self, bank, question, top_k, where)
-        for _ in walk.events():
-            pass
-        return tuple(walk.recalls)
+        events = self.walk(bank, question, top_k=top_k, where=where)
+        return tuple(event.recall for event in events if isinstance(event, Opened))
+
+    def walk(
+        self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
+    ) -> Generator[Event, None, None]:
+        """Yield what is scored, opened and noted, without an answer: for a host whose own model writes it.
+
+        Arguments as in `stream`.
+        """
+        yield from _Walk(self, bank, question, top_k, where).events()
 
     def ask(self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None) -> Answer:
         """Return the answer to a question; arguments as in `stream`."""

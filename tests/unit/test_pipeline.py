@@ -303,3 +303,14 @@ def test_a_published_checkpoint_loads_ingests_and_answers(stack: ExitStack, tmp_
     assert default.config.compressor == settings.compressor
     assert default.config.chunking.chunk_tokens == 64
     memory.save_pretrained(tmp_path / "saved")
+
+
+def test_a_walk_is_a_stream_without_its_answer(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
+    memory = bridge(settings(top_k=None))
+    bank = stack.enter_context(memory.open_bank(tmp_path / "bank"))
+    memory.ingest(bank, order)
+    events = list(memory.walk(bank, QUESTION))
+    whole = list(memory.stream(bank, QUESTION))
+    assert events == whole[: len(events)]
+    assert isinstance(events[-1], (Scored, Noted))
+    assert isinstance(whole[len(events)], Token)
