@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from memrecall_kv import MemRecall, prompts
-from memrecall_kv.config import GateConfig, ReasonerConfig
+from memrecall_kv.config import GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.evaluate.metrics import exact_match, f1_score, recall_at_k
 from memrecall_kv.gate import LikelihoodGate, shift_odds
 from memrecall_kv.lexical import LexicalIndex
@@ -40,7 +40,7 @@ class Question:
         ]
         self.gold = [number for number, p in enumerate(row["paragraphs"]) if p["supporting"]]
         self._blocks: dict[int, MemoryBlock] = {}
-        self._seen: dict[str, dict[int, float]] = {}
+        self._seen: dict[tuple[str, str], dict[int, float]] = {}
         self.words = LexicalIndex(self.texts)
 
     def blocks(self, numbers: list[int]) -> list[MemoryBlock]:
@@ -57,13 +57,14 @@ class Question:
         order = sorted(range(len(shares)), key=lambda number: (-shares[number], number))
         return order[:limit]
 
-    def judge(self, known: str, numbers: list[int], weight: float) -> dict[int, float]:
-        """Return the probabilities of blocks under notes."""
+    def judge(self, known: str, numbers: list[int], weight: float, asked: str | None = None) -> dict[int, float]:
+        """Return the probabilities of blocks under notes, for the row's question or another."""
+        asked = self.row["question"] if asked is None else asked
         notes = WorkingMemory((Note(known, "-"),) if known else ())
-        seen = self._seen.setdefault(known, {})
+        seen = self._seen.setdefault((asked, known), {})
         fresh = [number for number in numbers if number not in seen]
         if fresh:
-            scores = self._memory._parts.gate.score(self.row["question"], notes, self.blocks(fresh))
+            scores = self._memory._parts.gate.score(asked, notes, self.blocks(fresh))
             seen.update(zip(fresh, scores, strict=True))
         shares = self.words.scores(f"{self.row['question']} {known}")
         return {n: shift_odds(seen[n], weight * shares[n]) for n in numbers}
@@ -120,8 +121,8 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
         first = question.judge("", question.candidates("", limit), 0.0)
         shares = question.words.scores(row["question"])
         ranked["gate, one look"] = sorted(first, key=lambda n: -first[n])
-        plain, _, _ = walk(question, k, 0.0, limit)
-        ranked["gate, hops"] = plain
+        if not options.pool:
+            ranked["gate, hops"], _, _ = walk(question, k, 0.0, limit)
         opened, _, looks = walk(question, k, options.weight, limit)
         ranked["gate and words, one look"] = sorted(
             first, key=lambda n: -shift_odds(first[n], options.weight * shares[n])
@@ -146,16 +147,31 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     return records
 
 
+ABLATIONS = {
+    "with": "gold with the other's note, reciprocal rank",
+    "without": "memory removed",
+    "no question": "question removed",
+    "swapped": "blocks swapped",
+}
+
+
 def known_hop(question: Question, weight: float) -> dict[str, float]:
-    """Return the reciprocal rank of each gold paragraph with and without the note of the other gold ones."""
+    """Return the mean reciprocal rank of gold paragraphs given the notes of the other gold ones, and ablations."""
     every = list(range(len(question.texts)))
-    found: dict[str, float] = {"with": 0.0, "without": 0.0}
-    blind = question.judge("", every, weight)
+    found = dict.fromkeys(ABLATIONS, 0.0)
     for last in question.gold:
         others = [number for number in question.gold if number != last]
         known = " ".join(prompts.closest_sentence(question.texts[n], question.row["question"]) for n in others)
-        for name, judged in (("with", question.judge(known, every, weight)), ("without", blind)):
-            rivals = [p for number, p in judged.items() if number not in question.gold and p >= judged[last]]
+        judged = question.judge(known, every, weight)
+        looks = {
+            "with": judged,
+            "without": question.judge("", every, weight),
+            "no question": question.judge(known, every, 0.0, asked=""),
+            # each paragraph is judged by the block of the next one
+            "swapped": {n: judged[(n + 1) % len(every)] for n in every},
+        }
+        for name, look in looks.items():
+            rivals = [p for number, p in look.items() if number not in question.gold and p >= look[last]]
             found[name] += 1 / (1 + len(rivals)) / len(question.gold)
     return found
 
@@ -186,16 +202,9 @@ def report(records: list[dict[str, Any]], k: int) -> str:
     parts.append(table(recalls))
     known = [record["known"] for record in records if "known" in record]
     if known:
-        gains = [one["with"] - one["without"] for one in known]
-        parts.append(
-            table(
-                {
-                    "gold with the other's note, reciprocal rank": [o["with"] for o in known],
-                    "without": [o["without"] for o in known],
-                    "difference": gains,
-                }
-            )
-        )
+        ranks = {label: [one[name] for one in known] for name, label in ABLATIONS.items()}
+        ranks["difference that the memory makes"] = [one["with"] - one["without"] for one in known]
+        parts.append(table(ranks))
     if "answers" in records[0]:
         scores: dict[str, list[float]] = {}
         for record in records:
@@ -219,6 +228,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
     parser.add_argument("--candidates", type=int, default=32, help="blocks that are judged in a pool")
     parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
+    parser.add_argument("--ratio", type=int, help="compression ratio instead of the checkpoint's")
     parser.add_argument("--answers", action="store_true")
     parser.add_argument("--minilm", action="store_true")
     parser.add_argument("--likelihood", action="store_true")
@@ -227,6 +237,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     memory = MemRecall.from_pretrained(options.checkpoint)
+    if options.ratio:
+        compressor = memory.config.compressor.model_dump() | {"compression_ratio": options.ratio}
+        settings = memory.config.model_dump() | {"compressor": compressor}
+        memory = MemRecall.from_pretrained(options.checkpoint, config=MemRecallConfig(**settings))
     take = (options.rows, options.seed, options.skip)
     rows = held_out_rows(*take) if options.data == "held_out" else dev_rows(options.data, *take)
     records = measure(memory, options, rows)

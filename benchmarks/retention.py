@@ -15,7 +15,6 @@ import json
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from memrecall_kv import prompts
@@ -28,11 +27,13 @@ from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.models import load_backbone
 from memrecall_kv.quantize import dequantize, quantize
+from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.types import MemoryBlock
 from rows import dev_rows, table, texts_of
 
 KINDS = {
     "KVzip, adaptive": {"importance": "reconstruction", "budget": "adaptive"},
+    "learned, adaptive": {"importance": "learned", "budget": "adaptive"},
     "KVzip, uniform": {"importance": "reconstruction"},
     "KeyDiff, adaptive": {"importance": "key_diff", "budget": "adaptive"},
     "KeyDiff, uniform": {"importance": "key_diff"},
@@ -41,19 +42,21 @@ NEW_TOKENS = 16
 
 
 def contexts(
-    kv: KVAccess, texts: list[str], ratios: list[int], kinds: list[str], storage: Any
+    kv: KVAccess, texts: list[str], options: argparse.Namespace, scorer: ImportanceScorer | None
 ) -> dict[str, list[MemoryBlock]]:
     """Return what is read of some texts: nothing, all, and blocks of every kind and ratio."""
     rows = [kv.backbone.encode(text) for text in texts]
     with torch.inference_mode():
         prefill = kv.prefill(rows)
         found = {"no context": [], "full text": whole_blocks(prefill, rows)}
-        scores = {name: SCORES[name](kv, prefill, rows) for name in {str(KINDS[kind]["importance"]) for kind in kinds}}
-        for kind in kinds:
-            for ratio in ratios:
+        scorers = SCORES | ({"learned": scorer} if scorer else {})
+        names = {str(KINDS[kind]["importance"]) for kind in options.kinds}
+        scores = {name: scorers[name](kv, prefill, rows) for name in names}
+        for kind in options.kinds:
+            for ratio in options.ratios:
                 config = CompressorConfig(compression_ratio=ratio, **KINDS[kind])
                 made = operate(kv, prefill, rows, config, scores[config.importance])
-                found[f"{kind} x{ratio}"] = [dequantize(quantize(block, storage)) for block in made]
+                found[f"{kind} x{ratio}"] = [dequantize(quantize(block, options.storage)) for block in made]
     return found
 
 
@@ -100,12 +103,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     kv = KVAccess(load_backbone())
     reader = LoraAdapter.from_directory(options.checkpoint / "reasoner").to(kv.backbone.device, kv.backbone.dtype)
+    learned = any("learned" in kind for kind in options.kinds)
+    scorer = ImportanceScorer.from_directory(options.checkpoint / "compressor") if learned else None
     rows = dev_rows(options.data, options.rows, options.seed, options.skip)
     scores: dict[str, dict[str, list[float]]] = {}
     started = time.perf_counter()
     for start in range(0, len(rows), options.batch):
         batch = rows[start : start + options.batch]
-        made = [contexts(kv, texts_of(row), options.ratios, options.kinds, options.storage) for row in batch]
+        made = [contexts(kv, texts_of(row), options, scorer) for row in batch]
         for name in made[0]:
             replies = answers(kv, reader, [one[name] for one in made], [row["question"] for row in batch])
             for row, reply in zip(batch, replies, strict=True):
