@@ -29,7 +29,7 @@ from memrecall_kv.models import load_backbone
 from memrecall_kv.quantize import dequantize, quantize
 from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.types import MemoryBlock
-from rows import dev_rows, table, texts_of
+from rows import dev_rows, held_out_rows, table, texts_of
 
 KINDS = {
     "KVzip, adaptive": {"importance": "reconstruction", "budget": "adaptive"},
@@ -89,7 +89,7 @@ def main() -> None:
     """Measure, print the tables, and write every row's score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", default="squad_xquad_dev")
+    parser.add_argument("--data", default="squad_xquad_dev", help="a dev file, held_out or held_out_squad")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", type=int, default=0)
@@ -105,7 +105,10 @@ def main() -> None:
     reader = LoraAdapter.from_directory(options.checkpoint / "reasoner").to(kv.backbone.device, kv.backbone.dtype)
     learned = any("learned" in kind for kind in options.kinds)
     scorer = ImportanceScorer.from_directory(options.checkpoint / "compressor") if learned else None
-    rows = dev_rows(options.data, options.rows, options.seed, options.skip)
+    take = (options.rows, options.seed, options.skip)
+    held_out = options.data.startswith("held_out")
+    single = options.data == "held_out_squad"
+    rows = held_out_rows(*take, single=single) if held_out else dev_rows(options.data, *take)
     scores: dict[str, dict[str, list[float]]] = {}
     started = time.perf_counter()
     for start in range(0, len(rows), options.batch):
@@ -126,7 +129,8 @@ def main() -> None:
         print(f"| {name} | {100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}] |")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
-    options.out.write_text(json.dumps({"options": facts, "scores": scores}), encoding="utf-8")
+    ids = [row["id"] for row in rows]
+    options.out.write_text(json.dumps({"options": facts, "ids": ids, "scores": scores}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,14 @@ def dev_rows(name: str, count: int, seed: int, skip: int = 0) -> list[dict[str, 
     return rows[skip : skip + count]
 
 
-def held_out_rows(count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
-    """Return multi-hop train rows that no stage trained on; what is fitted is fitted on them."""
+def held_out_rows(count: int, seed: int, skip: int = 0, *, single: bool = False) -> list[dict[str, Any]]:
+    """Return train rows that no stage trained on, multi-hop or SQuAD's; what is fitted or chosen is so on them."""
     from memrecall_kv.train.data import is_held_out
 
-    names = ("hotpotqa_train", "2wikimultihopqa_train", "musique_train")
-    rows = [row for name in names for row in read(SHARED / "qa" / f"{name}.jsonl.gz") if is_held_out(str(row["id"]))]
+    names = ("squad_train_subset",) if single else ("hotpotqa_train", "2wikimultihopqa_train", "musique_train")
+    rows = [row for name in names for row in read(SHARED / "qa" / f"{name}.jsonl.gz")]
+    # all questions of an article are held out together
+    rows = [row for row in rows if is_held_out(row["paragraphs"][0]["title"] if single else str(row["id"]))]
     random.Random(seed).shuffle(rows)  # noqa: S311  # a sample, not a secret
     return rows[skip : skip + count]
 
