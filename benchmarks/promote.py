@@ -3,8 +3,8 @@
     python benchmarks/retention.py --checkpoint OLD --data held_out_squad --out old.json     # and NEW
     python benchmarks/promote.py old.json new.json
 
-Takes two files of `retention.py`, `multihop.py` or `refusals.py`; a part is promoted if the interval of the measure it is
-meant to raise is above zero.
+Takes two files of `retention.py`, `multihop.py` or `refusals.py`; a part is promoted if the interval of the measure it
+is meant to raise is above zero.
 """
 
 from __future__ import annotations
