@@ -45,6 +45,7 @@ from memrecall_kv.types import (
     Usage,
     Where,
     WorkingMemory,
+    Writer,
 )
 
 _HELD_BACK = 24
@@ -152,21 +153,32 @@ class MemRecall:
     def walk(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
     ) -> Generator[Event, None, None]:
-        """Yield what is scored, opened and noted, without an answer: for a host whose own model writes it.
-
-        Arguments as in `stream`.
-        """
+        """Yield what is scored, opened and noted, without an answer; arguments as in `stream`."""
         yield from _Walk(self, bank, question, top_k, where).events()
 
-    def ask(self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None) -> Answer:
+    def ask(
+        self,
+        bank: MemoryBank,
+        question: str,
+        *,
+        top_k: int | None = None,
+        where: Where | None = None,
+        write: Writer | None = None,
+    ) -> Answer:
         """Return the answer to a question; arguments as in `stream`."""
-        *_, last = self.stream(bank, question, top_k=top_k, where=where)
+        *_, last = self.stream(bank, question, top_k=top_k, where=where, write=write)
         if not isinstance(last, Done):
             raise TypeError("the last event of a stream is Done")
         return last.answer
 
     def stream(
-        self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
+        self,
+        bank: MemoryBank,
+        question: str,
+        *,
+        top_k: int | None = None,
+        where: Where | None = None,
+        write: Writer | None = None,
     ) -> Generator[Event, None, None]:
         """Yield what happens while a question is answered; the last event is `Done`.
 
@@ -175,6 +187,7 @@ class MemRecall:
             question: What is asked.
             top_k: Open exactly this many blocks, whatever the settings say.
             where: Recall only chunks of documents for which this is true.
+            write: Writes the answer instead of the reasoner, if anything was found; not under the backbone's lock.
 
         Raises:
             InputError: If the question is empty.
@@ -182,7 +195,7 @@ class MemRecall:
         """
         walk = _Walk(self, bank, question, top_k, where)
         yield from walk.events()
-        yield from walk.answer()
+        yield from walk.answer(write)
 
     def chunk(self, document: Document) -> list[Chunk]:
         """Return the chunks `ingest` would make of a document."""
@@ -240,7 +253,7 @@ class _Walk:
                 if probability > self._config.gate.threshold:
                     yield from self._read(recall)
 
-    def answer(self) -> Iterator[Event]:
+    def answer(self, write: Writer | None = None) -> Iterator[Event]:
         """Answer from what was learned; without a block that the gate believes in there is nothing to answer from.
 
         The pieces that are yielded join to the answer's text. A start that says "nothing" is held back, and so
@@ -249,7 +262,7 @@ class _Walk:
         strict = self._config.reasoner.readback == "verify"
         texts = [recall.text for recall in self.recalls]
         reply = shown = ""
-        for piece in self._pieces():
+        for piece in self._pieces(write):
             reply += piece
             if not strict and len(reply) > _HELD_BACK and not prompts.is_nothing(reply[:_HELD_BACK]):
                 ready = reply.rstrip()
@@ -263,17 +276,19 @@ class _Walk:
             yield Token(text[len(shown) :])
         yield Done(self._answered(text, found=found, grounded=found and grounded))
 
-    def _pieces(self) -> Iterator[str]:
-        """Yield the reasoner's reply without leading white space, or nothing at all."""
+    def _pieces(self, write: Writer | None) -> Iterator[str]:
+        """Yield the reply without leading white space, or nothing at all."""
         if not any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
             return
         started = False
-        blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
-        reply = self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally)
-        for piece in self._locked(reply):
+        for piece in write(self._question, self.memory, self.recalls) if write else self._reply():
             text = piece if started else piece.lstrip()
             started = started or bool(text)
             yield text
+
+    def _reply(self) -> Iterator[str]:
+        blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
+        return self._locked(self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally))
 
     def _answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
         return Answer(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -120,6 +120,10 @@ class WorkingMemory:
     def text(self) -> str:
         """Return the notes as the gate and the reasoner read them, one a line."""
         return "\n".join(note.text for note in self.notes)
+
+
+Writer: TypeAlias = Callable[[str, WorkingMemory, Sequence["Recall"]], Iterator[str]]
+"""A host's model: called with question, working memory and what was opened, yields the answer piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from memrecall_kv.kv import KVAccess
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, byte_tokenizer, tiny_backbone, tiny_memory
-from memrecall_kv.types import Document, Done, Noted, Opened, Scored, Token
+from memrecall_kv.types import Document, Done, Noted, Opened, Recall, Scored, Token, WorkingMemory
 
 FACTS = [
     Document("film", "Kiss and Tell, a film, starred Shirley Temple.", {"kind": "film"}),
@@ -314,3 +315,32 @@ def test_a_walk_is_a_stream_without_its_answer(stack: ExitStack, tmp_path: Path,
     assert events == whole[: len(events)]
     assert isinstance(events[-1], (Scored, Noted))
     assert isinstance(whole[len(events)], Token)
+
+
+def take_and_give_back(lock: AbstractContextManager[object]) -> None:
+    with lock:
+        pass
+
+
+@pytest.mark.timeout(30)
+def test_another_model_may_write_the_answer(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
+    memory = bridge(settings(top_k=None))
+    bank = stack.enter_context(memory.open_bank(tmp_path / "bank"))
+    memory.ingest(bank, order)
+    asked: list[tuple[str, str, list[str]]] = []
+
+    def write(question: str, notes: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
+        asked.append((question, notes.text, [recall.chunk.doc_id for recall in recalls]))
+        # a host's model may use the same backbone: it must not be locked meanwhile
+        with ThreadPoolExecutor() as pool:
+            pool.submit(take_and_give_back, memory.backbone.lock).result()
+        yield from (" It", " was", " Somebody.")
+
+    answer = memory.ask(bank, QUESTION, write=write)
+    assert answer.text == "It was Somebody."
+    assert answer.found
+    assert not answer.grounded
+    assert asked == [(QUESTION, answer.working_memory.text, [recall.chunk.doc_id for recall in answer.evidence])]
+    nothing = memory.ask(bank, QUESTION, where=lambda *_: False, write=write)
+    assert not nothing.found
+    assert len(asked) == 1
