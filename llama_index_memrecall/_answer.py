@@ -5,37 +5,55 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.schema import NodeWithScore
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.response_synthesizers.type import ResponseMode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from memrecall_kv.streaming import in_thread
-from memrecall_kv.types import Answer, Done, Event, Noted, Opened, Recall, Scored, Token, Usage, Where
+from memrecall_kv.types import Answer, Done, Event, Noted, Opened, Recall, Scored, Token, Usage, Writer
 
 from llama_index_memrecall._convert import to_source_nodes
+from llama_index_memrecall._source import Source
+from llama_index_memrecall._telling import Telling
 from llama_index_memrecall.events import BlockGatedEvent, RecallFinishedEvent, WorkingMemoryUpdatedEvent, dispatcher
+
+if TYPE_CHECKING:  # the bank imports torch
+    from memrecall_kv import MemoryBank
+
+_WITHOUT_ANSWER = (ResponseMode.NO_TEXT, ResponseMode.CONTEXT_ONLY)
 
 
 class Asking:
     """One question being answered.
 
     Args:
-        memory: What answers.
-        bank: What it reads.
+        source: What may be recalled.
         question: The question.
-        top_k: Blocks to open, exactly; `None` leaves it to the gate.
-        where: Which documents may be recalled.
+        mode: How the answer comes about; see `MemRecallQueryEngine`.
+        proposed: Nodes to recall among, instead of the source's bank.
+        write: What writes the answer; `None` for the memory's own reasoner.
+        callback_manager: For LlamaIndex's callbacks.
     """
 
     def __init__(
-        self, memory: LazyMemory, bank: LazyBank, question: str, *, top_k: int | None, where: Where | None
+        self,
+        source: Source,
+        question: str,
+        *,
+        mode: ResponseMode = ResponseMode.COMPACT,
+        proposed: Sequence[BaseNode] | None = None,
+        write: Writer | None = None,
+        callback_manager: CallbackManager | None = None,
     ) -> None:
-        self._memory = memory
-        self._bank = bank
+        self._source = source
         self._question = question
-        self._top_k = top_k
-        self._where = where
+        self._mode = mode
+        self._proposed = proposed
+        self._write = write
+        self._telling = Telling(question, callback_manager or CallbackManager())
+        self._bank: MemoryBank | None = None
         self._recalls: list[Recall] = []
         self._text = ""
         self._has_begun = False
@@ -87,9 +105,16 @@ class Asking:
         """Yield, for each of the core's events, the pieces of text it adds; most add none."""
         try:
             # Inside the generator, so that a model is loaded in the thread that runs it.
-            bank, memory = self._bank.get(), self._memory.get()
-            for event in memory.stream(bank, self._question, top_k=self._top_k, where=self._where):
-                yield self._take(event)
+            memory, self._bank, where = self._source.open(self._proposed)
+            if self._mode in _WITHOUT_ANSWER:
+                events = memory.walk(self._bank, self._question, top_k=self._source.top_k, where=where)
+            else:
+                events = memory.stream(
+                    self._bank, self._question, top_k=self._source.top_k, where=where, write=self._write
+                )
+            with closing(events):
+                for event in events:
+                    yield self._take(event)
         finally:
             self._finish()
 
@@ -109,13 +134,17 @@ class Asking:
             case Noted(note):
                 dispatcher.event(WorkingMemoryUpdatedEvent(text=note.text, chunk_id=note.chunk_id))
             case Token(text):
+                if not self._has_begun and self._write is None:
+                    self._telling.begin()
                 self._text += text
                 return [*self._begin(), text]
             case Done(answer):
+                begun = self._begin()
+                text = self._joined() if self._mode == ResponseMode.CONTEXT_ONLY else answer.text
                 # Nothing found means nothing written: the answer is then what stands for that.
-                pieces = [] if self._has_begun else [*self._begin(), answer.text]
+                pieces = [*begun, text] if begun else []
                 self._answer = answer
-                self._text = answer.text
+                self._text = text
                 self._metadata["usage"] = asdict(answer.usage)
                 self._metadata["trace"] = [asdict(step) for step in answer.trace.steps]
                 return pieces
@@ -130,12 +159,17 @@ class Asking:
         if self._has_begun:
             return []
         self._has_begun = True
-        self._source_nodes += to_source_nodes(self._recalls, self._bank.get())
+        if self._bank is not None:
+            self._source_nodes += to_source_nodes(self._recalls, self._bank)
         self._metadata.update({source.node_id: source.metadata for source in self._source_nodes})
         return [""]
 
+    def _joined(self) -> str:
+        return "\n\n".join(source.get_content(metadata_mode=MetadataMode.LLM) for source in self._source_nodes)
+
     def _finish(self) -> None:
         usage = self._answer.usage if self._answer else Usage(blocks_opened=len(self._recalls))
+        self._telling.end(self._text, usage)
         dispatcher.event(
             RecallFinishedEvent(
                 query=self._question,

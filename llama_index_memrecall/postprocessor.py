@@ -129,7 +129,7 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
             for text, recall in recalls:
                 kept += [_judged(node, recall.gate_probability, recall.step) for node in readable[text]]
                 if len(kept) >= wanted:
-                    break  # what comes after the last node would be an answer
+                    break
         if self.top_n is None:
             return kept
         return [*kept, *(_judged(node, 0.0, None) for node in silent)][: self.top_n]
@@ -164,7 +164,7 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
         # The fewest blocks that are sure to hold `top_n` nodes; the caller stops when it has them.
         sizes = sorted(Counter(chunk.doc_id for chunk in cache.chunks(where)).values(), reverse=True)
         enough = sum(sizes[: self.top_n - 1]) + 1
-        for event in memory.stream(cache, question, top_k=enough, where=where):
+        for event in memory.walk(cache, question, top_k=enough, where=where):
             if isinstance(event, Opened):
                 yield event.recall
 

@@ -153,8 +153,10 @@ class MemRecall:
     def walk(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
     ) -> Generator[Event, None, None]:
-        """Yield what is scored, opened and noted, without an answer; arguments as in `stream`."""
-        yield from _Walk(self, bank, question, top_k, where).events()
+        """Yield what `stream` does, without writing an answer: that of the last event, `Done`, is empty."""
+        walk = _Walk(self, bank, question, top_k, where)
+        yield from walk.events()
+        yield Done(walk.answered("", found=walk.has_found, grounded=False))
 
     def ask(
         self,
@@ -238,6 +240,11 @@ class _Walk:
         self.memory = WorkingMemory()
         self.recalls: list[Recall] = []
 
+    @property
+    def has_found(self) -> bool:
+        """Return whether a block was opened that the gate believes in."""
+        return any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls)
+
     def events(self) -> Iterator[Event]:
         """Walk the blocks: score, open, take a note."""
         for decision in scan(len(self._chunks), self._score, self._scan, self._config.gate):
@@ -274,11 +281,11 @@ class _Walk:
         text = reply if found or shown else self._config.reasoner.not_found
         if text != shown:
             yield Token(text[len(shown) :])
-        yield Done(self._answered(text, found=found, grounded=found and grounded))
+        yield Done(self.answered(text, found=found, grounded=found and grounded))
 
     def _pieces(self, write: Writer | None) -> Iterator[str]:
         """Yield the reply without leading white space, or nothing at all."""
-        if not any(recall.gate_probability > self._config.gate.threshold for recall in self.recalls):
+        if not self.has_found:
             return
         started = False
         for piece in write(self._question, self.memory, self.recalls) if write else self._reply():
@@ -290,7 +297,8 @@ class _Walk:
         blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
         return self._locked(self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally))
 
-    def _answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
+    def answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
+        """Return a text as the answer, with all that led to it."""
         return Answer(
             text=text,
             evidence=tuple(self.recalls),

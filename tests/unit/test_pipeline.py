@@ -310,11 +310,14 @@ def test_a_walk_is_a_stream_without_its_answer(stack: ExitStack, tmp_path: Path,
     memory = bridge(settings(top_k=None))
     bank = stack.enter_context(memory.open_bank(tmp_path / "bank"))
     memory.ingest(bank, order)
-    events = list(memory.walk(bank, QUESTION))
+    *events, done = memory.walk(bank, QUESTION)
     whole = list(memory.stream(bank, QUESTION))
     assert events == whole[: len(events)]
-    assert isinstance(events[-1], (Scored, Noted))
     assert isinstance(whole[len(events)], Token)
+    assert (done.answer.text, done.answer.found) == ("", True)
+    assert done.answer.evidence == whole[-1].answer.evidence
+    *_, nothing = memory.walk(bank, QUESTION, where=lambda *_: False)
+    assert not nothing.answer.found
 
 
 def take_and_give_back(lock: AbstractContextManager[object]) -> None:
