@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from llama_index.core.schema import BaseNode, NodeWithScore
@@ -40,22 +40,25 @@ class Source:
         self.bank = bank
         self.cache = cache
         self.top_k = top_k
+        self.within: Callable[[], Container[str]] | None = None
+        """The ids that may be recalled from the bank, asked for at every question; `None` for all."""
         self._where = to_where(filters)
 
     def open(self, proposed: Sequence[BaseNode] | None = None) -> tuple[MemRecall, MemoryBank, Where | None]:
         """Return what recalls, what it looks at, and which documents of it; proposed nodes are compressed first."""
         if proposed is None:
             bank = self.bank.get()  # before a model is loaded for nothing
-            return self.memory.get(), bank, self._where
+            return self.memory.get(), bank, self._among(self.within()) if self.within else self._where
         memory, documents = self.memory.get(), to_documents(proposed)
         with self.cache.writing() as writable:
             memory.ingest(writable, documents)
-        among = {document.id for document in documents}
+        return memory, self.cache.get(), self._among({document.id for document in documents})
 
+    def _among(self, ids: Container[str]) -> Where:
         def where(doc_id: str, metadata: Metadata) -> bool:
-            return doc_id in among and (self._where is None or self._where(doc_id, metadata))
+            return doc_id in ids and (self._where is None or self._where(doc_id, metadata))
 
-        return memory, self.cache.get(), where
+        return where
 
     def recall(self, question: str, proposed: Sequence[BaseNode] | None = None) -> list[NodeWithScore]:
         """Return the nodes a question recalls, in that order."""
