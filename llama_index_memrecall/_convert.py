@@ -1,4 +1,4 @@
-"""LlamaIndex's nodes and filters to MemRecall's values and back; nothing of the host's is written to."""
+"""LlamaIndex's nodes to MemRecall's values and back; nothing of the host's is written to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from llama_index.core.schema import (
 )
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.storage.docstore.utils import json_to_doc
-from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Document, Metadata, Recall, Where
+from memrecall_kv.types import Document, Recall
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
@@ -129,45 +128,3 @@ def with_step(node: BaseNode, step: int | None) -> BaseNode:
         "relationships": dict(node.relationships),
     }
     return node.model_copy(update=changes)
-
-
-def to_where(filters: MetadataFilters | None) -> Where | None:
-    """Return the core's filter for LlamaIndex's; `None` for no filter.
-
-    Raises:
-        InputError: If a filter is neither `EQ` nor `IN`, or is combined by other than `AND`.
-    """
-    if filters is None:
-        return None
-    conditions = list(_flatten(filters))
-    return lambda _, metadata: all(_holds(condition, metadata) for condition in conditions)
-
-
-def _flatten(filters: MetadataFilters) -> Iterable[MetadataFilter]:
-    if filters.condition not in (FilterCondition.AND, None):
-        raise InputError(
-            f"Expected filters combined by AND, got {filters.condition.value!r}.",
-            "Ask once per alternative, or keep a metadata key to filter on.",
-        )
-    for item in filters.filters:
-        if isinstance(item, MetadataFilters):
-            yield from _flatten(item)
-        elif item.operator == FilterOperator.EQ or (
-            item.operator == FilterOperator.IN and isinstance(item.value, list)
-        ):
-            yield item
-        else:
-            raise InputError(
-                f"Expected the filter on {item.key!r} to be EQ, or IN with a list; "
-                f"got {item.operator.name} with {item.value!r}.",
-                "Write it as EQ or IN.",
-            )
-
-
-def _holds(condition: MetadataFilter, metadata: Metadata) -> bool:
-    if condition.key not in metadata:
-        return False
-    value = metadata[condition.key]
-    if condition.operator == FilterOperator.IN and isinstance(condition.value, list):
-        return value in condition.value
-    return bool(value == condition.value)

@@ -10,7 +10,8 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import Metadata, Where
 
-from llama_index_memrecall._convert import to_documents, to_source_nodes, to_where
+from llama_index_memrecall._convert import to_documents, to_source_nodes
+from llama_index_memrecall._filters import to_where
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall
