@@ -39,12 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--importance", default=CompressorConfig().importance)
+    parser.add_argument("--checkpoint", type=Path, help="the packaged default if left out")
+    parser.add_argument("--importance", help="a score that needs no training, instead of the checkpoint's compressor")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = MemRecallConfig(compressor=CompressorConfig(importance=options.importance))
-    memory = MemRecall.from_pretrained(config=config)
+    config = None
+    if options.importance:
+        config = MemRecallConfig(compressor=CompressorConfig(importance=options.importance, budget="adaptive"))
+    memory = MemRecall.from_pretrained(None if config else options.checkpoint, config=config)
     whole = memory.chunk(book())[: options.chunks]
     document = Document("book", book().text[: whole[-1].end])
     rows = [memory.backbone.encode(chunk.text) for chunk in whole]
