@@ -33,22 +33,23 @@ def samples(paths: list[Path]) -> list[tuple[float, float, float, float]]:
     return found
 
 
-def fit(data: list[tuple[float, float, float, float]]) -> tuple[float, float, float]:
-    """Return scale, weight of words (not negative) and offset."""
+def fit(data: list[tuple[float, float, float, float]], weight: float | None = None) -> tuple[float, float, float]:
+    """Return scale, weight of words (not negative) and offset; a weight that is given goes with unscaled odds."""
     odds, shares, labels, weights = torch.tensor(data, dtype=torch.float64).T
     values = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([values], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        logits = values[0] * odds + values[1].clamp_min(0) * shares + values[2]
+        worth = values[1].clamp_min(0) if weight is None else values[0] * weight
+        logits = values[0] * odds + worth * shares + values[2]
         total = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
         total.backward()
         return total
 
     optimizer.step(loss)
-    scale, weight, offset = values.tolist()
-    return scale, max(0.0, weight), offset
+    scale, fitted, offset = values.tolist()
+    return scale, max(0.0, fitted) if weight is None else scale * weight, offset
 
 
 def rates(path: Path, values: tuple[float, float, float], threshold: float) -> dict[str, float]:
@@ -83,9 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path, nargs="+")
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--weight", type=float, help="of words beside unscaled odds; fitted if left out")
     parser.add_argument("--dry-run", action="store_true", help="print the fit and write nothing")
     options = parser.parse_args()
-    values = fit(samples(options.records))
+    values = fit(samples(options.records), options.weight)
     print("scale {:.3f}, weight of words {:.3f}, offset {:.3f}".format(*values))
     for path in options.records:
         for threshold in (0.3, 0.5, 0.7):

@@ -12,9 +12,13 @@ import pytest
 import torch
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.config import MemRecallConfig, ReasonerConfig, default_directory
+from memrecall_kv.demo import book
 from memrecall_kv.gate import ClassifierGate
+from memrecall_kv.importance import SCORES
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally, TunedReasoner
+from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.train.scoring import agreement
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, Recall, WorkingMemory
 from safetensors.torch import load_file
 
@@ -124,6 +128,24 @@ def test_the_answer_is_in_the_block_that_is_read(memory: MemRecall) -> None:
         for block, expected in ((made[name], True), (made["band"], False), (zeroed(made[name]), False)):
             said = "".join(reader.answer(question, WorkingMemory(), [recall], [block], Tally()))
             assert (wanted in said) == expected
+
+
+def test_the_learned_score_keeps_what_reading_twice_would_keep(memory: MemRecall) -> None:
+    scorer, reasoner = memory._parts.compressor.scorer, memory._parts.reasoner
+    kv = reasoner._kv
+    rows = [memory.backbone.encode(chunk.text) for chunk in memory.chunk(book())[3:5]]  # of no training text
+    with torch.inference_mode():
+        prefill = kv.prefill(rows)
+        wanted = SCORES["reconstruction"](kv, prefill, rows).flatten()
+        alike = {
+            "learned": agreement(scorer(kv, prefill, rows).flatten(), wanted, 4),
+            "other weights": agreement(
+                ImportanceScorer.create(prefill, width=64)(kv, prefill, rows).flatten(), wanted, 4
+            ),
+            "key_diff": agreement(SCORES["key_diff"](kv, prefill, rows).flatten(), wanted, 4),
+        }
+    assert alike["learned"] > 0.7, alike
+    assert alike["learned"] > max(alike["other weights"], alike["key_diff"]) + 0.1, alike
 
 
 def test_one_setting_can_be_changed_and_the_rest_kept(memory: MemRecall) -> None:
