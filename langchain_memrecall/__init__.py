@@ -1,6 +1,7 @@
-"""MemRecall for LangChain: a runnable that answers, and a retriever."""
+"""MemRecall for LangChain: what answers, retrieves, reranks, stores and remembers."""
 
+from langchain_memrecall.compressor import MemRecallDocumentCompressor
 from langchain_memrecall.retriever import MemRecallRetriever
 from langchain_memrecall.runnable import MemRecallRunnable
 
-__all__ = ["MemRecallRetriever", "MemRecallRunnable"]
+__all__ = ["MemRecallDocumentCompressor", "MemRecallRetriever", "MemRecallRunnable"]
