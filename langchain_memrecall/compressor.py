@@ -75,7 +75,8 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
             return self._copies(sources, filter(None, self._recalls(list(sources), query, config)))
 
         sources = _by_text(documents)
-        return RunnableLambda(select).invoke(query, self._config(callbacks))
+        kept: list[Document] = RunnableLambda(select).invoke(query, self._config(callbacks))
+        return kept
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -87,7 +88,8 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
                 return self._copies(sources, [recall async for recall in recalls if recall is not None])
 
         sources = _by_text(documents)
-        return await RunnableLambda(select).ainvoke(query, self._config(callbacks))
+        kept: list[Document] = await RunnableLambda(select).ainvoke(query, self._config(callbacks))
+        return kept
 
     def _recalls(
         self, texts: Sequence[str], question: str, config: RunnableConfig
