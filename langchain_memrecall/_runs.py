@@ -69,12 +69,17 @@ class Runs:
                 {}, [[HumanMessage(content=self._question)]], name="MemRecallReasoner"
             )
         self._written.append(text)
-        self._writing.on_llm_new_token(text, chunk=ChatGenerationChunk(message=AIMessageChunk(content=text)))
+        piece = AIMessageChunk(content=text, id=_message_id(self._writing))
+        self._writing.on_llm_new_token(text, chunk=ChatGenerationChunk(message=piece))
 
     def wrote_all(self, usage: Usage | None = None) -> None:
         """End the chat model's run with its tokens, notes and answer together."""
         if self._writing is not None:
-            message = AIMessage(content="".join(self._written), response_metadata={"model_name": self._model_name})
+            message = AIMessage(
+                content="".join(self._written),
+                id=_message_id(self._writing),
+                response_metadata={"model_name": self._model_name},
+            )
             if usage is not None:
                 message.usage_metadata = to_usage_metadata(usage)
             self._writing.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
@@ -82,6 +87,11 @@ class Runs:
 
     def _manager(self, about: dict[str, Any]) -> CallbackManager:
         return CallbackManager.configure(inheritable_callbacks=self._callbacks, local_metadata=about)
+
+
+def _message_id(run: CallbackManagerForLLMRun) -> str:
+    """Return the id of a run's message, the same for pieces and whole: by it LangGraph streams neither twice."""
+    return f"lc_run--{run.run_id}"
 
 
 def to_usage_metadata(usage: Usage) -> UsageMetadata:
