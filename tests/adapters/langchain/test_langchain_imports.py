@@ -1,5 +1,8 @@
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 PROGRAM = """
 import sys
@@ -56,3 +59,21 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     import langchain_memrecall
 
     assert not hasattr(langchain_memrecall, "MemRecall")
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_adapter_does_not_need_langchain_classic_and_only_the_middleware_needs_langchain():
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "langchain_memrecall").glob("*.py")}
+    assert [name for name, text in sources.items() if "langchain_classic" in text] == []
+    assert [name for name, text in sources.items() if re.search(r"^\s*(from|import) langchain[. ]", text, re.M)] == [
+        "middleware.py"
+    ]
+
+
+def test_the_wheel_holds_the_packages_and_no_tests():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert packages == ["core/memrecall_kv", "llama_index_memrecall", "langchain_memrecall"]
+    assert not any((ROOT / package / "tests").exists() for package in packages)
