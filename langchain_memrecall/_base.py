@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.documents import Document as HostDocument
-from langchain_core.load import Serializable, load
+from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list, patch_config
 from memrecall_kv.errors import InputError
@@ -17,6 +16,7 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents, to_where
+from langchain_memrecall._revive import revived
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv import MemoryBank, MemRecall
@@ -105,9 +105,7 @@ class OverBank(RunnableSerializable[Input, Output]):
             ValueError: If `data` holds any other class.
         """
         saved = json.loads(data) if isinstance(data, str) else data
-        spaces = {"langchain_memrecall", *(kind.lc_id()[0] for kind in allowed_objects)}
-        with suppress_langchain_beta_warning():  # ours to know, not the caller's
-            loaded = load(saved, allowed_objects=[cls, *allowed_objects], valid_namespaces=sorted(spaces))
+        loaded = revived(saved, [cls, *allowed_objects])
         if not isinstance(loaded, cls):
             raise InputError(f"Expected a saved {cls.__name__}, got {type(loaded).__name__}.", "Load it by its class.")
         return loaded if memory is None else cls(**{**loaded._settings(), "memory": memory})

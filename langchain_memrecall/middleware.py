@@ -24,7 +24,7 @@ try:
     from langchain.agents.middleware.types import PrivateStateAttr
 except ImportError as error:
     raise MissingDependencyError(
-        "MemRecallMiddleware needs langchain, which is not installed.", 'Run: pip install "langchain>=1.1"'
+        "MemRecallMiddleware needs langchain, which is not installed.", 'Run: pip install "langchain>=1.0,<2"'
     ) from error
 
 if TYPE_CHECKING:  # the core's two import torch
@@ -44,7 +44,7 @@ class RememberingState(AgentState[Any]):
     memrecall_recalled: NotRequired[Annotated[list[str], PrivateStateAttr]]
 
 
-class MemRecallMiddleware(AgentMiddleware[RememberingState, Any, Any]):
+class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
     """Remembers an agent's conversation beyond what its model is shown.
 
     When a turn is over, question and answer are compressed into a bank. When the next begins, the gate opens
@@ -166,11 +166,9 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any, Any]):
         # only at the start of a turn: a model refuses a tool's answer without the call before it
         first = starts[-self._keep_turns] if len(starts) > self._keep_turns else 0
         messages = request.messages[first:]
+        request = request.override(messages=messages)
         recalled = cast("RememberingState", request.state).get("memrecall_recalled", [])
-        if not recalled:
-            return request.override(messages=messages)
-        system = _with_text(request.system_message, "\n\n".join([_HEADING, *recalled]))
-        return request.override(messages=messages, system_message=system)
+        return _with_text(request, "\n\n".join([_HEADING, *recalled])) if recalled else request
 
     def _remember(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> None:
         scope = self._scope(config)
@@ -217,9 +215,14 @@ def _turn_text(turn: Sequence[BaseMessage]) -> str:
     return f"User: {question}\nAssistant: {answer}" if question and answer else ""
 
 
-def _with_text(system: SystemMessage | None, text: str) -> SystemMessage:
+def _with_text(request: ModelRequest[Any], text: str) -> ModelRequest[Any]:
+    """Return the request with a text at the end of its system message."""
+    if not hasattr(request, "system_message"):  # langchain 1.0
+        longer = "\n\n".join(filter(None, [request.system_prompt, text]))
+        return cast("ModelRequest[Any]", cast("Any", request).override(system_prompt=longer))
+    system = request.system_message
     if system is None:
-        return SystemMessage(content=text)
-    if isinstance(system.content, str):
-        return system.model_copy(update={"content": f"{system.content}\n\n{text}"})
-    return system.model_copy(update={"content": [*system.content, {"type": "text", "text": text}]})
+        return request.override(system_message=SystemMessage(content=text))
+    said = system.content
+    content = f"{said}\n\n{text}" if isinstance(said, str) else [*said, {"type": "text", "text": text}]
+    return request.override(system_message=system.model_copy(update={"content": content}))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 PROGRAM = """
 import sys
+import langchain_core.language_models.base
+before = set(sys.modules)  # langchain-core 1.0 itself brings transformers in
 import langchain_memrecall
 from langchain_memrecall import MemRecallDocumentCompressor, MemRecallRetriever, MemRecallRunnable, MemRecallStore
 from langchain_memrecall import create_memrecall_tool
@@ -20,7 +22,7 @@ if "langchain" in sys.modules:
 from langchain_memrecall import MemRecallMiddleware
 MemRecallMiddleware("nowhere")
 for name in ("torch", "transformers", "llama_index", "llama_index_memrecall"):
-    if name in sys.modules:
+    if name in set(sys.modules) - before:
         sys.exit(name + " was imported")
 """
 
