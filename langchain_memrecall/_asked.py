@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.documents import Document as HostDocument
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from memrecall_kv.errors import InputError
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
-_HISTORY_CHARACTERS = 300
-"""Of each earlier message, how much goes before a follow-up question: enough for who and what it was about."""
+_ANSWER_CHARACTERS = 300
+"""How much of an answer goes before the question that follows it: enough for who and what it was about."""
 
 
 class MemRecallInput(TypedDict, total=False):
@@ -68,11 +68,15 @@ class Asked:
     chat_history: tuple[BaseMessage, ...] = ()
 
     @property
-    def recalled_for(self) -> str:
-        """Return what is recalled for: a follow-up question after the exchange it follows."""
-        said = [message.text for message in self.chat_history if isinstance(message, HumanMessage | AIMessage)]
-        before = [text.strip()[:_HISTORY_CHARACTERS] for text in said[-2:] if text.strip()]
-        return " ".join([*before, self.question]) if self.question.strip() else self.question
+    def in_full(self) -> str:
+        """Return the question as the memory is asked it: a follow-up after the answer it follows.
+
+        The answer says what "she" and "it" are. The earlier question is left out: a small model would answer that.
+        """
+        said = [str(message.text).strip() for message in self.chat_history if isinstance(message, AIMessage)]
+        if not self.question.strip() or not said or not said[-1]:
+            return self.question
+        return f"{said[-1][:_ANSWER_CHARACTERS]} {self.question}"
 
 
 def to_asked(given: Any) -> Asked:

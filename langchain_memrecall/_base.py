@@ -42,7 +42,7 @@ class OverBank(RunnableSerializable[Input, Output]):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    needs_bank: ClassVar[bool] = True
+    _needs_bank: ClassVar[bool] = True
 
     bank: Any
     name_or_path: str | None = None
@@ -62,7 +62,7 @@ class OverBank(RunnableSerializable[Input, Output]):
     @field_validator("bank")
     @classmethod
     def _bank_is_named(cls, bank: Any) -> Any:
-        if (bank is None and cls.needs_bank) or bank == "":
+        if (bank is None and cls._needs_bank) or bank == "":
             raise InputError("Expected a bank, got none.", "Pass an open bank or the path of one.")
         return bank
 

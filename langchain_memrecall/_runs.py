@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,9 +24,13 @@ class Runs:
         config: That of the children of the run that answers; sync and async callbacks both do.
         question: What is asked.
         model_name: Of the backbone.
+
+    Attributes:
+        context: The recalled chunks so far; filled by who recalls.
     """
 
     def __init__(self, config: RunnableConfig, question: str, model_name: str) -> None:
+        self.context: list[Document] = []
         self._callbacks = config.get("callbacks")
         self._question = question
         self._model_name = model_name
@@ -55,10 +58,10 @@ class Runs:
         if self._writing is not None:
             self._writing.on_llm_error(error, response=LLMResult(generations=[]))
 
-    def recalled(self, context: Sequence[Document] | None = None) -> None:
+    def recalled(self) -> None:
         """End the retriever's run; a second time does nothing."""
         if self._recalling is not None:
-            self._recalling.on_retriever_end(list(context or ()))
+            self._recalling.on_retriever_end(list(self.context))
             self._recalling = None
 
     def wrote(self, text: str) -> None:

@@ -28,14 +28,13 @@ class Writing:
         self._runs = runs
         self._sources = sources
         self._writer = writer
-        self._context: list[Document] = []
         self._has_begun = False
 
     def take(self, event: Event) -> Iterator[AddableDict]:
         """Yield the chunks that an event makes: none for most."""
         match event:
             case Opened(recall):
-                self._context.append(to_host(recall, self._sources.get(recall.chunk.doc_id)))
+                self._runs.context.append(to_host(recall, self._sources.get(recall.chunk.doc_id)))
             case Token(text):
                 yield from self._begin()
                 if self._writer is None:
@@ -51,8 +50,8 @@ class Writing:
     def _begin(self) -> Iterator[AddableDict]:
         if not self._has_begun:
             self._has_begun = True
-            self._runs.recalled(self._context)
-            yield AddableDict(context=self._context)
+            self._runs.recalled()
+            yield AddableDict(context=self._runs.context)
 
 
 def added_up(pieces: Iterable[Any]) -> Any:

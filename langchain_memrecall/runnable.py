@@ -52,7 +52,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         ```
     """
 
-    needs_bank: ClassVar[bool] = False
+    _needs_bank: ClassVar[bool] = False
 
     bank: Any = None
     top_k: int | None = Field(default=None, ge=1)
@@ -239,7 +239,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
             bank, where = self._bank.get(), to_where(self.filter, asked.condition)
         else:
             bank, where = self._cache.keep([source.page_content for source in sources.values()])
-        question, memory = asked.recalled_for, self._memory.get()
+        question, memory = asked.in_full, self._memory.get()
         yield from memory.stream(bank, question, top_k=self.top_k, where=where, write=writer)
 
     @property

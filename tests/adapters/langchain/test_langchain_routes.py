@@ -164,7 +164,7 @@ def test_a_history_is_kept_by_langchains_wrapper(bank):
     config = {"configurable": {"session_id": "1"}}
     assert chat.invoke({"input": "Who approves trips?"}, config)["answer"] == "Answer 1."
     assert chat.invoke({"input": "And lunch?"}, config)["answer"] == "Answer 2."
-    assert questions == ["Who approves trips?", "Who approves trips? Answer 1. And lunch?"]
+    assert questions == ["Who approves trips?", "Answer 1. And lunch?"]
     assert [message.content for message in histories["1"].messages][1::2] == ["Answer 1.", "Answer 2."]
 
 
@@ -205,7 +205,7 @@ def test_a_graph_with_a_checkpointer_is_the_chat_history(bank):
     app = graph.compile(checkpointer=InMemorySaver())
     for text in ("Who approves?", "Since when?"):
         app.invoke({"messages": [HumanMessage(text)]}, {"configurable": {"thread_id": "1"}})
-    assert questions == ["Who approves?", "Who approves? Dana. Since when?"]
+    assert questions == ["Who approves?", "Dana. Since when?"]
 
 
 class Counting(BaseCallbackHandler):

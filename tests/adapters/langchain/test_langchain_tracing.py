@@ -115,6 +115,20 @@ def test_an_error_while_writing_ends_the_models_run(bank):
     assert len(tracer.ends["retriever"]) == 1
 
 
+def test_an_interruption_while_recalling_ends_the_retrievers_run(ask):
+    class Interrupting(BaseCallbackHandler):
+        raise_error = True
+
+        def on_custom_event(self, name, data, **kwargs):
+            if data["stage"] == "opened":
+                raise KeyboardInterrupt
+
+    tracer = Tracer()
+    with pytest.raises(KeyboardInterrupt):
+        ask.invoke(QUESTION, {"callbacks": [tracer, Interrupting()]})
+    assert isinstance(tracer.ends["retriever"], KeyboardInterrupt)
+
+
 def test_leaving_a_stream_ends_the_runs_with_what_there_was(ask):
     tracer = Tracer()
     stream = ask.stream(QUESTION, {"callbacks": [tracer]})
