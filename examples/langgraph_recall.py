@@ -46,7 +46,7 @@ def main(memory: MemRecall | None = None) -> None:
         graph.add_edge(START, "recall")
         chat = graph.compile(checkpointer=InMemorySaver())
         thread: RunnableConfig = {"configurable": {"thread_id": "1"}}
-        for text in ("Who approves a trip that costs 900 euros?", "Where is her office?"):
+        for text in ("Who approves trips above the limit?", "Where is her office?"):
             state = chat.invoke({"messages": [HumanMessage(text)]}, thread)
             print(f"{text}\n  {state['messages'][-1].text} {state['sources']}")
         print(f"{len(chat.get_state(thread).values['messages'])} messages in the checkpoint")

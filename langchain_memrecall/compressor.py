@@ -16,7 +16,7 @@ from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Opened, Recall
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from langchain_memrecall._steps import send_step
+from langchain_memrecall._steps import Steps
 
 
 class MemRecallDocumentCompressor(BaseDocumentCompressor):
@@ -100,8 +100,9 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
         if not texts:
             return
         bank, where = self._cache.keep(texts)
+        steps = Steps(config)
         for event in walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where):
-            send_step(event, config)
+            steps.send(event)
             yield event.recall if isinstance(event, Opened) else None
 
     def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:

@@ -17,7 +17,7 @@ from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Document, Metadata, Opened, Recall
 
 from langchain_memrecall._growing import GrowingBank
-from langchain_memrecall._steps import send_step
+from langchain_memrecall._steps import Steps
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -150,8 +150,9 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         def where(doc_id: str, metadata: Metadata) -> bool:
             return metadata.get("scope") == scope and doc_id not in shown
 
+        steps = Steps(config)
         for event in self._memory.get().walk(self._bank.get(), question, top_k=self._top_k, where=where):
-            send_step(event, config)
+            steps.send(event)
             yield event.recall if isinstance(event, Opened) else None
 
     def _recalled(self, recalls: Sequence[Recall]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_host, to_where
 from langchain_memrecall._runs import PROVIDER
-from langchain_memrecall._steps import send_step
+from langchain_memrecall._steps import Steps
 
 
 class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
@@ -77,6 +77,7 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         """Yield each block as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
         where = to_where(self.filter, condition)
         bank, memory = self._bank.get(), self._memory.get()
+        steps = Steps(config)
         for event in memory.walk(bank, query, top_k=self.k if k is None else k, where=where):
-            send_step(event, config)
+            steps.send(event)
             yield event.recall if isinstance(event, Opened) else None

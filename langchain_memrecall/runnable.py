@@ -23,7 +23,7 @@ from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_where
 from langchain_memrecall._host_writer import HostWriter
 from langchain_memrecall._runs import Runs
-from langchain_memrecall._steps import send_step
+from langchain_memrecall._steps import Steps
 from langchain_memrecall._writing import Writing, added_up
 
 
@@ -218,8 +218,9 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         model_name = self._memory.get().backbone.name
         with Runs(config, asked.question, model_name) as runs, closing(self._events(asked, sources, writer)) as events:
             writing = Writing(runs, sources, writer)
+            steps = Steps(config)
             for event in events:
-                send_step(event, config)
+                steps.send(event)
                 yield from writing.take(event)
                 yield AddableDict()
 
