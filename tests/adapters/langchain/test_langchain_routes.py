@@ -296,3 +296,33 @@ async def test_leaving_a_stream_stops_the_writing_and_frees_what_it_held(bank, r
     gc.collect()
     assert 0 < len(written) < 100_000
     assert held[0]() is None
+
+
+async def test_concurrent_questions_with_documents_get_what_they_get_alone(scripted):
+    ask = MemRecallRunnable(memory=scripted, top_k=1)
+    inputs = [
+        {
+            "input": f"Who does job {n}?",
+            "documents": [Document(page_content=f"Person {i} does job {i}.") for i in (n, 99)],
+        }
+        for n in range(8)
+    ]
+    together = await asyncio.gather(*(ask.ainvoke(given) for given in inputs))
+    alone = [ask.invoke(given) for given in inputs]
+    assert [without_seconds(result)["context"] for result in together] == [result["context"] for result in alone]
+    ask.close()
+
+
+async def test_a_store_is_read_while_it_is_written(scripted, tmp_path):
+    store = MemRecallStore(tmp_path / "bank", memory=scripted)
+    written = [store.aadd_documents([Document(id=str(n), page_content=f"Person {n} does job {n}.")]) for n in range(6)]
+    read = [store.asimilarity_search("Who does job 3?", k=10) for _ in range(6)]
+    await asyncio.gather(*written, *read)
+    assert len(await store.asimilarity_search("Who does job 3?", k=10)) == 6
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+def test_it_can_be_a_tool_by_langchains_own_means(ask):
+    tool = ask.as_tool(name="ask", description="Answers.", arg_types={"input": str})
+    assert tool.invoke({"input": QUESTION})["answer"] == "Dana Whitfield does."
