@@ -73,6 +73,8 @@ class LazyBank:
                     pass
             if not self._reading:
                 self._reading.append(self._memory.get().open_bank(str(self._path), read_only=True))
+                if self._cleanup is None:
+                    self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]
 
     @contextmanager
@@ -96,6 +98,8 @@ class LazyBank:
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None
+            if self._is_temporary:
+                self._path = None  # the next use makes a new one
 
 
 def _load(name_or_path: str | None, device: str) -> MemRecall:

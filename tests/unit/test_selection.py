@@ -10,7 +10,7 @@ import pytest
 from memrecall_kv import GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.lazy import LazyBank, LazyMemory
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.selection import TextCache, walk_documents
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
@@ -80,6 +80,8 @@ def test_a_cache_compresses_a_text_once_and_filters_for_those_of_the_moment(
     path = bank.path
     cache.close()
     assert not path.exists()
+    assert cache.keep([])[0].path != path  # used again after all
+    cache.close()
 
 
 def test_an_empty_cache_lets_nothing_through(memory: MemRecall) -> None:
@@ -102,6 +104,16 @@ def test_a_model_loaded_by_name_is_shared_while_it_is_used(tmp_path: Path) -> No
     del first, second
     gc.collect()
     assert id(LazyMemory(None, str(tmp_path), "auto").get()) == number == id(kept)
+
+
+def test_a_bank_that_was_opened_for_reading_is_closed_with_what_opened_it(memory: MemRecall, bank: MemoryBank) -> None:
+    lazy = LazyBank(bank.path, LazyMemory(memory, None, "auto"))
+    assert len(lazy.get()) == len(bank)
+    opened = lazy._reading
+    assert len(opened) == 1
+    del lazy
+    gc.collect()
+    assert opened == []
 
 
 def test_a_replaced_text_is_judged_by_its_new_words(tmp_path: Path) -> None:
