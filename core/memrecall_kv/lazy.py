@@ -98,8 +98,6 @@ class LazyBank:
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None
-            if self._is_temporary:
-                self._path = None  # the next use makes a new one
 
 
 def _load(name_or_path: str | None, device: str) -> MemRecall:

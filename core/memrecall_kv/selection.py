@@ -82,9 +82,8 @@ class TextCache:
         """
         memory = self._memory.get()
         keys = {self.key(text): text for text in texts}
-        if keys:
-            with self._bank.writing() as writable:
-                memory.ingest(writable, [Document(id=key, text=text) for key, text in keys.items()])
+        with self._bank.writing() as writable:  # with no texts too: it makes what `close` has removed
+            memory.ingest(writable, [Document(id=key, text=text) for key, text in keys.items()])
 
         def where(key: str, _: Metadata) -> bool:
             return key in keys
