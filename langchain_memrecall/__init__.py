@@ -1,6 +1,32 @@
-"""MemRecall for LangChain: a runnable that answers, and a retriever."""
+"""MemRecall for LangChain: what answers, retrieves, reranks, stores and remembers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_memrecall.compressor import MemRecallDocumentCompressor
 from langchain_memrecall.retriever import MemRecallRetriever
 from langchain_memrecall.runnable import MemRecallRunnable
+from langchain_memrecall.store import MemRecallStore
+from langchain_memrecall.tool import create_memrecall_tool
 
-__all__ = ["MemRecallRetriever", "MemRecallRunnable"]
+if TYPE_CHECKING:
+    from langchain_memrecall.middleware import MemRecallMiddleware
+
+__all__ = [
+    "create_memrecall_tool",
+    "MemRecallDocumentCompressor",
+    "MemRecallMiddleware",
+    "MemRecallRetriever",
+    "MemRecallRunnable",
+    "MemRecallStore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the middleware when it is first asked for: it alone needs the package `langchain`."""
+    if name != "MemRecallMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from langchain_memrecall.middleware import MemRecallMiddleware
+
+    return MemRecallMiddleware

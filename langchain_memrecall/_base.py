@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.documents import Document as HostDocument
-from langchain_core.load import load
+from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list, patch_config
 from memrecall_kv.errors import InputError
@@ -17,9 +16,10 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents, to_where
+from langchain_memrecall._revive import revived
 
 if TYPE_CHECKING:  # the bank imports torch
-    from memrecall_kv import MemoryBank
+    from memrecall_kv import MemoryBank, MemRecall
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -29,7 +29,8 @@ class OverBank(RunnableSerializable[Input, Output]):
     """A runnable over a memory bank.
 
     LangChain runs the inputs of a batch in threads. Here they run one after the other, as with
-    `max_concurrency=1`, whatever the config says: there is one model, and it does one thing at a time.
+    `max_concurrency=1`, because there is one model, and it does one thing at a time. Where another model
+    answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
 
     Attributes:
         bank: A bank, or the directory of one, which is opened for reading on first use.
@@ -40,6 +41,8 @@ class OverBank(RunnableSerializable[Input, Output]):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    _needs_bank: ClassVar[bool] = True
 
     bank: Any
     name_or_path: str | None = None
@@ -59,7 +62,7 @@ class OverBank(RunnableSerializable[Input, Output]):
     @field_validator("bank")
     @classmethod
     def _bank_is_named(cls, bank: Any) -> Any:
-        if bank is None or bank == "":
+        if (bank is None and cls._needs_bank) or bank == "":
             raise InputError("Expected a bank, got none.", "Pass an open bank or the path of one.")
         return bank
 
@@ -70,13 +73,13 @@ class OverBank(RunnableSerializable[Input, Output]):
         return condition
 
     @field_serializer("bank")
-    def _bank_as_path(self, bank: Any) -> str:
-        return str(bank if isinstance(bank, (str, Path)) else bank.path)
+    def _bank_as_path(self, bank: Any) -> str | None:
+        return None if bank is None else str(bank if isinstance(bank, (str, Path)) else bank.path)
 
     @property
     def lc_attributes(self) -> dict[str, Any]:
         """Return what LangChain saves in place of an open bank: its path."""
-        return {"bank": self._bank_as_path(self.bank)}
+        return {} if self.bank is None else {"bank": self._bank_as_path(self.bank)}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -84,16 +87,31 @@ class OverBank(RunnableSerializable[Input, Output]):
         return True
 
     @classmethod
-    def load(cls, data: str | Mapping[str, Any]) -> Self:
-        """Return what `langchain_core.load.dumps` or `dumpd` saved; a `memory` that was passed is not part of it.
+    def load(
+        cls,
+        data: str | Mapping[str, Any],
+        *,
+        memory: MemRecall | None = None,
+        allowed_objects: Sequence[type[Serializable]] = (),
+    ) -> Self:
+        """Return what `langchain_core.load.dumps` or `dumpd` saved.
+
+        Args:
+            data: The saved settings.
+            memory: What to use instead of loading a model by name: one that was passed is not saved.
+            allowed_objects: Further classes that may be made, such as that of a saved `llm`.
 
         Raises:
-            ValueError: If `data` holds anything but this class.
+            ValueError: If `data` holds any other class.
         """
         saved = json.loads(data) if isinstance(data, str) else data
-        with suppress_langchain_beta_warning():  # ours to know, not the caller's
-            loaded = load(saved, allowed_objects=[cls], valid_namespaces=["langchain_memrecall"])
-        return cast(Self, loaded)
+        loaded = revived(saved, [cls, *allowed_objects])
+        if not isinstance(loaded, cls):
+            raise InputError(f"Expected a saved {cls.__name__}, got {type(loaded).__name__}.", "Load it by its class.")
+        return loaded if memory is None else cls(**{**loaded._settings(), "memory": memory})
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     @classmethod
     def from_documents(
@@ -114,7 +132,7 @@ class OverBank(RunnableSerializable[Input, Output]):
             **settings: As for the class.
 
         Raises:
-            InputError: If two different documents share an id.
+            InputError: If no document has text, or two different ones share an id; nothing is written then.
         """
         runnable = cls(bank=bank, **settings)
         converted = to_documents(documents)
@@ -134,8 +152,8 @@ class OverBank(RunnableSerializable[Input, Output]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Output]:
-        """Return one output per input, computed one after the other."""
-        single = _one_at_a_time(config, len(inputs))
+        """Return one output per input, in order."""
+        single = self._limited(config, len(inputs))
         return super().batch(inputs, single, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -147,7 +165,7 @@ class OverBank(RunnableSerializable[Input, Output]):
         **kwargs: Any,
     ) -> list[Output]:
         """Return what `batch` returns, without blocking the loop."""
-        single = _one_at_a_time(config, len(inputs))
+        single = self._limited(config, len(inputs))
         return await super().abatch(inputs, single, return_exceptions=return_exceptions, **kwargs)
 
     def batch_as_completed(
@@ -159,7 +177,7 @@ class OverBank(RunnableSerializable[Input, Output]):
         **kwargs: Any,
     ) -> Iterator[tuple[int, Any]]:
         """Yield each output as soon as it is there, with the place of its input."""
-        single = _one_at_a_time(config, len(inputs))
+        single = self._limited(config, len(inputs))
         options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
         yield from super().batch_as_completed(inputs, single, **options)
 
@@ -172,11 +190,16 @@ class OverBank(RunnableSerializable[Input, Output]):
         **kwargs: Any,
     ) -> AsyncIterator[tuple[int, Any]]:
         """Yield what `batch_as_completed` yields, without blocking the loop."""
-        single = _one_at_a_time(config, len(inputs))
+        single = self._limited(config, len(inputs))
         options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
         async for output in super().abatch_as_completed(inputs, single, **options):
             yield output
 
+    def _limited(self, config: RunnableConfig | Sequence[RunnableConfig] | None, length: int) -> list[RunnableConfig]:
+        configs = get_config_list(config, length)
+        return configs if self._waits_for_others else [patch_config(one, max_concurrency=1) for one in configs]
 
-def _one_at_a_time(config: RunnableConfig | Sequence[RunnableConfig] | None, length: int) -> list[RunnableConfig]:
-    return [patch_config(one, max_concurrency=1) for one in get_config_list(config, length)]
+    @property
+    def _waits_for_others(self) -> bool:
+        """Whether most of a call's time is another model's, so that calls may overlap."""
+        return False

@@ -18,19 +18,31 @@ def to_documents(documents: Iterable[HostDocument]) -> list[Document]:
     A document without an id gets one made of its text and metadata, the same every time.
 
     Raises:
-        InputError: If two different documents share an id: one would replace the other.
+        InputError: If something else is among them, none has text, or two different ones share an id: one would
+            replace the other.
     """
     converted: dict[str, Document] = {}
     for host in documents:
+        if not isinstance(host, HostDocument):
+            raise InputError(
+                f"Expected documents, got {type(host).__name__}.", "Use langchain_core.documents.Document."
+            )
         if not host.page_content.strip():
             continue
-        document = Document(id=host.id or _content_id(host), text=host.page_content, metadata=dict(host.metadata))
+        document = to_document(host)
         if converted.setdefault(document.id, document) != document:
             raise InputError(
                 f"Expected ids to be unique, got different documents under the id {document.id!r}.",
                 "Give each document an id of its own.",
             )
+    if not converted:
+        raise InputError("Expected documents with text, got none.", "Pass bank= alone to use what it holds already.")
     return list(converted.values())
+
+
+def to_document(host: HostDocument) -> Document:
+    """Return the core's document for one of LangChain's, under its id or one made of its content."""
+    return Document(id=host.id or _content_id(host), text=host.page_content, metadata=dict(host.metadata))
 
 
 def _content_id(document: HostDocument) -> str:
@@ -38,17 +50,21 @@ def _content_id(document: HostDocument) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def to_host(recall: Recall) -> HostDocument:
+def to_host(recall: Recall, source: HostDocument | None = None) -> HostDocument:
     """Return a recalled chunk under its document's id.
 
     To the document's metadata are added `score` (the gate's probability, [0, 1]), `recall_step` (0 for
     the chunk opened first), `chunk_id` and `start_index`, the chunk's place in the document's text.
+
+    Args:
+        recall: From the core.
+        source: Whose id and metadata to use, if the bank does not know them.
     """
     return HostDocument(
-        id=recall.chunk.doc_id,
+        id=source.id if source else recall.chunk.doc_id,
         page_content=recall.chunk.text,
         metadata={
-            **recall.metadata,
+            **(source.metadata if source else recall.metadata),
             "score": recall.gate_probability,
             "recall_step": recall.step,
             "chunk_id": recall.chunk.id,
@@ -82,26 +98,3 @@ def to_where(*filters: Mapping[str, Any] | None) -> Where | None:
     if not wanted:
         return None
     return lambda _, metadata: all(key in metadata and metadata[key] == value for key, value in wanted)
-
-
-def to_question(given: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
-    """Return the question and the filter of a runnable's input.
-
-    Raises:
-        InputError: If the input is neither a text nor a dict of `input` or `question`, and `filter`. An
-            unknown key is refused: a mistyped filter must not mean no filter.
-    """
-    if isinstance(given, str):
-        return given, None
-    if not isinstance(given, Mapping):
-        raise InputError(
-            f"Expected a question or a dict, got {type(given).__name__}.", 'Pass a text or {"input": text}.'
-        )
-    names = [name for name in ("input", "question") if name in given]
-    unknown = sorted(set(given) - {"input", "question", "filter"})
-    if len(names) != 1 or unknown or not isinstance(given[names[0]], str):
-        raise InputError(
-            f"Expected the keys 'input' or 'question' (a text) and 'filter', got {sorted(given)}.",
-            'Select what is asked: itemgetter("input") | runnable.',
-        )
-    return given[names[0]], given.get("filter")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Generator
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.runnables import RunnableConfig
+from memrecall_kv.streaming import in_thread
+from memrecall_kv.types import Opened, Recall
 from pydantic import ConfigDict, Field
 
 from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_host, to_where
+from langchain_memrecall._runs import PROVIDER
+from langchain_memrecall._steps import Steps
 
 
 class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
     """Returns the chunks a question needs, in the order they were recalled.
 
     Each is a `Document` under the id of the document it was cut from, with that document's metadata and
-    `score`, `recall_step`, `chunk_id` and `start_index`.
+    `score`, `recall_step`, `chunk_id` and `start_index`. Each step is sent as a custom event `memrecall_step`.
 
     Attributes:
         k: Chunks to return, exactly, as long as there are as many; `None` leaves it to the memory's settings.
@@ -35,6 +41,12 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
 
     k: int | None = Field(default=None, ge=1)
 
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        """Return what tracers are told; the model's name only if it is known without loading it."""
+        model = self.name_or_path or (self.memory.backbone.name if self.memory is not None else None)
+        named = super()._get_ls_params(**kwargs)
+        return {**named, "ls_embedding_provider": PROVIDER, "ls_embedding_model": model}
+
     # LangChain passes on only those extra arguments of `invoke` that these signatures name.
     def _get_relevant_documents(
         self,
@@ -44,7 +56,8 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         k: int | None = None,
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
-        return self._recall(query, k, filter)
+        config = RunnableConfig(callbacks=run_manager.get_child())
+        return [to_host(recall) for recall in self._recalls(query, k, filter, config) if recall is not None]
 
     async def _aget_relevant_documents(
         self,
@@ -54,9 +67,17 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         k: int | None = None,
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
-        return await asyncio.to_thread(self._recall, query, k, filter)
+        config = RunnableConfig(callbacks=run_manager.get_child())
+        async with aclosing(in_thread(lambda: self._recalls(query, k, filter, config))) as recalls:
+            return [to_host(recall) async for recall in recalls if recall is not None]
 
-    def _recall(self, query: str, k: int | None, condition: dict[str, Any] | None) -> list[Document]:
+    def _recalls(
+        self, query: str, k: int | None, condition: dict[str, Any] | None, config: RunnableConfig
+    ) -> Generator[Recall | None, None, None]:
+        """Yield each block as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
+        where = to_where(self.filter, condition)
         bank, memory = self._bank.get(), self._memory.get()
-        recalls = memory.recall(bank, query, top_k=self.k if k is None else k, where=to_where(self.filter, condition))
-        return [to_host(recall) for recall in recalls]
+        steps = Steps(config)
+        for event in memory.walk(bank, query, top_k=self.k if k is None else k, where=where):
+            steps.send(event)
+            yield event.recall if isinstance(event, Opened) else None

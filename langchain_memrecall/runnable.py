@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from contextlib import aclosing, closing
-from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForChainRun,
-    CallbackManagerForChainRun,
-    adispatch_custom_event,
-    dispatch_custom_event,
-)
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.documents import Document
-from langchain_core.runnables import RunnableConfig
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import AddableDict
+from memrecall_kv.errors import InputError
+from memrecall_kv.selection import TextCache
 from memrecall_kv.streaming import in_thread
-from memrecall_kv.types import Done, Event, Noted, Opened, Scored, Token, Where
-from pydantic import Field
+from memrecall_kv.types import Event
+from pydantic import Field, PrivateAttr, field_validator
 
+from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
 from langchain_memrecall._base import OverBank
-from langchain_memrecall._convert import to_host, to_question, to_where
-
-STEP_EVENT = "memrecall_step"
-"""Name of the custom event sent for each thing the recall loop does."""
+from langchain_memrecall._convert import to_where
+from langchain_memrecall._host_writer import HostWriter
+from langchain_memrecall._runs import Runs
+from langchain_memrecall._steps import Steps
+from langchain_memrecall._writing import Writing, added_up
 
 
 class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     """Answers a question with its sources.
 
-    Takes the question as text, or as `{"input": text}` or `{"question": text}` with an optional
-    `"filter"`: metadata a document must have to be recalled. Gives `input`, `context` (the recalled
+    Takes the question as text, or as `{"input": text}` or `{"question": text}` with optional `"filter"`
+    (metadata a document must have to be recalled), `"documents"` (answer from these instead of the bank) and
+    `"chat_history"` (earlier messages, for a follow-up question). Gives `input`, `context` (the recalled
     chunks as documents, in order of recall), `answer`, `usage` and `trace`. A stream gives them in this
     order, the answer piece by piece, as dicts that can be added up.
 
-    Each step is sent as a custom event `memrecall_step`, whose `stage` is `scored`, `opened` or `noted`.
+    Each step is sent as a custom event `memrecall_step`, whose `stage` is `scored`, `opened`, `noted` or
+    `finished`. Recalling is a retriever's run below this one, and writing a chat model's.
 
     Attributes:
+        bank: As in every class here; without one, each question must bring its documents.
         top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
+        llm: A chat model that writes the answer instead of the memory's own reasoner, if anything was found.
+        prompt: What it is asked, out of `context`, `input` or `question`, and if wanted `chat_history` and `notes`.
 
     Example:
         ```python
@@ -47,7 +52,50 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         ```
     """
 
+    _needs_bank: ClassVar[bool] = False
+
+    bank: Any = None
     top_k: int | None = Field(default=None, ge=1)
+    llm: Any = None
+    prompt: Any = None
+
+    _cache: TextCache = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model, the bank and the cache, loading none."""
+        super().model_post_init(context)
+        self._cache = TextCache(None, self._memory)
+
+    @field_validator("llm")
+    @classmethod
+    def _llm_can_write(cls, llm: Any) -> Any:
+        if llm is not None and not isinstance(llm, Runnable):
+            raise InputError(f"Expected a chat model, got {type(llm).__name__}.", "Pass the model, not its name.")
+        return llm
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_a_template(cls, prompt: Any) -> Any:
+        if prompt is not None and not isinstance(prompt, BasePromptTemplate):
+            raise InputError(
+                f"Expected a prompt template, got {type(prompt).__name__}.", "Use ChatPromptTemplate.from_messages."
+            )
+        return prompt
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """Return the input's type, for schemas."""
+        return str | MemRecallInput
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """Return the output's type, for schemas."""
+        return MemRecallOutput
+
+    def close(self) -> None:
+        """Close the bank if this object opened it, and forget the documents that came with questions."""
+        super().close()
+        self._cache.close()
 
     def invoke(
         self, input: str | dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any
@@ -101,17 +149,13 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     def _answer(
         self, given: str | dict[str, Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
-        writing = _Writing()
-        chunks = _sum(self._chunks(given, config, writing))
-        return {**chunks, "answer": writing.answer}
+        return dict(added_up(self._chunks(given, config)))
 
     async def _aanswer(
         self, given: str | dict[str, Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> dict[str, Any]:
-        writing = _Writing()
-        async with aclosing(self._achunks(given, config, writing)) as stream:
-            chunks = _sum([chunk async for chunk in stream])
-        return {**chunks, "answer": writing.answer}
+        async with aclosing(self._achunks(given, config)) as chunks:
+            return dict(added_up([chunk async for chunk in chunks]))
 
     def _transform(
         self,
@@ -119,7 +163,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
     ) -> Iterator[dict[str, Any]]:
-        yield from self._chunks(_sum(inputs), config, _Writing())
+        yield from self._chunks(added_up(inputs), config)
 
     async def _atransform(
         self,
@@ -127,100 +171,78 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
     ) -> AsyncIterator[dict[str, Any]]:
-        given = _sum([piece async for piece in inputs])
-        async with aclosing(self._achunks(given, config, _Writing())) as chunks:
+        given = added_up([piece async for piece in inputs])
+        async with aclosing(self._achunks(given, config)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _chunks(
-        self, given: str | dict[str, Any], config: RunnableConfig, writing: _Writing
-    ) -> Generator[AddableDict, None, None]:
-        question, where = self._asked(given)
-        yield AddableDict(input=question)
-        with closing(self._events(question, where)) as events:
-            for event in events:
-                if step := _as_step(event):
-                    dispatch_custom_event(STEP_EVENT, step, config=config)
-                yield from writing.take(event)
+    def _chunks(self, given: str | dict[str, Any], config: RunnableConfig) -> Generator[AddableDict, None, None]:
+        asked = self._asked(given)
+        yield from filter(None, self._written(asked, config, self._writer(asked, config, None)))
 
-    async def _achunks(
-        self, given: str | dict[str, Any], config: RunnableConfig, writing: _Writing
-    ) -> AsyncGenerator[AddableDict, None]:
-        question, where = self._asked(given)
-        yield AddableDict(input=question)
-        async with aclosing(in_thread(lambda: self._events(question, where))) as events:
-            async for event in events:
-                if step := _as_step(event):
-                    await adispatch_custom_event(STEP_EVENT, step, config=config)
-                for chunk in writing.take(event):
-                    yield chunk
-
-    def _asked(self, given: str | dict[str, Any]) -> tuple[str, Where | None]:
-        question, condition = to_question(given)
-        return question, to_where(self.filter, condition)
-
-    def _events(self, question: str, where: Where | None) -> Generator[Event, None, None]:
-        # Inside the generator, so that a model is loaded in the thread that runs it.
-        bank, memory = self._bank.get(), self._memory.get()
-        yield from memory.stream(bank, question, top_k=self.top_k, where=where)
-
-
-class _Writing:
-    """The chunks of one answer, in their order: context, answer in pieces, usage and trace.
-
-    Attributes:
-        answer: The answer as the core gives it in the end.
-    """
-
-    def __init__(self) -> None:
-        self.answer = ""
-        self._context: list[Document] = []
-        self._has_begun = False
-
-    def take(self, event: Event) -> Iterator[AddableDict]:
-        if isinstance(event, Opened):
-            self._context.append(to_host(event.recall))
-        elif isinstance(event, Token):
-            yield from self._begin()
-            yield AddableDict(answer=event.text)
-        elif isinstance(event, Done):
-            self.answer = event.answer.text
-            if not self._has_begun:  # nothing was found, so nothing was written
-                yield from self._begin()
-                yield AddableDict(answer=self.answer)
-            steps = [asdict(step) for step in event.answer.trace.steps]
-            yield AddableDict(usage=asdict(event.answer.usage), trace=steps)
-
-    def _begin(self) -> Iterator[AddableDict]:
-        if not self._has_begun:
-            self._has_begun = True
-            yield AddableDict(context=self._context)
-
-
-def _as_step(event: Event) -> dict[str, Any] | None:
-    """Return a custom event's data; `None` for what is no step."""
-    match event:
-        case Scored(step):
-            return {"stage": "scored", **asdict(step)}
-        case Opened(recall):
-            return {
-                "stage": "opened",
-                "chunk_id": recall.chunk.id,
-                "gate_probability": recall.gate_probability,
-                "step": recall.step,
-            }
-        case Noted(note):
-            return {"stage": "noted", **asdict(note)}
-        case _:
-            return None
-
-
-def _sum(pieces: Iterable[Any]) -> Any:
-    """Add up pieces as LangChain does: one that cannot be added replaces what came before."""
-    total = None
-    for piece in pieces:
+    async def _achunks(self, given: str | dict[str, Any], config: RunnableConfig) -> AsyncGenerator[AddableDict, None]:
+        asked = self._asked(given)
+        writer = self._writer(asked, config, asyncio.get_running_loop())
         try:
-            total = piece if total is None else total + piece
-        except TypeError:
-            total = piece
-    return total
+            async with aclosing(in_thread(lambda: self._written(asked, config, writer))) as chunks:
+                async for chunk in chunks:
+                    if chunk:
+                        yield chunk
+        finally:
+            if writer is not None:
+                writer.stop()
+
+    def _asked(self, given: str | dict[str, Any]) -> Asked:
+        asked = to_asked(given)
+        to_where(self.filter, asked.condition)  # refused before anything is loaded or sent
+        if self.bank is None and asked.documents is None:
+            raise InputError(
+                "Expected 'documents' in the input, as there is no bank, got none.", "Pass them, or make it with bank=."
+            )
+        return asked
+
+    def _writer(
+        self, asked: Asked, config: RunnableConfig, loop: asyncio.AbstractEventLoop | None
+    ) -> HostWriter | None:
+        return None if self.llm is None else HostWriter(self.llm, self.prompt, asked, config, loop)
+
+    def _written(
+        self, asked: Asked, config: RunnableConfig, writer: HostWriter | None
+    ) -> Generator[AddableDict, None, None]:
+        """Yield the chunks of one answer; the async routes run this in a thread from start to end.
+
+        An event that makes no chunk yields an empty one: between two is where an abandoned thread stops.
+        """
+        yield AddableDict(input=asked.question)
+        sources = self._sources(asked)
+        model_name = self._memory.get().backbone.name
+        with Runs(config, asked.question, model_name) as runs, closing(self._events(asked, sources, writer)) as events:
+            writing = Writing(runs, sources, writer)
+            steps = Steps(config)
+            for event in events:
+                steps.send(event)
+                yield from writing.take(event)
+                yield AddableDict()
+
+    def _sources(self, asked: Asked) -> dict[str, Document]:
+        """Return the documents that came with a question and may be recalled, by their ids in the cache."""
+        where = to_where(self.filter, asked.condition)
+        sources: dict[str, Document] = {}
+        for document in asked.documents or ():
+            if document.page_content.strip() and (where is None or where("", document.metadata)):
+                sources.setdefault(TextCache.key(document.page_content), document)
+        return sources
+
+    def _events(
+        self, asked: Asked, sources: Mapping[str, Document], writer: HostWriter | None
+    ) -> Generator[Event, None, None]:
+        if asked.documents is None:
+            bank, where = self._bank.get(), to_where(self.filter, asked.condition)
+        else:
+            bank, where = self._cache.keep([source.page_content for source in sources.values()])
+        question, memory = asked.in_full, self._memory.get()
+        yield from memory.stream(bank, question, top_k=self.top_k, where=where, write=writer)
+
+    @property
+    def _waits_for_others(self) -> bool:
+        return self.llm is not None

@@ -16,8 +16,14 @@ if TYPE_CHECKING:  # both import torch, which importing an adapter must not
     from memrecall_kv.pipeline import MemRecall
 
 
+_loaded: weakref.WeakValueDictionary[tuple[str | None, str], MemRecall] = weakref.WeakValueDictionary()
+"""What is loaded and in use, by name and device: all adapters of a process share it."""
+
+_loading = threading.Lock()
+
+
 class LazyMemory:
-    """A `MemRecall`, given or loaded by name on first use.
+    """A `MemRecall`, given or loaded by name on first use; two of the same name and device share one.
 
     Args:
         memory: The one to use; then nothing is loaded.
@@ -35,9 +41,7 @@ class LazyMemory:
         """Return the memory, loading it the first time."""
         with self._lock:
             if self._memory is None:
-                from memrecall_kv.pipeline import MemRecall
-
-                self._memory = MemRecall.from_pretrained(self._name_or_path, device=self._device)
+                self._memory = _load(self._name_or_path, self._device)
             return self._memory
 
 
@@ -69,6 +73,8 @@ class LazyBank:
                     pass
             if not self._reading:
                 self._reading.append(self._memory.get().open_bank(str(self._path), read_only=True))
+                if self._cleanup is None:
+                    self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]
 
     @contextmanager
@@ -92,6 +98,17 @@ class LazyBank:
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None
+
+
+def _load(name_or_path: str | None, device: str) -> MemRecall:
+    from memrecall_kv.pipeline import MemRecall
+
+    with _loading:
+        memory = _loaded.get((name_or_path, device))
+        if memory is None:
+            memory = MemRecall.from_pretrained(name_or_path, device=device)
+            _loaded[name_or_path, device] = memory
+        return memory
 
 
 def _close(opened: list[MemoryBank]) -> None:

@@ -205,9 +205,10 @@ class MemRecall:
 
     def lexicon(self, chunks: Sequence[Chunk]) -> LexicalIndex | None:
         """Return the word index of chunks, the last one again if they are the same; `None` for none."""
-        key = tuple(chunk.id for chunk in chunks)
+        # the texts, not the ids: a document that was replaced keeps its id
+        key = tuple(chunk.text for chunk in chunks)
         if self._lexicon is None or self._lexicon[0] != key:
-            self._lexicon = (key, LexicalIndex([chunk.text for chunk in chunks])) if chunks else None
+            self._lexicon = (key, LexicalIndex(key)) if chunks else None
         return self._lexicon[1] if self._lexicon else None
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:

@@ -53,6 +53,23 @@ async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_pat
     retriever.close()
 
 
+async def test_cancelling_a_retriever_stops_the_scan(documents, waiting, tmp_path):
+    memory, gate, _ = waiting
+    scored = []
+    retriever = MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=4)
+    score = gate.score
+    gate.score = lambda *arguments: scored.append(1) or score(*arguments)
+    task = asyncio.create_task(retriever.ainvoke(QUESTION))
+    assert await asyncio.to_thread(gate.entered.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.go.set()
+    await asyncio.to_thread(retriever.invoke, "When is lunch?", k=1)
+    assert len(scored) == 2
+    retriever.close()
+
+
 async def test_cancelling_a_question_stops_the_work(documents, waiting, tmp_path):
     memory, gate, answered = waiting
     ask = MemRecallRunnable.from_documents(documents, bank=tmp_path / "bank", memory=memory)

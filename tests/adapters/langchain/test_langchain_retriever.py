@@ -133,6 +133,21 @@ def test_from_documents_refuses_two_texts_under_one_id(memory, tmp_path):
         MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory)
 
 
+@pytest.mark.parametrize("documents", [[], [Document(page_content=" ")], ["a text"], [{"page_content": "a dict"}]])
+def test_from_documents_refuses_what_holds_no_text_and_writes_nothing(memory, tmp_path, documents):
+    with pytest.raises(InputError, match="Expected documents"):
+        MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory)
+    assert not (tmp_path / "bank").exists()
+
+
+@pytest.mark.parametrize("k", [0, -1])
+async def test_k_below_one_in_a_call_is_refused_on_both_routes(retriever, k):
+    with pytest.raises(InputError, match="at least 1"):
+        retriever.invoke(QUESTION, k=k)
+    with pytest.raises(InputError, match="at least 1"):
+        await retriever.ainvoke(QUESTION, k=k)
+
+
 def test_from_documents_leaves_the_documents_as_they_were(memory, tmp_path, documents):
     before = [document.model_copy(deep=True) for document in documents]
     MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=1).invoke(QUESTION)

@@ -1,10 +1,11 @@
+import inspect
 import json
 from operator import itemgetter
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.load import dumps
+from langchain_core.load import dumps, load
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel, RunnablePassthrough
 from memrecall_kv.errors import BankError, InputError
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
@@ -70,32 +71,6 @@ def test_the_result_has_the_answer_its_sources_its_cost_and_every_decision(ask, 
     json.dumps([result["answer"], result["usage"], result["trace"]])
 
 
-@pytest.mark.parametrize("given", [QUESTION, {"input": QUESTION}, {"question": QUESTION, "filter": None}])
-def test_a_question_may_come_in_three_forms(ask, given):
-    assert ask.invoke(given)["input"] == QUESTION
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"input": QUESTION, "fliter": {"team": "finance"}},
-        {"input": QUESTION, "question": QUESTION},
-        {"filter": {"team": "finance"}},
-        {"input": ["not", "text"]},
-        ["not", "a", "dict"],
-        None,
-    ],
-)
-def test_any_other_input_is_refused(ask, given):
-    with pytest.raises(InputError, match="Expected"):
-        ask.invoke(given)
-
-
-def test_an_empty_question_is_refused_by_the_core(ask):
-    with pytest.raises(InputError):
-        ask.invoke("  ")
-
-
 def test_a_filter_of_the_input_narrows_the_filter_of_the_runnable(memory, bank):
     ask = MemRecallRunnable(bank=bank, memory=memory, top_k=4, filter={"team": "finance"})
     result = ask.invoke({"input": QUESTION, "filter": {"year": 2025}})
@@ -153,9 +128,11 @@ def test_steps_are_custom_events_in_the_order_they_happen(ask):
     recorder = Recorder()
     result = ask.invoke({"input": QUESTION, "filter": {"team": "finance"}}, {"callbacks": [recorder]})
     opened = [step["chunk_id"] for step in recorder.steps if step["stage"] == "opened"]
-    assert {step["stage"] for step in recorder.steps} == {"scored", "opened", "noted"}
+    assert {step["stage"] for step in recorder.steps} == {"scored", "opened", "noted", "finished"}
     assert opened == [source.metadata["chunk_id"] for source in result["context"]]
-    assert all(0.0 <= step["gate_probability"] <= 1.0 for step in recorder.steps if step["stage"] != "noted")
+    judged = [step for step in recorder.steps if step["stage"] in ("scored", "opened")]
+    assert all(0.0 <= step["gate_probability"] <= 1.0 for step in judged)
+    assert (recorder.steps[-1]["stage"], recorder.steps[-1]["usage"]) == ("finished", result["usage"])
 
 
 async def test_astream_events_has_steps_pieces_and_the_whole_output(ask):
@@ -232,6 +209,7 @@ def test_settings_are_saved_and_loaded_without_the_model(memory, bank):
     assert loaded.memory is None
 
 
+@pytest.mark.skipif("allowed_objects" not in inspect.signature(load).parameters, reason="since langchain-core 1.2.5")
 def test_langchain_refuses_to_load_it_unless_it_is_allowed_by_name(memory, bank):
     from langchain_core._api import suppress_langchain_beta_warning
     from langchain_core.load import loads
@@ -266,7 +244,7 @@ def test_a_setting_can_be_made_configurable(memory, bank):
     assert len(ask.with_config(configurable={"top_k": 3}).invoke(QUESTION)["context"]) == 3
 
 
-@pytest.mark.parametrize("settings", [{"k": 3}, {"top_k": 0}, {"bank": None}, {"modle": "typo"}])
+@pytest.mark.parametrize("settings", [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"llm": "gpt"}, {"modle": "typo"}])
 def test_a_mistyped_or_impossible_setting_is_refused(memory, bank, settings):
     with pytest.raises(ValidationError):
         MemRecallRunnable(**{"bank": bank, "memory": memory, **settings})

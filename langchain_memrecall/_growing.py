@@ -1,0 +1,40 @@
+"""A bank that is there as soon as it is read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyBank, LazyMemory
+
+if TYPE_CHECKING:  # it imports torch
+    from memrecall_kv import MemoryBank
+
+
+class GrowingBank(LazyBank):
+    """A `LazyBank` whose directory need not exist: it is created by the first use, reading included.
+
+    Args:
+        bank: As for `LazyBank`.
+        memory: Whose bank it is.
+
+    Raises:
+        InputError: If `bank` is something else.
+    """
+
+    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
+        if bank == "" or not (bank is None or isinstance(bank, str | Path) or hasattr(bank, "put_document")):
+            raise InputError(
+                f"Expected a bank, got {type(bank).__name__} {bank!r}.", "Pass an open bank or the path of one."
+            )
+        super().__init__(bank, memory)
+        self._directory = Path(bank) if isinstance(bank, str | Path) else None
+
+    def get(self) -> MemoryBank:
+        """Return the bank for reading, making an empty one first if there is none."""
+        directory = self._directory
+        if directory is not None and not (directory.exists() and any(directory.iterdir())):
+            with self.writing():
+                pass
+        return super().get()

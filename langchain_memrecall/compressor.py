@@ -1,0 +1,134 @@
+"""The gate as a document compressor: behind any retriever, it decides which documents matter and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.selection import TextCache, walk_documents
+from memrecall_kv.streaming import in_thread
+from memrecall_kv.types import Opened, Recall
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from langchain_memrecall._steps import Steps
+
+
+class MemRecallDocumentCompressor(BaseDocumentCompressor):
+    """Keeps the documents the gate opens, in the order it opens them.
+
+    Each document is compressed once and kept in a cache under the hash of its text, so that one seen before
+    costs a gate forward only. What comes back are copies with `score` (the gate's probability, [0, 1]) and
+    `recall_step` in their metadata. A document without text cannot be judged and is left out.
+
+    Attributes:
+        top_n: Documents to return, exactly, as long as there are as many; `None` leaves it to the memory's
+            settings: those of `scan.top_k` blocks, or of all above `gate.threshold`.
+        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
+        device: Where it is loaded.
+        cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
+        memory: A `MemRecall` to use instead of loading one.
+
+    Example:
+        ```python
+        compressor = MemRecallDocumentCompressor(top_n=3)
+        ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
+        ```
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    top_n: int | None = Field(default=None, ge=1)
+    name_or_path: str | None = None
+    device: str = "auto"
+    cache_path: str | None = None
+    memory: Any = Field(default=None, exclude=True, repr=False)
+
+    _memory: LazyMemory = PrivateAttr()
+    _cache: TextCache = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model and the cache, loading neither."""
+        super().model_post_init(context)
+        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
+        self._cache = TextCache(self.cache_path, self._memory)
+
+    def close(self) -> None:
+        """Close the cache, and remove it if it was temporary."""
+        self._cache.close()
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> Sequence[Document]:
+        """Return copies of the documents that are kept; the run shows up below that of `callbacks`.
+
+        Raises:
+            InputError: If the question is empty, or something else is among the documents.
+        """
+
+        def select(query: str, config: RunnableConfig) -> list[Document]:
+            return self._copies(sources, filter(None, self._recalls(list(sources), query, config)))
+
+        sources = _by_text(documents)
+        kept: list[Document] = RunnableLambda(select).invoke(query, self._config(callbacks))
+        return kept
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> Sequence[Document]:
+        """Return what `compress_documents` returns, without blocking the loop; cancelling stops the scan."""
+
+        async def select(query: str, config: RunnableConfig) -> list[Document]:
+            async with aclosing(in_thread(lambda: self._recalls(list(sources), query, config))) as recalls:
+                return self._copies(sources, [recall async for recall in recalls if recall is not None])
+
+        sources = _by_text(documents)
+        kept: list[Document] = await RunnableLambda(select).ainvoke(query, self._config(callbacks))
+        return kept
+
+    def _recalls(
+        self, texts: Sequence[str], question: str, config: RunnableConfig
+    ) -> Generator[Recall | None, None, None]:
+        """Yield how each kept text was opened first, and `None` at other steps."""
+        if not question.strip():
+            raise InputError("Expected a question, got an empty text.", "The gate judges documents by the question.")
+        if not texts:
+            return
+        bank, where = self._cache.keep(texts)
+        steps = Steps(config)
+        for event in walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where):
+            steps.send(event)
+            yield event.recall if isinstance(event, Opened) else None
+
+    def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:
+        by_key = {TextCache.key(text): same for text, same in sources.items()}
+        copies = [
+            document.model_copy(
+                update={"metadata": {**document.metadata, "score": recall.gate_probability, "recall_step": recall.step}}
+            )
+            for recall in recalls
+            for document in by_key[recall.chunk.doc_id]
+        ]
+        return copies[: self.top_n]
+
+    def _config(self, callbacks: Callbacks | None) -> RunnableConfig:
+        return RunnableConfig(callbacks=callbacks, run_name=type(self).__name__)
+
+
+def _by_text(documents: Sequence[Document]) -> dict[str, list[Document]]:
+    """Return the documents by what they say: equal texts are judged once."""
+    sources: dict[str, list[Document]] = {}
+    for document in documents:
+        if not isinstance(document, Document):
+            raise InputError(
+                f"Expected documents, got {type(document).__name__}.", "Use langchain_core.documents.Document."
+            )
+        same = sources.setdefault(document.page_content, [])
+        if document.page_content.strip() and document not in same:
+            same.append(document)
+    return {text: same for text, same in sources.items() if same}

@@ -1,0 +1,222 @@
+"""A vector store without vectors: documents go in as everywhere, and the gate decides what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.selection import walk_documents
+from memrecall_kv.streaming import in_thread
+from memrecall_kv.types import Opened
+
+from langchain_memrecall._convert import to_document, to_documents, to_where
+from langchain_memrecall._growing import GrowingBank
+
+if TYPE_CHECKING:  # both import torch
+    from memrecall_kv import MemoryBank, MemRecall
+
+
+class MemRecallStore(VectorStore):
+    """Keeps documents compressed in a bank and gives back whole ones, in the order the gate opens them.
+
+    For code that wants a `VectorStore`: `as_retriever`, `langchain_core.indexing.index`, and what is built on
+    them. A document that is added again unchanged is not compressed again. What needs vectors (search by
+    vector, maximal marginal relevance) is refused.
+
+    Args:
+        bank: An open bank; the directory of one, created if need be; `None` for a temporary one, removed by
+            `close` or with this object.
+        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
+        device: Where it is loaded.
+        memory: A `MemRecall` to use instead of loading one.
+
+    Raises:
+        InputError: If `bank` is something else.
+
+    Example:
+        ```python
+        store = MemRecallStore("handbook.bank")
+        index(documents, record_manager, store, cleanup="incremental", source_id_key="source")
+        store.as_retriever(search_kwargs={"k": 3}).invoke("Who approves travel?")
+        ```
+    """
+
+    def __init__(
+        self,
+        bank: MemoryBank | str | Path | None = None,
+        *,
+        name_or_path: str | None = None,
+        device: str = "auto",
+        memory: MemRecall | None = None,
+    ) -> None:
+        self._memory = LazyMemory(memory, name_or_path, device)
+        self._bank = GrowingBank(bank, self._memory)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings | None = None,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return a store of texts.
+
+        Args:
+            texts: What to remember.
+            embedding: Taken so that the call of other stores works, and not used: there are no vectors.
+            metadatas: One per text.
+            ids: One per text; made of the content if left out.
+            **kwargs: As for the class.
+
+        Raises:
+            InputError: As `add_documents`.
+        """
+        store = cls(**kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    def from_documents(cls, documents: list[Document], embedding: Embeddings | None = None, **kwargs: Any) -> Self:
+        """Return a store of documents; arguments as for `from_texts`."""
+        store = cls(**kwargs)
+        store.add_documents(documents)
+        return store
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """`None`: there are no vectors."""
+        return None
+
+    def close(self) -> None:
+        """Close the bank if this object opened it, and remove it if it was temporary."""
+        self._bank.close()
+
+    def add_documents(self, documents: list[Document], *, ids: list[str] | None = None, **kwargs: Any) -> list[str]:
+        """Compress documents that are new or changed; return the id of each.
+
+        Args:
+            documents: What to remember. One with a known id replaces what is there; one without an id is known
+                by its content.
+            ids: To use instead of the documents' own, one each.
+            **kwargs: What other stores take besides, such as `batch_size`; changes nothing here.
+
+        Raises:
+            InputError: If a document has no text, two different ones share an id, or the number of ids is
+                another; nothing is written then.
+        """
+        if ids is not None:
+            if len(ids) != len(documents):
+                raise InputError(
+                    f"Expected an id per document, got {len(ids)} for {len(documents)}.", "Pass as many as documents."
+                )
+            documents = [
+                document.model_copy(update={"id": given or document.id})
+                for document, given in zip(documents, ids, strict=True)
+            ]
+        blank = [place for place, document in enumerate(documents) if not document.page_content.strip()]
+        if blank:
+            raise InputError(
+                f"Expected documents with text, got none in number {blank[0]} (id {documents[blank[0]].id!r}).",
+                "Leave documents without text out.",
+            )
+        if not documents:
+            return []
+        converted = to_documents(documents)
+        with self._bank.writing() as writable:
+            self._memory.get().ingest(writable, converted)
+        return [to_document(document).id for document in documents]
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Forget documents; one that is not there is no mistake.
+
+        Raises:
+            InputError: If there are no ids: everything is not deleted by accident.
+        """
+        if ids is None:
+            raise InputError("Expected ids to delete, got none.", "Pass a list of ids.")
+        with self._bank.writing() as writable:
+            for doc_id in ids:
+                if doc_id in writable:
+                    writable.delete(doc_id)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return the documents with these ids, leaving out what is not there."""
+        bank = self._bank.get()
+        return [_to_host(bank, doc_id) for doc_id in ids if doc_id in bank]
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return exactly `k` documents, or all there are; arguments as for `similarity_search_with_score`."""
+        return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return what `similarity_search` returns, without blocking the loop; cancelling stops the scan."""
+        return [document for document, _ in await self.asimilarity_search_with_score(query, k, **kwargs)]
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
+        """Return documents with the gate's probability, [0, 1], in the order they were opened.
+
+        Args:
+            query: What is asked.
+            k: Documents to return.
+            **kwargs: `filter`: metadata that a document must have.
+
+        Raises:
+            InputError: If the question is empty, `k` below 1, or an argument unknown.
+        """
+        return [found for found in self._found(query, k, **kwargs) if found is not None]
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Return what `similarity_search_with_score` returns, without blocking the loop; cancelling stops the scan."""
+        async with aclosing(in_thread(lambda: self._found(query, k, **kwargs))) as stream:
+            return [found async for found in stream if found is not None]
+
+    def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
+        """Refuse: there are no vectors."""
+        self._refuse("search by vector")
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Refuse: there are no vectors."""
+        self._refuse("maximal marginal relevance")
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return lambda probability: probability
+
+    def _found(
+        self, query: str, k: int, *, filter: dict[str, Any] | None = None, **unknown: Any
+    ) -> Generator[tuple[Document, float] | None, None, None]:
+        """Yield each document as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
+        if unknown:
+            raise InputError(f"Expected 'k' and 'filter', got {_listed(unknown)}.", "See similarity_search_with_score.")
+        bank = self._bank.get()
+        for event in walk_documents(self._memory.get(), bank, query, top_n=k, where=to_where(filter)):
+            if isinstance(event, Opened):
+                yield _to_host(bank, event.recall.chunk.doc_id), event.recall.gate_probability
+            else:
+                yield None
+
+    def _refuse(self, wanted: str) -> NoReturn:
+        raise NotImplementedError(f"{type(self).__name__} holds no vectors, got {wanted}. Use similarity_search.")
+
+
+def _to_host(bank: MemoryBank, doc_id: str) -> Document:
+    stored = bank.document(doc_id)
+    return Document(id=doc_id, page_content=stored.text, metadata=dict(stored.metadata))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

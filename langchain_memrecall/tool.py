@@ -1,0 +1,82 @@
+"""Recall as a tool that an agent calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import Document
+from langchain_core.tools import StructuredTool
+from memrecall_kv.errors import InputError
+from pydantic import BaseModel, Field
+
+from langchain_memrecall.retriever import MemRecallRetriever
+from langchain_memrecall.runnable import MemRecallRunnable
+
+_NOTHING = "Nothing was found."
+
+
+class _Question(BaseModel):
+    """What the agent's model fills in."""
+
+    question: str = Field(description="what to find out, as a complete question")
+
+
+def create_memrecall_tool(
+    source: MemRecallRetriever | MemRecallRunnable,
+    *,
+    name: str = "recall",
+    description: str = "Answers questions from the documents that were remembered.",
+) -> StructuredTool:
+    """Return a tool that recalls for an agent's question.
+
+    The model reads the texts that a retriever recalls, or the answer of a runnable with the texts' ids. The
+    tool message's artifact is what the model does not read: the documents with scores and places of a
+    retriever, or the whole result of a runnable.
+
+    Args:
+        source: What recalls.
+        name: What the agent's model calls the tool.
+        description: When it should; say what the documents are about.
+
+    Raises:
+        InputError: If `source` is something else.
+
+    Example:
+        ```python
+        tool = create_memrecall_tool(retriever, description="Finds rules in the travel handbook.")
+        create_agent(model, tools=[tool])
+        ```
+    """
+    if not isinstance(source, MemRecallRetriever | MemRecallRunnable):
+        raise InputError(
+            f"Expected a MemRecallRetriever or a MemRecallRunnable, got {type(source).__name__}.", "Make one first."
+        )
+
+    # to a parameter of this name LangChain passes the callbacks of the tool's children; `config` would be the caller's
+    def recall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
+        return _read_out(source.invoke(question, {"callbacks": callbacks}))
+
+    async def arecall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
+        return _read_out(await source.ainvoke(question, {"callbacks": callbacks}))
+
+    return StructuredTool(
+        name=name,
+        description=description,
+        func=recall,
+        coroutine=arecall,
+        args_schema=_Question,
+        response_format="content_and_artifact",
+    )
+
+
+def _read_out(found: list[Document] | dict[str, Any]) -> tuple[str, Any]:
+    if isinstance(found, list):
+        return "\n\n".join(_cited(document) for document in found) or _NOTHING, found
+    sources = list(dict.fromkeys(document.id for document in found["context"] if document.id))
+    cited = f"\n\nSources: {', '.join(sources)}" if sources else ""
+    return f"{found['answer']}{cited}", found
+
+
+def _cited(document: Document) -> str:
+    return f"[{document.id}] {document.page_content}" if document.id else document.page_content

@@ -1,0 +1,255 @@
+import asyncio
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.indexing import InMemoryRecordManager, aindex, index
+from langchain_core.vectorstores import VectorStoreRetriever
+from langchain_tests.integration_tests import VectorStoreIntegrationTests
+from memrecall_kv import GateConfig, MemRecallConfig
+from memrecall_kv.errors import FingerprintMismatchError, InputError
+from memrecall_kv.testing import tiny_backbone, tiny_memory
+
+from langchain_memrecall import MemRecallDocumentCompressor, MemRecallRetriever, MemRecallRunnable, MemRecallStore
+
+QUESTION = "Who approves trips?"
+
+
+@pytest.fixture(scope="module")
+def worded(memory):
+    """A memory whose gate listens to shared words, as the trained one does."""
+    gate = GateConfig(threshold=0.0, lexical_weight=20.0)
+    return tiny_memory(MemRecallConfig(**{**dict(memory.config), "gate": gate}), backbone=memory.backbone)
+
+
+@pytest.fixture
+def store(worded, tmp_path):
+    made = MemRecallStore(tmp_path / "bank", memory=worded)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def compressed(worded, monkeypatch):
+    """The texts that went through the compressor."""
+    texts, original = [], worded._compress
+    monkeypatch.setattr(
+        worded, "_compress", lambda chunks: texts.extend(chunk.text for chunk in chunks) or original(chunks)
+    )
+    return texts
+
+
+class TestStandard(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self, store):
+        return store
+
+
+def test_a_search_returns_exactly_k_whole_documents_with_scores(store):
+    long = Document(id="long", page_content="The limit is 800 euros. " * 20, metadata={"team": "finance"})
+    store.add_documents([long, Document(id="short", page_content="Lunch is at noon.")])
+    assert store.similarity_search("What is the limit?", k=1) == [long]
+    scored = store.similarity_search_with_score("What is the limit?", k=2)
+    assert [document.id for document, _ in scored] == ["long", "short"]
+    assert all(0.0 <= score <= 1.0 for _, score in scored)
+
+
+async def test_the_async_routes_find_what_the_sync_ones_find(store, documents):
+    store.add_documents(documents)
+    assert await store.asimilarity_search(QUESTION, k=2) == store.similarity_search(QUESTION, k=2)
+    expected = store.similarity_search_with_score(QUESTION, k=3)
+    assert await store.asimilarity_search_with_score(QUESTION, k=3) == expected
+
+
+def test_k_above_the_number_of_documents_returns_all_of_them(store, documents):
+    store.add_documents(documents)
+    assert len(store.similarity_search(QUESTION, k=100)) == len(documents)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"k": 0}, {"k": -1}, {"fliter": {}}, {"filter": "x"}, {"filter": {"a": {"$gt": 1}}}]
+)
+def test_a_search_that_cannot_be_meant_is_refused(store, documents, arguments):
+    store.add_documents(documents)
+    with pytest.raises(InputError, match="Expected"):
+        store.similarity_search(QUESTION, **arguments)
+
+
+def test_an_empty_question_is_refused_and_an_empty_store_finds_nothing(store):
+    assert store.similarity_search(QUESTION) == []
+    with pytest.raises(InputError, match="question"):
+        store.similarity_search(" ")
+
+
+def test_a_filter_is_metadata_that_must_be_equal(store, documents):
+    store.add_documents(documents)
+    found = store.similarity_search(QUESTION, k=9, filter={"team": "finance"})
+    assert {document.id for document in found} == {"travel", "limits"}
+
+
+def test_what_needs_vectors_is_refused_by_name(store):
+    with pytest.raises(NotImplementedError, match="no vectors, got search by vector"):
+        store.similarity_search_by_vector([0.0])
+    with pytest.raises(NotImplementedError, match="maximal marginal relevance"):
+        store.as_retriever(search_type="mmr").invoke(QUESTION)
+    assert store.embeddings is None
+
+
+def test_as_retriever_takes_langchains_search_arguments(store, documents):
+    store.add_documents(documents)
+    retriever = store.as_retriever(search_kwargs={"k": 1, "filter": {"team": "kitchen"}})
+    assert isinstance(retriever, VectorStoreRetriever)
+    assert [document.id for document in retriever.invoke(QUESTION)] == ["lunch"]
+    strict = store.as_retriever(
+        search_type="similarity_score_threshold", search_kwargs={"score_threshold": 0.9, "k": 4}
+    )
+    assert [document.id for document in strict.invoke("Dana approves trips.")] == ["travel"]
+
+
+@pytest.mark.parametrize("make", ["texts", "documents"])
+def test_it_is_made_as_other_stores_are(worded, documents, make):
+    embedding = DeterministicFakeEmbedding(size=4)
+    if make == "texts":
+        made = MemRecallStore.from_texts(["Ada pays.", "Bo signs."], embedding, [{"n": 1}, {"n": 2}], memory=worded)
+        expected = {"Ada pays.", "Bo signs."}
+    else:
+        made = MemRecallStore.from_documents(documents, embedding, memory=worded)
+        expected = {document.page_content for document in documents}
+    assert {document.page_content for document in made.similarity_search(QUESTION, k=9)} == expected
+    made.close()
+
+
+def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressed):
+    good = Document(id="a", page_content="Ada pays.")
+    for bad, ids in (
+        ([good, Document(id="b", page_content=" \n")], None),
+        ([good, Document(id="a", page_content="Bo signs.")], None),
+        ([good], ["a", "b"]),
+        ([good, Document(id="b", page_content="Bo signs.")], ["c", "c"]),
+    ):
+        with pytest.raises(InputError, match="Expected"):
+            store.add_documents(bad, ids=ids)
+    assert (store.get_by_ids(["a", "b"]), compressed) == ([], [])
+    assert store.add_documents([]) == []
+
+
+def test_deleting_without_ids_is_refused_and_deletes_nothing(store, documents):
+    store.add_documents(documents)
+    with pytest.raises(InputError, match="ids"):
+        store.delete()
+    assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
+
+
+@pytest.mark.parametrize("bank", ["", 7, DeterministicFakeEmbedding(size=4)])
+def test_what_is_no_bank_is_refused(worded, bank):
+    with pytest.raises(InputError, match="bank"):
+        MemRecallStore(bank, memory=worded)
+
+
+def test_a_directory_of_another_model_is_refused_and_left_as_it_is(store, worded, documents, tmp_path):
+    store.add_documents(documents)
+    other = MemRecallStore(tmp_path / "bank", memory=tiny_memory(backbone=tiny_backbone(seed=1)))
+    for use in (lambda: other.similarity_search(QUESTION), lambda: other.add_documents(documents)):
+        with pytest.raises(FingerprintMismatchError):
+            use()
+    assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
+
+
+def test_an_open_bank_is_used_and_left_open(worded, bank):
+    store = MemRecallStore(bank, memory=worded)
+    assert len(store.similarity_search(QUESTION, k=9)) == 4
+    store.close()
+    assert len(bank) == 4
+
+
+def sourced(count):
+    return [Document(page_content=f"Person {n} does job {n}.", metadata={"source": f"s{n}"}) for n in range(count)]
+
+
+def test_indexing_again_compresses_only_what_changed(store, compressed):
+    records = InMemoryRecordManager("memory")
+    records.create_schema()
+    pages = sourced(100)
+    options = {"cleanup": "incremental", "source_id_key": "source", "key_encoder": "sha256"}
+    assert index(pages, records, store, **options)["num_added"] == 100
+    compressed.clear()
+    pages[42] = Document(page_content="Dana approves trips.", metadata={"source": "s42"})
+    result = index(pages, records, store, **options)
+    assert result == {"num_added": 1, "num_updated": 0, "num_skipped": 99, "num_deleted": 1}
+    assert compressed == ["Dana approves trips."]
+    assert len(store.similarity_search("job", k=200)) == 100
+
+
+async def test_indexing_asynchronously_and_in_full_forgets_what_is_gone(store, compressed):
+    records = InMemoryRecordManager("memory")
+    await records.acreate_schema()
+    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    await aindex(sourced(5), records, store, **options)
+    result = await aindex(sourced(4), records, store, **options)
+    assert (result["num_deleted"], result["num_skipped"], len(compressed)) == (1, 4, 5)
+    assert await store.asimilarity_search("Person 4 does job 4.", k=9, filter={"source": "s4"}) == []
+
+
+def texts_recalled(worded, path):
+    """Every text that any route over a bank gives back."""
+    ask = MemRecallRunnable(bank=path, memory=worded, top_k=50)
+    retriever = MemRecallRetriever(bank=path, memory=worded, k=50)
+    store = MemRecallStore(path, memory=worded)
+    compressor = MemRecallDocumentCompressor(memory=worded, top_n=50)
+    result = ask.invoke("What does person 1 do?")
+    found = [
+        *result["context"],
+        *retriever.invoke("What does person 1 do?"),
+        *store.similarity_search("What does person 1 do?", k=50),
+        *compressor.compress_documents(retriever.invoke("What does person 1 do?"), "What does person 1 do?"),
+    ]
+    for opened in (ask, retriever, store, compressor):
+        opened.close()
+    return {document.page_content for document in found}, result["answer"]
+
+
+@pytest.mark.parametrize("how", ["delete", "index"])
+def test_deleted_and_replaced_text_comes_back_by_no_route(store, worded, tmp_path, how):
+    records = InMemoryRecordManager("memory")
+    records.create_schema()
+    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    before = sourced(3)
+    index(before, records, store, **options)
+    assert texts_recalled(worded, tmp_path / "bank")[0] == {page.page_content for page in before}
+    after = [before[0], Document(page_content="Person 1 left.", metadata={"source": "s1"})]
+    if how == "index":
+        index(after, records, store, **options)
+    else:
+        ids = [document.id for document in store.similarity_search("job", k=9) if document.metadata["source"] != "s0"]
+        store.delete(ids)
+        store.add_documents(after[1:])
+    recalled, answer = texts_recalled(worded, tmp_path / "bank")
+    assert recalled == {"Person 0 does job 0.", "Person 1 left."}
+    assert "job 1" not in answer
+
+
+def test_a_reader_that_is_open_sees_deletions_at_once(store, worded, documents, tmp_path):
+    store.add_documents(documents)
+    ask = MemRecallRunnable(bank=tmp_path / "bank", memory=worded, top_k=9)
+    assert len(ask.invoke(QUESTION)["context"]) == 4
+    store.delete(["travel"])
+    assert "travel" not in {document.id for document in ask.invoke(QUESTION)["context"]}
+    ask.close()
+
+
+def test_a_replaced_text_is_found_by_its_new_words_and_not_by_its_old_ones(store):
+    store.add_documents([Document(id="a", page_content="apples"), Document(id="b", page_content="pears")])
+    assert store.similarity_search("apples", k=1)[0].id == "a"
+    store.add_documents([Document(id="a", page_content="pears"), Document(id="b", page_content="apples")])
+    assert store.similarity_search("apples", k=1)[0].id == "b"
+
+
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path):
+    memory, gate, _ = waiting
+    store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=memory)
+    task = asyncio.create_task(store.asimilarity_search(QUESTION, k=1))
+    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert not task.done()
+    gate.go.set()
+    assert len(await task) == 1
+    store.close()

@@ -1,0 +1,118 @@
+import asyncio
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import ToolCall
+from langchain_tests.integration_tests import ToolsIntegrationTests
+from langchain_tests.unit_tests import ToolsUnitTests
+from memrecall_kv.errors import InputError
+
+from langchain_memrecall import MemRecallRetriever, MemRecallRunnable, create_memrecall_tool
+
+QUESTION = "Who approves trips?"
+
+
+@pytest.fixture(params=["retriever", "runnable"])
+def tool(request, scripted, bank):
+    if request.param == "retriever":
+        return create_memrecall_tool(MemRecallRetriever(bank=bank, memory=scripted, k=2))
+    return create_memrecall_tool(MemRecallRunnable(bank=bank, memory=scripted, top_k=2))
+
+
+class _Given:
+    @pytest.fixture(autouse=True)
+    def _made(self, scripted, bank):
+        self.made = create_memrecall_tool(MemRecallRetriever(bank=bank, memory=scripted, k=2))
+
+    @property
+    def tool_constructor(self):
+        return self.made
+
+    @property
+    def tool_invoke_params_example(self):
+        return {"question": QUESTION}
+
+
+class TestUnit(_Given, ToolsUnitTests):
+    pass
+
+
+class TestIntegration(_Given, ToolsIntegrationTests):
+    pass
+
+
+def call(question=QUESTION):
+    return ToolCall(name="recall", args={"question": question}, id="1", type="tool_call")
+
+
+def test_the_message_is_what_was_recalled_and_the_artifact_the_documents(scripted, bank):
+    retriever = MemRecallRetriever(bank=bank, memory=scripted, k=2)
+    message = create_memrecall_tool(retriever).invoke(call())
+    found = retriever.invoke(QUESTION)
+    assert message.artifact == found
+    assert message.content == "\n\n".join(f"[{document.id}] {document.page_content}" for document in found)
+
+
+def test_of_a_runnable_the_message_is_the_answer_with_its_sources(scripted, bank):
+    message = create_memrecall_tool(MemRecallRunnable(bank=bank, memory=scripted, top_k=2)).invoke(call())
+    ids = [document.id for document in message.artifact["context"]]
+    assert message.content == f"Dana Whitfield does.\n\nSources: {', '.join(ids)}"
+    assert message.artifact["usage"]["blocks_opened"] == 2
+
+
+async def test_the_async_route_says_the_same(tool):
+    assert (await tool.ainvoke(call())).content == tool.invoke(call()).content
+
+
+def test_nothing_found_is_said_in_words(scripted, bank):
+    nowhere = {"team": "nobody"}
+    found = create_memrecall_tool(MemRecallRetriever(bank=bank, memory=scripted, filter=nowhere)).invoke(call())
+    assert (found.content, found.artifact) == ("Nothing was found.", [])
+    answered = create_memrecall_tool(MemRecallRunnable(bank=bank, memory=scripted, filter=nowhere)).invoke(call())
+    assert answered.content == scripted.config.reasoner.not_found
+
+
+class Parents(BaseCallbackHandler):
+    def __init__(self):
+        self.tool, self.below = None, []
+
+    def on_tool_start(self, serialized, input_str, *, run_id, **kwargs):
+        self.tool = run_id
+
+    def on_retriever_start(self, serialized, query, *, parent_run_id, **kwargs):
+        self.below.append(parent_run_id)
+
+    def on_chain_start(self, serialized, inputs, *, parent_run_id, **kwargs):
+        self.below.append(parent_run_id)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_recalls_is_a_run_below_the_tools(tool, is_async):
+    parents = Parents()
+    config = {"callbacks": [parents]}
+    await tool.ainvoke(call(), config) if is_async else tool.invoke(call(), config)
+    assert parents.below[0] == parents.tool is not None
+
+
+def test_the_model_is_told_of_one_argument(tool):
+    named = create_memrecall_tool(MemRecallRunnable(bank="nowhere"), name="handbook", description="Knows the rules.")
+    assert (named.name, named.description) == ("handbook", "Knows the rules.")
+    assert list(named.args) == list(tool.args) == ["question"]
+
+
+def test_a_mistake_of_the_caller_is_an_error_of_the_tool(tool):
+    with pytest.raises(InputError, match="question"):
+        tool.invoke(call(" "))
+    with pytest.raises(InputError, match="MemRecallRetriever"):
+        create_memrecall_tool(lambda question: question)
+
+
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path):
+    memory, gate, _ = waiting
+    retriever = MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=1)
+    task = asyncio.create_task(create_memrecall_tool(retriever).ainvoke(call()))
+    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert not task.done()
+    gate.go.set()
+    assert (await task).artifact
+    retriever.close()
