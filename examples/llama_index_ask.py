@@ -15,7 +15,7 @@ def main(memory: MemRecall | None = None) -> None:
         Document(id_="limits", text="The finance team sets the travel limit at 800 euros."),
     ]
     engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2)
-    response = engine.query("Who approves a trip that costs 900 euros?")
+    response = engine.query("Who approves trips above the limit?")
     print(response)
     for source in response.source_nodes:
         print(f"{source.score:.2f}  {source.node.ref_doc_id}: {source.get_content()}")
