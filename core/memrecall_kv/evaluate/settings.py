@@ -1,0 +1,29 @@
+"""What is measured: the settings of a task and of a run."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from memrecall_kv.config import Config
+
+Order: TypeAlias = Literal["forward", "reversed", "random"]
+
+
+class TaskConfig(Config):
+    """How a task's contexts are built.
+
+    Attributes:
+        documents: Documents of a context; for stories at least this many.
+        questions: How many are drawn; all there are if `None`.
+        seed: Of the draw, of haystacks and of places.
+        order: Whether the evidence stands in the order of the hops, against it, or anyhow; the task's own if `None`.
+        share: Questions that share a context at most. 1 is as published; more let a bank be built once for many.
+    """
+
+    documents: int = Field(default=50, ge=1)
+    questions: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    order: Order | None = None
+    share: int = Field(default=1, ge=1)
