@@ -27,3 +27,27 @@ class TaskConfig(Config):
     seed: int = 0
     order: Order | None = None
     share: int = Field(default=1, ge=1)
+
+
+class RunConfig(Config):
+    """What one run measures: every system on every task at every length.
+
+    Attributes:
+        tasks: Names of tasks.
+        systems: Names of systems, each with its settings.
+        lengths: Documents of a context, and questions at that length; all there are if `None`.
+        seed: Of everything that is drawn.
+        order: As in `TaskConfig`.
+        share: As in `TaskConfig`.
+        kinds: Only questions of these types; all if empty.
+        concurrency: Questions that are asked of a system at the same time.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    systems: tuple[str, ...] = Field(min_length=1)
+    lengths: tuple[tuple[int, int | None], ...] = Field(min_length=1)
+    seed: int = 0
+    order: Order | None = None
+    share: int = Field(default=1, ge=1)
+    kinds: tuple[str, ...] = ()
+    concurrency: int = Field(default=1, ge=1, le=256)
