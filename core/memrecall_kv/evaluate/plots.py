@@ -94,8 +94,8 @@ def _lines(cells: Sequence[dict[str, Any]], wanted: str) -> list[tuple[str, list
         if cell[wanted] is not None and cell["tokens"]:
             order = "" if cell["order"] == "own" else f", {cell['order']}"
             many = f", {cell['concurrency']} at once" if cell["concurrency"] > 1 else ""
-            label = f"{cell['system']}{f', {cell["task"]}' if several else ''}{order}{many}"
-            lines.setdefault(label, []).append(cell)
+            task = f", {cell['task']}" if several else ""
+            lines.setdefault(f"{cell['system']}{task}{order}{many}", []).append(cell)
     return list(lines.items())
 
 

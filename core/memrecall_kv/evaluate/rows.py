@@ -24,11 +24,7 @@ def read_rows(folder: Path | None, name: str) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: If folder or file is missing, or a line is no JSON object.
     """
-    if folder is None or not folder.is_dir():
-        raise InputError(
-            f"Expected a folder with evaluation data, got {folder or 'none'}.",
-            "Name it with --data; docs/evaluation.md says what it holds.",
-        )
+    folder = data_folder(folder)
     number = 0
     try:
         with gzip.open(folder / name, "rt", encoding="utf-8") as lines:
@@ -42,6 +38,20 @@ def read_rows(folder: Path | None, name: str) -> Iterator[dict[str, Any]]:
         raise InputError(
             f"{folder / name}, line {number}: {error}.", "docs/evaluation.md says which files a task needs."
         ) from error
+
+
+def data_folder(folder: Path | None) -> Path:
+    """Return the folder if it is one.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if folder is None or not folder.is_dir():
+        raise InputError(
+            f"Expected a folder with evaluation data, got {folder or 'none'}.",
+            "Name it with --data; docs/evaluation.md says what it holds.",
+        )
+    return folder
 
 
 def sample(rows: Sequence[Row], count: int | None, seed: int) -> list[Row]:

@@ -25,11 +25,12 @@ from memrecall_kv.errors import ContextOverflowError, InputError, ReasonerOutput
 from memrecall_kv.evaluate.environment import environment, peak_memory
 from memrecall_kv.evaluate.ledger import Ledger
 from memrecall_kv.evaluate.question import Context, Question
+from memrecall_kv.evaluate.rows import data_folder
 from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
 from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
 from memrecall_kv.evaluate.system import Reply, System
 from memrecall_kv.evaluate.systems import Open, build_system, parse_system
-from memrecall_kv.evaluate.tasks import find_task
+from memrecall_kv.evaluate.tasks import SYNTHETIC, find_task
 
 ROWS = "rows.jsonl"
 RUN = "run.json"
@@ -89,6 +90,8 @@ class Run:
     ) -> None:
         for task in config.tasks:
             find_task(task)
+            if task not in SYNTHETIC:
+                data_folder(data)
         for system in config.systems:
             parse_system(system)
         self._out, self._data, self._config = out, data, config
