@@ -67,10 +67,12 @@ def test_an_answer_between_other_words_is_found(answer, before, after):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_an_interval_holds_the_mean(scores):
+def test_an_interval_lies_among_the_scores_and_narrows_when_they_repeat(scores):
     low, high = bootstrap_interval(scores, resamples=200)
-    assert low - 1e-9 <= sum(scores) / len(scores) <= high + 1e-9 or len(set(scores)) > 1
-    assert low <= high
+    assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
+    assert bootstrap_interval(scores, resamples=200) == (low, high)
+    narrow = bootstrap_interval(scores * 16, resamples=200)
+    assert narrow[1] - narrow[0] <= (high - low) + 1e-9
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
