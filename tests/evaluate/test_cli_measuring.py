@@ -141,9 +141,10 @@ def test_bench_measures_each_system_in_a_process_of_its_own(run, tmp_path):
     again = run(*command)
     assert json.loads(again[1])["cells"] == [ours, words]
     assert len(json.loads((tmp_path / "out" / "run.json").read_text())["machines"]) == 2
+    assert run(*command, "--seed", "1", "--documents", "5")[0] == 2  # of the process: the folder has another seed
 
 
-def test_bench_ends_with_the_exit_code_of_a_process_that_failed(run, tmp_path):
+def test_bench_tells_mistakes_before_a_process_is_started(run, tmp_path):
     code, _, err = run("bench", "--task", "niah-single", "--documents", "4", "--out", tmp_path, "--system", "nope")
-    assert code == 2
-    assert "niah-single, 4 documents" in err
+    assert (code, "name of a system, got 'nope'" in err) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -151,3 +151,9 @@ def test_a_system_that_opened_nothing_has_recall_0_and_one_that_names_nothing_ha
     question = Question("q", "?", ("x",), gold=("d1",))
     assert evidence_scores(question, Reply("", found=False, evidence=()))["recall@5"] == 0.0
     assert evidence_scores(question, Reply("", found=False)) == {}
+
+
+def test_recall_counts_what_was_ranked_and_precision_what_was_read():
+    question = Question("q", "?", ("x",), gold=("d1", "d2"))
+    scores = evidence_scores(question, Reply("", found=False, evidence=("d3", "d1"), ranked=("d3", "d1", "d4", "d2")))
+    assert (scores["recall@2"], scores["recall@5"], scores["recall"], scores["precision"]) == (0.5, 1.0, 0.5, 0.5)

@@ -46,7 +46,9 @@ def test_every_system_answers_and_does_so_again_the_same_way(spec, opened, needl
 def test_what_words_find_is_found(opened, needles, tmp_path):
     for number, question in enumerate(needles.questions):
         _, reply = asked(build_system("bm25:k=1", opened), needles, tmp_path, number)
-        assert reply.evidence[0] == question.gold[0]
+        assert reply.evidence == question.gold
+        assert reply.ranked[0] == question.gold[0]
+        assert len(reply.ranked) == 6
 
 
 def test_a_reader_is_given_the_best_chunks(needles, tmp_path):

@@ -147,10 +147,11 @@ def bench(
     with --share. memrecall, memagent and bm25 are measured if no system is named.
     """
     from memrecall_kv.evaluate.ledger import Ledger
-    from memrecall_kv.evaluate.run import ROWS, Cell
+    from memrecall_kv.evaluate.run import ROWS, Cell, check
 
     systems = system or ["memrecall", "memagent", "bm25"]
     settings = _settings(task, systems, documents, questions, seed, order, share, kind, 1)
+    check(settings, data)
     options: list[tuple[str, Any]] = [
         ("--out", out), ("--seed", seed), ("--share", share), ("--device", device), ("--data", data),
         ("--order", order), ("--banks", banks), ("--model", model), ("--dtype", dtype), ("--config", config),

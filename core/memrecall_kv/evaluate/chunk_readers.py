@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -62,7 +63,7 @@ class FullContext:
     def answer(self, question: str) -> Reply:
         """Read all and answer; see `System`."""
         reply = self._reader.answer(question, [self._chunk], Tally())
-        return Reply(reply.text, reply.found, None, (), reply.tokens_read, reply.tokens_written)
+        return replace(reply, evidence=None, ranked=())
 
     def close(self) -> None:
         """Nothing is open."""
@@ -117,7 +118,8 @@ class ChunkReading(_WindowReader):
         # max keeps the first of equals, and so does Counter
         best = max(votes, key=lambda words: votes[words], default=None)
         text = next((text for text in said if " ".join(normalize_answer(text)) == best), "")
-        return Reply(text, bool(said), None, (), tally.prompt_tokens + tally.memory_tokens, tally.generated_tokens)
+        read = tally.prompt_tokens + tally.memory_tokens
+        return Reply(text, bool(said), tokens_read=read, tokens_written=tally.generated_tokens)
 
 
 class MemAgentLoop(_WindowReader):
@@ -145,7 +147,7 @@ class MemAgentLoop(_WindowReader):
             known = reply.rpartition("</think>")[2].strip()
         final = self._writer.write(_final(question, known), self._config.answer_tokens, tally)
         text = final.rpartition("the answer is")[2].strip(" :\n")
-        return Reply(text, bool(text), None, (), tally.prompt_tokens, tally.generated_tokens)
+        return Reply(text, bool(text), tokens_read=tally.prompt_tokens, tokens_written=tally.generated_tokens)
 
 
 class NoteLoop(_WindowReader):
@@ -179,7 +181,7 @@ class NoteLoop(_WindowReader):
             known = after
         kept = [noted[note.chunk_id] for note in known.notes]
         reply = self._reader.answer(question, kept, tally, known.notes)
-        return Reply(reply.text, reply.found, None, (), reply.tokens_read, reply.tokens_written)
+        return replace(reply, evidence=None, ranked=())
 
 
 def _update(question: str, memory: str, section: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import InputError
-from memrecall_kv.evaluate.system import Prepared, Reply, distinct
+from memrecall_kv.evaluate.system import RANKED, Prepared, Reply, distinct
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.types import Document, MemoryBlock, WorkingMemory
 
@@ -99,10 +99,13 @@ class MemRecallSystem:
             doc_id = step.chunk_id.rpartition("#")[0]
             judged[doc_id] = max(judged.get(doc_id, 0.0), step.gate_probability)
         usage = answer.usage
+        evidence = distinct(recall.chunk.doc_id for recall in answer.evidence)
+        others = sorted((doc_id for doc_id, p in judged.items() if p > 0), key=lambda doc_id: -judged[doc_id])
         return Reply(
             answer.text,
             answer.found,
-            distinct(recall.chunk.doc_id for recall in answer.evidence),
+            evidence,
+            distinct([*evidence, *others])[:RANKED],
             tuple(judged.items()),
             usage.prompt_tokens + usage.memory_tokens_read,
             usage.generated_tokens,

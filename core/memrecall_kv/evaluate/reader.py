@@ -40,5 +40,12 @@ class Reader:
             pieces = self._reasoner.answer(question, WorkingMemory(tuple(notes)), evidence, [], tally)
             text = "".join(pieces).strip()
         found = not prompts.is_nothing(text)
-        evidence_ids = distinct(chunk.doc_id for chunk in chunks)
-        return Reply(text, found, evidence_ids, (), tally.prompt_tokens + tally.memory_tokens, tally.generated_tokens)
+        ids = distinct(chunk.doc_id for chunk in chunks)
+        return Reply(
+            text,
+            found,
+            ids,
+            ids,
+            tokens_read=tally.prompt_tokens + tally.memory_tokens,
+            tokens_written=tally.generated_tokens,
+        )

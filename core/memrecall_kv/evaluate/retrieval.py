@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.evaluate.rankers import Ranker
 from memrecall_kv.evaluate.reader import Reader
 from memrecall_kv.evaluate.shelf import ChunkShelf
-from memrecall_kv.evaluate.system import Prepared, Reply
+from memrecall_kv.evaluate.system import RANKED, Prepared, Reply, distinct
 from memrecall_kv.evaluate.writer import Writer
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally
@@ -24,7 +25,7 @@ class RetrievalConfig(Config):
 
     Attributes:
         k: Chunks that the reader is given; it reads as many as its readback budget allows, the best first.
-        depth: Ranks that are fused or re-ranked, and the most that are reported as evidence.
+        depth: Ranks that are fused or re-ranked, and that count for recall.
         steps: Looks of the iterative system.
         thought_tokens: Tokens of a thought between two looks at most.
     """
@@ -64,8 +65,7 @@ class Retrieval:
         tally = Tally()
         found = self._find(question, tally)
         reply = self._reader.answer(question, found[: self._config.k], tally)
-        evidence = tuple(dict.fromkeys(chunk.doc_id for chunk in found))
-        return Reply(reply.text, reply.found, evidence, (), reply.tokens_read, reply.tokens_written)
+        return replace(reply, ranked=distinct(chunk.doc_id for chunk in found)[:RANKED])
 
     def close(self) -> None:
         """Let go of the chunks."""

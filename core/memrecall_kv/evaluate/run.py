@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,12 +31,16 @@ from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
 from memrecall_kv.evaluate.system import Reply, System
 from memrecall_kv.evaluate.systems import Open, build_system, parse_system
 from memrecall_kv.evaluate.tasks import SYNTHETIC, find_task
+from memrecall_kv.types import Document
 
 ROWS = "rows.jsonl"
 RUN = "run.json"
 
 Report: TypeAlias = Callable[[str, int], None]
 """Called with what was measured and how many questions that were."""
+
+_STEP = 32
+"""Documents between two reports."""
 
 _FAILURES = (ContextOverflowError, ReasonerOutputError, MemoryError, torch.OutOfMemoryError)
 """What counts as a wrong answer; any other error ends the run."""
@@ -61,6 +65,20 @@ class Cell:
     def facts(self) -> dict[str, Any]:
         """Return what every row of the cell says."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def check(config: RunConfig, data: Path | None) -> None:
+    """Refuse what cannot be run, before anything is loaded.
+
+    Raises:
+        InputError: If a task or system is unknown, or a task's data folder is missing.
+    """
+    for task in config.tasks:
+        find_task(task)
+        if task not in SYNTHETIC:
+            data_folder(data)
+    for system in config.systems:
+        parse_system(system)
 
 
 class Run:
@@ -88,12 +106,7 @@ class Run:
         banks: Path | None = None,
         report: Report | None = None,
     ) -> None:
-        for task in config.tasks:
-            find_task(task)
-            if task not in SYNTHETIC:
-                data_folder(data)
-        for system in config.systems:
-            parse_system(system)
+        check(config, data)
         self._out, self._data, self._config = out, data, config
         self._open = cache(open)
         self._banks, self._report = banks, report or (lambda what, questions: None)
@@ -179,7 +192,7 @@ class Run:
         with self._folder(cell, context) as folder:
             try:
                 started = time.perf_counter()
-                prepared = system.prepare(context.documents, folder)
+                prepared = system.prepare(_Watched(context.documents, cell, self._report), folder)
                 seconds = time.perf_counter() - started
                 row = {
                     "context": context.id,
@@ -252,6 +265,21 @@ class Run:
         kept = self._banks / name / re.sub(r"[^\w.-]", "_", context.id)
         kept.mkdir(parents=True, exist_ok=True)
         yield kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Documents that tell how far they were read, since that may take hours."""
+
+    documents: Iterable[Document]
+    cell: Cell
+    report: Report
+
+    def __iter__(self) -> Iterator[Document]:
+        for number, document in enumerate(self.documents):
+            if number % _STEP == 0:
+                self.report(f"{self.cell.system}: {number:,} of {self.cell.documents:,} documents", 0)
+            yield document
 
 
 def _timed(system: System, question: Question) -> tuple[Reply, float, str]:

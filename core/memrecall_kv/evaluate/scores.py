@@ -46,10 +46,14 @@ def answer_scores(question: Question, reply: Reply) -> dict[str, float]:
 
 
 def evidence_scores(question: Question, reply: Reply) -> dict[str, float | None]:
-    """Return recall@k, precision and order of the evidence; nothing if nobody knows it or the system names none."""
+    """Return recall@k of what was ranked, precision and hop order of what was read.
+
+    Nothing if nobody knows the evidence, or the system names none.
+    """
     if not question.gold or reply.evidence is None:
         return {}
-    found: dict[str, Any] = {f"recall@{k}": recall_at_k(reply.evidence, question.gold, k) for k in KS}
+    found: dict[str, Any] = {f"recall@{k}": recall_at_k(reply.ranked, question.gold, k) for k in KS}
+    found["recall"] = recall_at_k(reply.evidence, question.gold, len(reply.evidence))
     found["precision"] = precision(reply.evidence, question.gold)
     found["hop_order"] = hop_order(reply.evidence, question.gold)
     return found

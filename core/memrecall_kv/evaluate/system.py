@@ -32,7 +32,8 @@ class Reply:
     Attributes:
         text: The answer.
         found: Whether the system believes that the documents hold one.
-        evidence: Ids of the documents it opened or ranked, best or earliest first; `None` if it names none.
+        evidence: Ids of the documents it read, best or earliest first; `None` if it names none.
+        ranked: Ids of these and of the next best ones, best first.
         judged: Ids of documents with the probability that they matter, if the system has a gate.
         tokens_read: Tokens that a language model read for this question, memory tokens included, the gate's not.
         tokens_written: Tokens it wrote.
@@ -42,6 +43,7 @@ class Reply:
     text: str
     found: bool
     evidence: tuple[str, ...] | None = None
+    ranked: tuple[str, ...] = ()
     judged: tuple[tuple[str, float], ...] = ()
     tokens_read: int = 0
     tokens_written: int = 0
@@ -67,6 +69,10 @@ class System(Protocol):
     def close(self) -> None:
         """Give files back; `prepare` may be called again."""
         ...
+
+
+RANKED = 20
+"""Documents that `Reply.ranked` names at most."""
 
 
 def distinct(ids: Iterable[str]) -> tuple[str, ...]:
