@@ -83,7 +83,9 @@ def evaluate(
     order: EvidenceOrder = None,
     share: Share = 1,
     kind: Kinds = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Questions asked at the same time.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Questions asked at the same time, of those that share a context.")
+    ] = 1,
     banks: Banks = None,
     against: Against = None,
     model: Model = None,
@@ -129,7 +131,7 @@ def bench(
     share: Share = 1,
     kind: Kinds = None,
     concurrency: Annotated[
-        list[int] | None, typer.Option(help="Questions asked at the same time; may be repeated; 1 and 8 if left out.")
+        list[int] | None, typer.Option(help="Questions asked at the same time; may be repeated; 1 if left out.")
     ] = None,
     banks: Banks = None,
     against: Against = None,
@@ -150,7 +152,8 @@ def bench(
     from memrecall_kv.evaluate.run import ROWS, Cell, check
 
     systems = system or ["memrecall", "memagent", "bm25"]
-    settings = _settings(task, systems, documents, questions, seed, order, share, kind, 1)
+    levels = concurrency or [1]
+    settings = _settings(task, systems, documents, questions, seed, order, share, kind, max(levels))
     check(settings, data)
     options: list[tuple[str, Any]] = [
         ("--out", out), ("--seed", seed), ("--share", share), ("--device", device), ("--data", data),
@@ -158,7 +161,7 @@ def bench(
         *(("--kind", one) for one in kind or ()),
     ]  # fmt: skip
     shared = [str(part) for name, value in options if value is not None for part in (name, value)]
-    for one_task, (count, asked), many, one in product(task, settings.lengths, concurrency or [1, 8], systems):
+    for one_task, (count, asked), many, one in product(task, settings.lengths, levels, systems):
         key = Cell(one, one_task, count, order.value if order else "own", share, many).key("process", "")
         if out.is_dir() and key in Ledger(out / ROWS):
             continue

@@ -22,6 +22,8 @@ from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.types import Chunk, Document, WorkingMemory
 
+_CUE = "the answer is"
+"""What MemAgent's final reply announces its answer with; the last one counts, as published."""
 _ROOM = 256
 """Tokens of the window that are left for the question and the form of a request."""
 
@@ -146,7 +148,8 @@ class MemAgentLoop(_WindowReader):
             reply = self._writer.write(_update(question, known, chunk.text), self._config.memory_tokens, tally)
             known = reply.rpartition("</think>")[2].strip()
         final = self._writer.write(_final(question, known), self._config.answer_tokens, tally)
-        text = final.rpartition("the answer is")[2].strip(" :\n")
+        cue = final.lower().rfind(_CUE)
+        text = (final[cue + len(_CUE) :] if cue >= 0 else final).strip(" :\n")
         return Reply(text, bool(text), tokens_read=tally.prompt_tokens, tokens_written=tally.generated_tokens)
 
 

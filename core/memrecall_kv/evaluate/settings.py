@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memrecall_kv.config import Config
 
@@ -51,3 +51,9 @@ class RunConfig(Config):
     share: int = Field(default=1, ge=1)
     kinds: tuple[str, ...] = ()
     concurrency: int = Field(default=1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _questions_at_once_share_a_context(self) -> RunConfig:
+        if self.concurrency > self.share:
+            raise ValueError(f"only questions that share a context can be asked at once: share is {self.share}")
+        return self
