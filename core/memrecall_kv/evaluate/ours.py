@@ -69,6 +69,7 @@ class MemRecallSystem:
 
     def __init__(self, memory: MemRecall, *, gated: bool = True) -> None:
         self._memory = memory if gated else MemRecall(replace(memory.parts, gate=OpenGate()))
+        self._gated = gated
         self._bank: MemoryBank | None = None
 
     def prepare(self, documents: Iterable[Document], folder: Path) -> Prepared:
@@ -106,7 +107,7 @@ class MemRecallSystem:
             answer.found,
             evidence,
             distinct([*evidence, *others])[:RANKED],
-            tuple(judged.items()),
+            tuple(judged.items()) if self._gated else (),
             usage.prompt_tokens + usage.memory_tokens_read,
             usage.generated_tokens,
             usage.blocks_scored,
