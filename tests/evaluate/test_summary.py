@@ -45,7 +45,8 @@ def rows():
     slow = [answer("loop", f"q{n}", float(n < 2), seconds=50.0, first=n == 0) for n in range(10)]
     long = [answer("ours", f"q{n}", float(n < 5), 500) for n in range(5, 10)]
     others = [prepared("ours", 490.0), prepared("loop", 0.0, size=0), prepared("ours", 9.0, 500)]
-    return [*quick, *slow, *long, *others, process("ours", 100), process("loop", 400)]
+    peaks = [process("ours", 100), process("loop", 400), process("ours", 110, 500)]
+    return [*quick, *slow, *long, *others, *peaks]
 
 
 def cell(summary, system, documents=50):
@@ -128,6 +129,7 @@ def test_lengths_are_paired_on_the_questions_asked_at_both():
     assert (row["system"], row["shortest"], row["documents"]) == ("ours", 50, 500)
     assert row["sub_em"]["questions"] == 5
     assert row["sub_em"]["mean"] == pytest.approx(-0.6)
+    assert row["memory_growth"] == pytest.approx(1.1)
 
 
 def test_the_gate_is_told_by_cell():

@@ -14,8 +14,12 @@ from memrecall_kv.reasoner import Tally
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 from memrecall_kv.types import Chunk
 
-WINDOWS = ":chunk_tokens=600,memory_tokens=16,answer_tokens=8"
-SPECS = [name + WINDOWS * (name in ("chunk-reading", "memagent", "memagent-reasoner")) for name in SYSTEMS]
+WINDOWS = {
+    "chunk-reading": "chunk-reading:chunk_tokens=600",
+    "memagent": "memagent:chunk_tokens=600,memory_tokens=16,answer_tokens=8",
+    "memagent-reasoner": "memagent-reasoner:chunk_tokens=600",
+}
+SPECS = [WINDOWS.get(name, name) for name in SYSTEMS]
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +134,12 @@ def test_windows_hold_every_token_once(access):
     assert (len(cut), cut[:10], cut[10:]) == (20, whole[:10], whole[-10:])
 
 
-@pytest.mark.parametrize("name", ["chunk-reading", "memagent", "memagent-reasoner"])
-def test_reading_everything_costs_more_the_more_there_is(name, opened, tmp_path):
+@pytest.mark.parametrize("spec", WINDOWS.values())
+def test_reading_everything_costs_more_the_more_there_is(spec, opened, tmp_path):
     read = []
     for count in (4, 12):
         (context,) = find_task("niah-single")(None, TaskConfig(documents=count, questions=1))
-        read.append(asked(build_system(name + WINDOWS, opened), context, tmp_path)[1].tokens_read)
+        read.append(asked(build_system(spec, opened), context, tmp_path)[1].tokens_read)
     assert read[1] > 2 * read[0]
 
 
@@ -149,7 +153,7 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
         return "thinking </think> note number" + str(len(requests)) + " the answer is 7"
 
     monkeypatch.setattr(writer.Writer, "write", write)
-    _, reply = asked(build_system("memagent" + WINDOWS, opened), needles, tmp_path)
+    _, reply = asked(build_system(WINDOWS["memagent"], opened), needles, tmp_path)
     *updates, final = requests
     assert len(updates) >= 3
     assert "No previous memory" in updates[0][0]
@@ -182,7 +186,10 @@ def test_a_text_that_does_not_fit_is_an_error_the_runner_can_count(opened):
         ("bm25:k", InputError, "KEY=VALUE"),
         ("bm25:k=0", ConfigError, "greater than or equal to 1"),
         ("bm25:n=3", ConfigError, "Extra inputs"),
-        ("memrecall:k=3", ConfigError, "settings with a dot"),
+        ("memrecall:k=3", ConfigError, "only settings with a dot"),
+        ("full-context:k=3", ConfigError, "only settings with a dot"),
+        ("chunk-reading:memory_tokens=3", ConfigError, "Extra inputs"),
+        ("bm25:steps=3", ConfigError, "Extra inputs"),
         ("memrecall:scan.nope=3", ConfigError, "nope"),
         ("memrecall:nope.k=3", ConfigError, "a setting of the pipeline"),
         ("memagent", ConfigError, "needs a window of"),
@@ -191,6 +198,13 @@ def test_a_text_that_does_not_fit_is_an_error_the_runner_can_count(opened):
 def test_wrong_systems_are_errors(spec, error, problem, opened):
     with pytest.raises(error, match=problem):
         build_system(spec, opened)
+
+
+def test_a_retriever_reads_text_whatever_the_pipeline_reads(opened, needles, tmp_path):
+    (_, one), (_, other) = (
+        asked(build_system(spec, opened), needles, tmp_path) for spec in ("bm25", "bm25:reasoner.readback=off")
+    )
+    assert one == other
 
 
 def test_settings_are_read_as_json_where_they_are(opened):

@@ -1,7 +1,10 @@
 import gzip
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -35,6 +38,29 @@ def test_same_seed_same_questions_and_documents(task, data):
     one, again, other = (contexts(task, data, seed=seed) for seed in (3, 3, 4))
     assert [plain(context) for context in one] == [plain(context) for context in again]
     assert [plain(context) for context in one] != [plain(context) for context in other]
+
+
+def test_another_process_makes_the_same_questions_and_documents(data):
+    code = (
+        "import sys, hashlib, pathlib\n"
+        "from memrecall_kv.evaluate.tasks import TASKS\n"
+        "from memrecall_kv.evaluate.settings import TaskConfig\n"
+        "assert 'torch' not in sys.modules\n"
+        "config = TaskConfig(documents=20, questions=4)\n"
+        "found = [(c.id, c.questions, list(c.documents)) for task in TASKS.values() "
+        "for c in task(pathlib.Path(sys.argv[1]), config)]\n"
+        "print(hashlib.sha256(repr(found).encode()).hexdigest())"
+    )
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(data)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -26,12 +26,20 @@ class RetrievalConfig(Config):
     Attributes:
         k: Chunks that the reader is given; it reads as many as its readback budget allows, the best first.
         depth: Ranks that are fused or re-ranked, and that count for recall.
-        steps: Looks of the iterative system.
-        thought_tokens: Tokens of a thought between two looks at most.
     """
 
     k: int = Field(default=4, ge=1)
     depth: int = Field(default=20, ge=1)
+
+
+class IterationConfig(RetrievalConfig):
+    """How often the iterative system looks.
+
+    Attributes:
+        steps: Looks.
+        thought_tokens: Tokens of a thought between two looks at most.
+    """
+
     steps: int = Field(default=3, ge=1)
     thought_tokens: int = Field(default=48, ge=1)
 
@@ -94,16 +102,17 @@ class IterativeRetrieval(Retrieval):
         config: How many, and how often.
     """
 
-    def __init__(self, memory: MemRecall, ranker: Ranker, config: RetrievalConfig) -> None:
+    def __init__(self, memory: MemRecall, ranker: Ranker, config: IterationConfig) -> None:
         super().__init__(memory, ranker, config)
+        self._steps, self._thought_tokens = config.steps, config.thought_tokens
         self._writer = Writer(memory.backbone)
 
     def _find(self, question: str, tally: Tally) -> list[Chunk]:
         found: dict[str, Chunk] = {}
         thoughts: list[str] = []
-        share = max(1, self._config.k // self._config.steps)
-        for step in range(self._config.steps):
-            last = step + 1 == self._config.steps
+        share = max(1, self._config.k // self._steps)
+        for step in range(self._steps):
+            last = step + 1 == self._steps
             ranked = self._ranked(" ".join([question, *thoughts]), self._config.depth)
             new = [chunk for chunk in ranked if chunk.id not in found]
             room = self._config.k - len(found)
@@ -111,7 +120,7 @@ class IterativeRetrieval(Retrieval):
             if last or len(found) >= self._config.k:
                 break
             texts = [chunk.text for chunk in found.values()]
-            thought = self._writer.write(_think(question, texts, thoughts), self._config.thought_tokens, tally)
+            thought = self._writer.write(_think(question, texts, thoughts), self._thought_tokens, tally)
             thoughts.append(" ".join(thought.split()))
             if "answer is" in thought.lower():
                 break

@@ -164,6 +164,7 @@ def _lengths(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
                 "documents": documents,
                 "shortest": shortest,
                 "sub_em": gap,
+                "memory_growth": _ratio(by_length[documents].peak_bytes, by_length[shortest].peak_bytes),
             }
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from memrecall_kv.config import MemRecallConfig
 from memrecall_kv.errors import ConfigError, InputError
-from memrecall_kv.evaluate.chunk_readers import ChunkReading, FullContext, MemAgentLoop, NoteLoop, WindowConfig
+from memrecall_kv.evaluate.chunk_reading import ChunkReading, WindowConfig
+from memrecall_kv.evaluate.full_context import FullContext
+from memrecall_kv.evaluate.memagent import LoopConfig, MemAgentLoop, NoteLoop
 from memrecall_kv.evaluate.ours import VARIANTS, MemRecallSystem
 from memrecall_kv.evaluate.rankers import Bm25Ranker, DenseRanker, FusedRanker, LikelihoodRanker
-from memrecall_kv.evaluate.retrieval import IterativeRetrieval, Retrieval, RetrievalConfig
+from memrecall_kv.evaluate.retrieval import IterationConfig, IterativeRetrieval, Retrieval, RetrievalConfig
 from memrecall_kv.evaluate.system import System
 from memrecall_kv.pipeline import MemRecall
 
@@ -33,63 +36,76 @@ class _Workshop:
     own: dict[str, Any]
     _pipeline: list[MemRecall] = field(default_factory=list)
 
-    def pipeline(self, **changes: Any) -> MemRecall:
-        """Return the pipeline with the changes that were asked for, and with others under dotted names."""
+    def pipeline(
+        self, changes: Mapping[str, Any] = MappingProxyType({}), *, fixed: Mapping[str, Any] = MappingProxyType({})
+    ) -> MemRecall:
+        """Return the pipeline with the settings that were asked for.
+
+        Args:
+            changes: Settings by dotted name that differ unless others were asked for.
+            fixed: Settings without which the system would not be what it is.
+        """
         if not self._pipeline:
             self._pipeline.append(self.open(None))
-        changed = {**{name.replace("__", "."): value for name, value in changes.items()}, **self.settings}
+        changed = {**changes, **self.settings, **fixed}
         base = self._pipeline[0]
         return self.open(_changed(base.config, changed)) if changed else base
 
     def reader(self) -> MemRecall:
         """Return the pipeline as the systems read with that are not ours: from text."""
-        return self.pipeline(reasoner__readback="answer")
+        return self.pipeline(fixed={"reasoner.readback": "answer"})
 
     def whole(self) -> MemRecall:
         """Return the pipeline that reads back as much as its window holds."""
-        pipeline = self.pipeline()
-        return self.pipeline(reasoner__readback="answer", reasoner__max_readback_tokens=pipeline.backbone.window)
+        budget = self.pipeline().backbone.window
+        return self.pipeline(fixed={"reasoner.readback": "answer", "reasoner.max_readback_tokens": budget})
 
-    def windows(self) -> WindowConfig:
-        return WindowConfig(**self.own)
-
-    def retrieval(self) -> RetrievalConfig:
-        return RetrievalConfig(**self.own)
+    def refuse_own(self) -> None:
+        """Refuse settings without a dot, for a system that has none."""
+        if self.own:
+            raise ConfigError(
+                f"Expected only settings with a dot, got {', '.join(self.own)}.", "As scan.schedule=sequential."
+            )
 
 
 def _ours(name: str) -> Callable[[_Workshop], System]:
     def build(shop: _Workshop) -> System:
-        if shop.own:
-            raise ConfigError(
-                f"{name}: expected settings with a dot, got {', '.join(shop.own)}.", "As scan.schedule=sequential."
-            )
-        changes = {key.replace(".", "__"): value for key, value in VARIANTS[name].items()}
-        return MemRecallSystem(shop.pipeline(**changes), gated=name != "memrecall-no-gate")
+        shop.refuse_own()
+        return MemRecallSystem(shop.pipeline(VARIANTS[name]), gated=name != "memrecall-no-gate")
 
     return build
 
 
+def _full(shop: _Workshop) -> System:
+    shop.refuse_own()
+    return FullContext(shop.whole())
+
+
+def _noting(shop: _Workshop) -> System:
+    return NoteLoop(shop.reader(), shop.pipeline(fixed={"reasoner.readback": "off"}), WindowConfig(**shop.own))
+
+
 def _fused(shop: _Workshop) -> System:
-    config = shop.retrieval()
+    config = RetrievalConfig(**shop.own)
     return Retrieval(shop.reader(), FusedRanker([Bm25Ranker(), DenseRanker()], config.depth), config)
 
 
 def _reranked(shop: _Workshop) -> System:
-    config, memory = shop.retrieval(), shop.reader()
+    config, memory = RetrievalConfig(**shop.own), shop.reader()
     return Retrieval(memory, LikelihoodRanker(Bm25Ranker(), config.depth, memory.backbone), config)
 
 
 SYSTEMS: Mapping[str, Callable[[_Workshop], System]] = {
     **{name: _ours(name) for name in VARIANTS},
-    "full-context": lambda shop: FullContext(shop.whole()),
-    "chunk-reading": lambda shop: ChunkReading(shop.whole(), shop.windows()),
-    "memagent": lambda shop: MemAgentLoop(shop.pipeline(), shop.windows()),
-    "memagent-reasoner": lambda shop: NoteLoop(shop.reader(), shop.pipeline(reasoner__readback="off"), shop.windows()),
-    "bm25": lambda shop: Retrieval(shop.reader(), Bm25Ranker(), shop.retrieval()),
-    "dense": lambda shop: Retrieval(shop.reader(), DenseRanker(), shop.retrieval()),
+    "full-context": _full,
+    "chunk-reading": lambda shop: ChunkReading(shop.whole(), WindowConfig(**shop.own)),
+    "memagent": lambda shop: MemAgentLoop(shop.pipeline(), LoopConfig(**shop.own)),
+    "memagent-reasoner": _noting,
+    "bm25": lambda shop: Retrieval(shop.reader(), Bm25Ranker(), RetrievalConfig(**shop.own)),
+    "dense": lambda shop: Retrieval(shop.reader(), DenseRanker(), RetrievalConfig(**shop.own)),
     "bm25-dense": _fused,
     "bm25-likelihood": _reranked,
-    "ircot": lambda shop: IterativeRetrieval(shop.reader(), Bm25Ranker(), shop.retrieval()),
+    "ircot": lambda shop: IterativeRetrieval(shop.reader(), Bm25Ranker(), IterationConfig(**shop.own)),
 }
 """Every system."""
 

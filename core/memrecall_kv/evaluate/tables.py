@@ -85,10 +85,13 @@ def _pairs(pairs: Sequence[dict[str, Any]]) -> str:
 
 
 def _lengths(lengths: Sequence[dict[str, Any]]) -> str:
-    rows = [
-        [*_where(row), str(row["shortest"]), _band(row["sub_em"]), str(row["sub_em"]["questions"])] for row in lengths
-    ]
-    return _table([*_HEAD, "shortest", "sub-EM difference", "n"], rows)
+    rows = []
+    for row in lengths:
+        gap = row["sub_em"]
+        rows.append(
+            [*_where(row), str(row["shortest"]), _band(gap), str(gap["questions"]), _number(row["memory_growth"])]
+        )
+    return _table([*_HEAD, "shortest", "sub-EM difference", "n", "memory, times"], rows)
 
 
 def _gates(gates: Sequence[dict[str, Any]]) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from memrecall_kv.models import Backbone
 from memrecall_kv.types import Document
 
+ROOM = 256
+"""Tokens of the window that are left for the question and the form of a request."""
+
 
 def windows(documents: Iterable[Document], backbone: Backbone, num_tokens: int) -> Iterator[list[int]]:
     """Yield the token ids of the numbered documents, `num_tokens` at a time; the last piece may be shorter."""
