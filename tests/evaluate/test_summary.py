@@ -18,9 +18,9 @@ RECORD = {
 def answer(system, question, score, documents=50, *, failure="", seconds=2.0, first=True, answers=("x",), found=True):
     return {
         "kind": "answer", "system": system, "task": "t", "documents": documents, "order": "own", "share": 1,
-        "concurrency": 1, "context": question, "question": question, "answers": list(answers), "found": found,
-        "failure": failure, "scores": dict.fromkeys(("em", "f1", "sub_em", "loose_sub_em"), score),
-        "evidence": {"recall@2": score, "hop_order": None}, "judged": [[0.9, True], [0.2, False]],
+        "concurrency": 1, "context": question, "question": question, "answers": list(answers), "gold": 1,
+        "found": found, "failure": failure, "scores": dict.fromkeys(("em", "f1", "sub_em", "loose_sub_em"), score),
+        "evidence": {} if failure else {"recall@2": score, "hop_order": None}, "judged": [[0.9, True], [0.2, False]],
         "tokens_read": 100, "tokens_written": 10, "blocks_scored": 3, "first": first, "seconds": seconds,
     }  # fmt: skip
 
@@ -62,11 +62,13 @@ def test_means_come_with_their_intervals_and_their_number():
 
 
 def test_failures_count_0_except_in_the_published_measure():
-    failed = [answer("ours", "q1", 1.0), answer("ours", "q2", 0.0, failure="ContextOverflowError: ...")]
+    failed = [answer("ours", "q1", 1.0), answer("ours", "q2", 0.0, failure="ContextOverflowError: ...", found=False)]
     ours = cell(summarize(failed), "ours")
     assert (ours["questions"], ours["failures"]) == (2, 1)
     assert ours["sub_em"]["mean"] == 0.5
     assert ours["loose_sub_em"] == {"mean": 1.0, "questions": 1}
+    assert ours["evidence"]["recall@2"]["mean"] == 0.5
+    assert ours["abstained"]["answerable"] == 0.0
 
 
 def test_refusals_are_told_apart():

@@ -230,6 +230,7 @@ class Run:
             "question": question.id,
             "type": question.kind,
             "answers": list(question.answers),
+            "gold": len(question.gold),
             "reply": reply.text,
             "found": reply.found,
             "failure": failure,

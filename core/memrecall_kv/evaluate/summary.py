@@ -71,10 +71,13 @@ def _figures(cell: Measured) -> Row:
     loose = [row["scores"]["loose_sub_em"] for row in answers if not row["failure"]]
     figures["loose_sub_em"] = {"mean": _mean(loose), "questions": len(loose)}
     names = dict.fromkeys(name for row in answers for name in row["evidence"])
-    evidence = {name: _known(row["evidence"].get(name) for row in answers) for name in names}
+    # a failure of a system that names its evidence found none
+    missed = [0.0 for row in answers if row["failure"] and row["gold"]]
+    evidence = {name: _known(row["evidence"].get(name) for row in answers if not row["failure"]) for name in names}
+    evidence = {name: values if name == "hop_order" else values + missed for name, values in evidence.items()}
     figures["evidence"] = {name: _interval(values) for name, values in evidence.items() if values}
     figures["abstained"] = {
-        kind: _mean(not row["found"] for row in answers if bool(row["answers"]) == answerable)
+        kind: _mean(not row["found"] and not row["failure"] for row in answers if bool(row["answers"]) == answerable)
         for kind, answerable in (("answerable", True), ("unanswerable", False))
     }
     return figures | _cost(cell)
