@@ -67,7 +67,7 @@ class DenseRanker:
     """
 
     def __init__(self, encoder: str | Path | None = None) -> None:
-        self._model, self._tokenizer = load_encoder(encoder or _minilm())
+        self._model, self._tokenizer = load_encoder(encoder or minilm_directory())
         self._vectors: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
 
     def index(self, chunks: ChunkShelf) -> int:
@@ -164,7 +164,12 @@ def best(scores: Iterable[float], k: int) -> list[int]:
     return sorted(range(len(listed)), key=lambda place: (-listed[place], place))[:k]
 
 
-def _minilm() -> Path:
+def minilm_directory() -> Path:
+    """Return where all-MiniLM-L6-v2 is.
+
+    Raises:
+        MissingDependencyError: If its wheel is not installed.
+    """
     found = importlib.util.find_spec(_WHEEL)  # finds the files without importing the package
     if found is None or found.origin is None:
         raise MissingDependencyError(
