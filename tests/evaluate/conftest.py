@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig, ScanConfig
+from evaluation_settings import SETTINGS
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 
 TOWNS = ["Lisbon", "Oslo", "Quito", "Hanoi", "Cairo", "Lima", "Riga", "Doha", "Baku", "Suva", "Male", "Bern"]
@@ -79,14 +79,6 @@ def data(tmp_path_factory):
              "qas": [{"q": "What is the plot?", "a": ["They sail.", "A voyage."]}]} for n in range(4)]  # fmt: skip
     write(folder / "stories/squality_dev.jsonl.gz", long)
     return folder
-
-
-SETTINGS = MemRecallConfig(
-    chunking=ChunkingConfig(chunk_tokens=256),
-    gate=GateConfig(threshold=0.0),
-    scan=ScanConfig(top_k=2),
-    reasoner=ReasonerConfig(max_note_tokens=4, max_answer_tokens=4),
-)
 
 
 @pytest.fixture(scope="session")

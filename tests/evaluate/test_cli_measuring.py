@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import SETTINGS
+from evaluation_settings import SETTINGS
 from memrecall_kv.cli import main
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 

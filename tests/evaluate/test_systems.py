@@ -1,5 +1,5 @@
 import pytest
-from conftest import SETTINGS
+from evaluation_settings import SETTINGS
 from memrecall_kv.config import MemRecallConfig
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
 from memrecall_kv.evaluate.question import Stream
@@ -170,6 +170,16 @@ def test_the_full_context_is_cut_to_the_window_and_still_answered(opened, tmp_pa
     system = build_system("full-context", lambda config: tiny_memory(config or SETTINGS, backbone=backbone))
     _, reply = asked(system, context, tmp_path)
     assert 1500 < reply.tokens_read <= 2048
+
+
+def test_the_control_does_not_look_at_the_documents(opened, needles, tmp_path):
+    other = find_task("niah-single")(None, TaskConfig(documents=9, questions=1, seed=5))
+    replies = [asked(build_system("no-context", opened), needles, tmp_path)[1]]
+    system = build_system("no-context", opened)
+    system.prepare(next(other).documents, tmp_path)
+    replies.append(system.answer(needles.questions[0].text))
+    assert replies[0] == replies[1]
+    assert replies[0].evidence is None
 
 
 def test_a_text_that_does_not_fit_is_an_error_the_runner_can_count(opened):

@@ -73,7 +73,7 @@ def build_app(load: Loader | None = None) -> typer.Typer:
         (commands.compact, "memrecall-kv compact handbook.bank"),
         (training.train, "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
         (measuring.evaluate, "memrecall-kv eval --task niah-single --documents 100 --questions 20 --out runs/needles"),
-        (measuring.bench, "memrecall-kv bench --task niah-single --documents 100 --questions 4 --out runs/cost"),
+        (measuring.bench, "memrecall-kv bench --task niah-single --documents 20 --questions 2 --out runs/cost"),
     ):
         app.command(example.split()[1], epilog=f"Example: {example}")(command)
     return app

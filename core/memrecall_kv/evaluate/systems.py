@@ -17,6 +17,7 @@ from memrecall_kv.errors import ConfigError, InputError
 from memrecall_kv.evaluate.chunk_reading import ChunkReading, WindowConfig
 from memrecall_kv.evaluate.full_context import FullContext
 from memrecall_kv.evaluate.memagent import LoopConfig, MemAgentLoop, NoteLoop
+from memrecall_kv.evaluate.no_context import NoContext
 from memrecall_kv.evaluate.ours import VARIANTS, MemRecallSystem
 from memrecall_kv.evaluate.rankers import Bm25Ranker, DenseRanker, FusedRanker, LikelihoodRanker
 from memrecall_kv.evaluate.retrieval import IterationConfig, IterativeRetrieval, Retrieval, RetrievalConfig
@@ -76,6 +77,11 @@ def _ours(name: str) -> Callable[[_Workshop], System]:
     return build
 
 
+def _none(shop: _Workshop) -> System:
+    shop.refuse_own()
+    return NoContext(shop.reader())
+
+
 def _full(shop: _Workshop) -> System:
     shop.refuse_own()
     return FullContext(shop.whole())
@@ -97,6 +103,7 @@ def _reranked(shop: _Workshop) -> System:
 
 SYSTEMS: Mapping[str, Callable[[_Workshop], System]] = {
     **{name: _ours(name) for name in VARIANTS},
+    "no-context": _none,
     "full-context": _full,
     "chunk-reading": lambda shop: ChunkReading(shop.whole(), WindowConfig(**shop.own)),
     "memagent": lambda shop: MemAgentLoop(shop.pipeline(), LoopConfig(**shop.own)),
