@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from memrecall_kv.errors import FingerprintMismatchError, InputError
-from memrecall_kv.evaluate.environment import environment, peak_memory
+from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
 from memrecall_kv.evaluate.ledger import Ledger
 from memrecall_kv.evaluate.run import ROWS, RUN, Run
 from memrecall_kv.evaluate.settings import RunConfig
@@ -167,7 +167,18 @@ def test_peak_memory_belongs_to_a_process_with_one_cell(data, opened, tmp_path):
     both = Run(tmp_path / "a", opened, data, config()).run()
     assert rows(both, "process") == []
     (row,) = rows(Run(tmp_path / "b", opened, data, config(systems=("bm25",))).run(), "process")
+    assert row["peak_bytes"] >= (row["loaded_bytes"] or 0)
     assert row["peak_bytes"] > 50_000_000
+
+
+def test_the_peak_of_what_came_before_can_be_forgotten():
+    held = bytearray(b"x" * 300_000_000)
+    before = peak_memory()
+    del held
+    now = forget_peak()
+    if now is None:
+        pytest.skip("this system does not let the peak begin anew")
+    assert peak_memory() < before - 200_000_000
 
 
 def test_a_run_says_what_it_was_made_on(data, opened, tmp_path):

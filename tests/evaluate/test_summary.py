@@ -36,7 +36,7 @@ def prepared(system, seconds, documents=50, size=1000, *, reused=False):
 def process(system, peak, documents=50):
     return {
         "kind": "process", "system": system, "task": "t", "documents": documents, "order": "own", "share": 1,
-        "concurrency": 1, "peak_bytes": peak,
+        "concurrency": 1, "peak_bytes": peak, "loaded_bytes": 50, "loading_peak_bytes": 900,
     }  # fmt: skip
 
 

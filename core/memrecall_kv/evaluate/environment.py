@@ -32,19 +32,39 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Return the most memory this process has had, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
+    """Return the most memory this process has had since `forget_peak`, in bytes; 0 where nobody can tell."""
+    peak = _status("VmHWM")
+    if peak is not None:
         # unlike getrusage, this does not count what the process had before it became this program
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        return peak
     if sys.platform == "win32":
         return 0
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def forget_peak() -> int | None:
+    """Let the peak begin anew and return the memory of this moment, in bytes; `None` where that cannot be done.
+
+    Loading a model takes more memory than most of what is done with it, and would hide it.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int | None:
+    """Return a size that Linux tells of this process, in bytes."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
+    sizes = (int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return next(sizes, None)
 
 
 def _cpu() -> str:

@@ -60,7 +60,7 @@ def _memory(axes: Any, summary: dict[str, Any]) -> None:
     for label, cells, style in _lines(summary["cells"], "peak_bytes"):
         y = [cell["peak_bytes"] / 1e6 for cell in cells]
         axes.plot([cell["tokens"] for cell in cells], y, label=label, **style)
-    axes.set(xscale="log", xlabel="source tokens", ylabel="peak memory of the process, MB")
+    axes.set(xscale="log", xlabel="source tokens", ylabel="peak memory after loading the model, MB")
 
 
 def _bytes(axes: Any, summary: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import torch
 
 from memrecall_kv.errors import ContextOverflowError, InputError, ReasonerOutputError
-from memrecall_kv.evaluate.environment import environment, peak_memory
+from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
 from memrecall_kv.evaluate.ledger import Ledger
 from memrecall_kv.evaluate.question import Context, Question
 from memrecall_kv.evaluate.rows import data_folder
@@ -125,13 +125,22 @@ class Run:
         """
         self._claim()
         cells = list(self._cells())
-        for cell, settings in cells:
-            self._measure(cell, settings)
-        if len(cells) == 1 and self._answered:  # a process that measured more has no peak that belongs to one of them
-            cell, _ = cells[0]
-            row = {"kind": "process", **cell.facts(), "peak_bytes": peak_memory()}
-            self.ledger.add({"key": cell.key("process", ""), **row})
+        if len(cells) == 1:  # a process that measures more has no peak that belongs to one of them
+            self._measure_alone(*cells[0])
+        else:
+            for cell, settings in cells:
+                self._measure(cell, settings)
         return self.ledger
+
+    def _measure_alone(self, cell: Cell, settings: TaskConfig) -> None:
+        """Measure the one cell of this process, and its memory beside that of loading the model."""
+        self._system(cell.system)
+        loading = peak_memory()
+        loaded = forget_peak()
+        self._measure(cell, settings)
+        if self._answered:
+            sizes = {"peak_bytes": peak_memory(), "loaded_bytes": loaded, "loading_peak_bytes": loading}
+            self.ledger.add({"key": cell.key("process", ""), "kind": "process", **cell.facts(), **sizes})
 
     def _cells(self) -> Iterator[tuple[Cell, TaskConfig]]:
         config = self._config
@@ -186,9 +195,7 @@ class Run:
             )
 
     def _ask(self, cell: Cell, context: Context) -> None:
-        system = self._systems.get(cell.system)
-        if system is None:
-            system = self._systems[cell.system] = build_system(cell.system, self._open)
+        system = self._system(cell.system)
         with self._folder(cell, context) as folder:
             try:
                 started = time.perf_counter()
@@ -206,6 +213,11 @@ class Run:
                 self._answers(cell, context, system)
             finally:
                 system.close()
+
+    def _system(self, spec: str) -> System:
+        if spec not in self._systems:
+            self._systems[spec] = build_system(spec, self._open)
+        return self._systems[spec]
 
     def _answers(self, cell: Cell, context: Context, system: System) -> None:
         if cell.concurrency == 1:

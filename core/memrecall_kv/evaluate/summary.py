@@ -26,7 +26,7 @@ class Measured:
     answers: list[Row] = field(default_factory=list)
     prepared: list[Row] = field(default_factory=list)
     batches: list[Row] = field(default_factory=list)
-    peak_bytes: int | None = None
+    process: Row = field(default_factory=dict)
 
 
 def by_cell(rows: Iterable[Row]) -> dict[tuple[Any, ...], Measured]:
@@ -35,7 +35,7 @@ def by_cell(rows: Iterable[Row]) -> dict[tuple[Any, ...], Measured]:
     for row in rows:
         cell = cells.setdefault(tuple(row[name] for name in CELL), Measured())
         if row["kind"] == "process":
-            cell.peak_bytes = row["peak_bytes"]
+            cell.process = row
         else:
             {"answer": cell.answers, "prepare": cell.prepared, "batch": cell.batches}[row["kind"]].append(row)
     return {key: cell for key, cell in cells.items() if cell.answers}
@@ -106,7 +106,10 @@ def _cost(cell: Measured) -> Row:
         "cold_seconds": cold,
         "warm_seconds": warm,
         "amortised_seconds": amortised,
-        "peak_bytes": cell.peak_bytes,
+        # after the model was loaded, the model included
+        "peak_bytes": cell.process.get("peak_bytes"),
+        "loaded_bytes": cell.process.get("loaded_bytes"),
+        "loading_peak_bytes": cell.process.get("loading_peak_bytes"),
         "bytes_on_disk": size,
         "bytes_per_token": size / tokens if size is not None and tokens else None,
         **{
@@ -167,7 +170,7 @@ def _lengths(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
                 "documents": documents,
                 "shortest": shortest,
                 "sub_em": gap,
-                "memory_growth": _ratio(by_length[documents].peak_bytes, by_length[shortest].peak_bytes),
+                "memory_growth": _ratio(*(by_length[size].process.get("peak_bytes") for size in (documents, shortest))),
             }
 
 

@@ -64,14 +64,18 @@ def _evidence(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _cost(cells: Sequence[dict[str, Any]]) -> str:
-    head = "concurrency,prepare s,cold s,warm s,100 questions s,peak memory MB,disk MB,bytes per token,read,written"
+    head = (
+        "prepare s,cold s,warm s,100 questions s,peak memory MB,of it the loaded model MB,disk MB,bytes per token,"
+        "read,written"
+    )
     rows = []
     for cell in cells:
         spread = cell["amortised_seconds"]["100"]
         numbers = [cell["prepare_seconds"], cell["cold_seconds"], cell["warm_seconds"], spread]
-        sizes = [None if cell[name] is None else cell[name] / 1e6 for name in ("peak_bytes", "bytes_on_disk")]
+        names = ("peak_bytes", "loaded_bytes", "bytes_on_disk")
+        sizes = [None if cell[name] is None else cell[name] / 1e6 for name in names]
         others = [cell["bytes_per_token"], cell["tokens_read"], cell["tokens_written"]]
-        rows.append([*_where(cell), str(cell["concurrency"]), *map(_number, [*numbers, *sizes, *others])])
+        rows.append([*_where(cell), *map(_number, [*numbers, *sizes, *others])])
     return _table([*_HEAD, *head.split(",")], rows)
 
 
@@ -103,8 +107,10 @@ _HEAD = ["system", "task", "documents"]
 
 
 def _where(cell: dict[str, Any]) -> list[str]:
-    order = "" if cell["order"] == "own" else f", {cell['order']}"
-    return [cell["system"], f"{cell['task']}{order}", f"{cell['documents']:,}"]
+    task = cell["task"] + ("" if cell["order"] == "own" else f", {cell['order']}")
+    many = f", {cell['concurrency']} at once" if cell.get("concurrency", 1) > 1 else ""
+    shared = f", {cell['share']} share" if cell.get("share", 1) > 1 else ""
+    return [cell["system"], f"{task}{shared}{many}", f"{cell['documents']:,}"]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
