@@ -104,6 +104,11 @@ def test_ratios_and_the_question_from_which_preparing_pays():
     assert pair["verdict"] == "better"
 
 
+def test_a_handful_of_questions_decides_nothing():
+    few = [answer(system, f"q{n}", float(system == "ours")) for system in ("ours", "loop") for n in range(9)]
+    assert [pair["verdict"] for pair in summarize(few)["pairs"]] == ["too few questions"]
+
+
 def test_where_we_lose_the_table_says_so():
     summary = summarize(rows(), against="ours")
     assert [pair["verdict"] for pair in summary["pairs"]] == ["worse"]
@@ -114,8 +119,9 @@ def test_where_we_lose_the_table_says_so():
 @pytest.mark.parametrize(
     ("mine", "theirs", "expected"),
     [
-        ((0, 1), (5, 2), 0.0),
-        ((10, 1), (0, 2), 10.0),
+        ((0, 1), (5, 2), 0),
+        ((10, 1), (0, 2), 10),
+        ((1, 1), (0, 3), 1),
         ((10, 2), (0, 2), None),
         ((0, 3), (9, 2), None),
         ((1, 1), (None, 2), None),

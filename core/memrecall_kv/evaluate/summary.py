@@ -6,6 +6,7 @@ published evaluation does, and says over how many it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ Row: TypeAlias = dict[str, Any]
 CELL = ("system", "task", "documents", "order", "share", "concurrency")
 AMORTISED = (1, 10, 100)
 """Questions over which the preparation of a context is spread."""
+_FEWEST = 10
+"""Questions below which an interval says nothing."""
 
 
 @dataclass
@@ -130,6 +133,8 @@ def _pairs(
         mine, theirs = figures[key], figures[other]
         gap = _paired(cell.answers, cells[other].answers)
         verdict = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "even"
+        if gap["questions"] < _FEWEST:
+            verdict = "too few questions"
         yield {
             **dict(zip(CELL, key, strict=True)),
             "against": base,
@@ -142,15 +147,15 @@ def _pairs(
         }
 
 
-def break_even(mine: Row, theirs: Row) -> float | None:
+def break_even(mine: Row, theirs: Row) -> int | None:
     """Return from how many questions on preparing more pays; 0 if it costs nothing more, `None` if it never does."""
     cost, others = mine["prepare_seconds"], theirs["prepare_seconds"]
     if None in (cost, others, mine["warm_seconds"], theirs["warm_seconds"]):
         return None
     saved = theirs["warm_seconds"] - mine["warm_seconds"]
     if cost <= others and saved >= 0:
-        return 0.0
-    return (cost - others) / saved if saved > 0 else None
+        return 0
+    return math.ceil((cost - others) / saved) if saved > 0 else None
 
 
 def _lengths(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
