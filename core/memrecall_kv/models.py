@@ -24,7 +24,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from memrecall_kv.config import home_directory
@@ -168,6 +168,24 @@ def load_backbone(
             backbone = _load(source, shown, place, kind, revision, attention)
             _loaded[key] = backbone
         return backbone
+
+
+def load_encoder(name_or_path: str | Path) -> tuple[PreTrainedModel, Any]:
+    """Return a text encoder and its tokenizer, which measurements compare with.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            model: PreTrainedModel = AutoModel.from_pretrained(name_or_path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"No encoder could be loaded from {name_or_path}: {error}", "Give a directory with one or a hub id."
+        ) from error
+    model.train(mode=False).requires_grad_(requires_grad=False)
+    return model, tokenizer
 
 
 def wrap_backbone(model: PreTrainedModel, tokenizer: Any, name: str) -> Backbone:

@@ -98,6 +98,11 @@ class MemRecall:
         return self._parts.backbone
 
     @property
+    def parts(self) -> assemble.Parts:
+        """Compressor, gate and reasoner, for whoever runs one of them by itself."""
+        return self._parts
+
+    @property
     def fingerprint(self) -> Mapping[str, str]:
         """What a bank must have been made with to be read by this pipeline."""
         return {

@@ -265,7 +265,7 @@ def test_an_interrupted_ingest_is_exit_code_130_and_the_same_command_resumes(run
     monkeypatch.setattr(sys, "stdin", Input(Interrupting()))
     code, _, err = run(*command)
     assert code == 130
-    assert "What was ingested is kept; the same command resumes." in err
+    assert "What was done is kept; the same command resumes." in err
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"More.")))
     assert run(*command)[0] == 0
     assert json.loads(run("inspect", tmp_path / "b.bank", "--json")[1])["stats"]["documents"] == 3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from memrecall_kv.cli import commands, training
+from memrecall_kv.cli import commands, measuring, training
 from memrecall_kv.cli.commands import Loader
 from memrecall_kv.cli.show import complain
 from memrecall_kv.errors import MemRecallError
@@ -20,7 +20,7 @@ from memrecall_kv.errors import MemRecallError
 if TYPE_CHECKING:  # imports torch, which takes seconds; commands that need no model do without
     from memrecall_kv.pipeline import MemRecall
 
-_RESUMABLE = frozenset({"demo", "ingest"})
+_RESUMABLE = frozenset({"demo", "ingest", "eval", "bench"})
 
 
 def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> None:
@@ -72,8 +72,10 @@ def build_app(load: Loader | None = None) -> typer.Typer:
         (commands.verify, "memrecall-kv verify handbook.bank"),
         (commands.compact, "memrecall-kv compact handbook.bank"),
         (training.train, "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
+        (measuring.evaluate, "memrecall-kv eval --task niah-single --documents 100 --questions 20 --out runs/needles"),
+        (measuring.bench, "memrecall-kv bench --task niah-single --documents 20 --questions 2 --out runs/cost"),
     ):
-        app.command(epilog=f"Example: {example}")(command)
+        app.command(example.split()[1], epilog=f"Example: {example}")(command)
     return app
 
 
@@ -84,7 +86,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            kept = " What was ingested is kept; the same command resumes." * (ctx.invoked_subcommand in _RESUMABLE)
+            kept = " What was done is kept; the same command resumes." * (ctx.invoked_subcommand in _RESUMABLE)
             typer.echo(f"\nInterrupted.{kept}", err=True)
             raise typer.Exit(130) from error
         except MemRecallError as error:

@@ -1,0 +1,120 @@
+"""The pipeline of this package as a system, and its variants."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from memrecall_kv.bank import MemoryBank
+from memrecall_kv.errors import InputError
+from memrecall_kv.evaluate.system import RANKED, Prepared, Reply, distinct
+from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.types import Document, MemoryBlock, WorkingMemory
+
+_ALL = 1_000_000
+"""More blocks than any bank here has."""
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "memrecall": {},
+    "memrecall-no-gate": {
+        "gate.threshold": 0.0,
+        "gate.lexical_weight": 0.0,
+        "scan.schedule": "sequential",
+        "scan.top_k": None,
+        "scan.max_open": _ALL,
+        "scan.candidates": None,
+    },
+    "memrecall-one-pass": {"scan.schedule": "lookahead", "scan.top_k": None},
+    "memrecall-rescan": {"scan.schedule": "rescan", "scan.top_k": None},
+    "memrecall-best-first": {"scan.schedule": "best_first", "scan.top_k": None},
+    "memrecall-all-judged": {"scan.candidates": None},
+    "memrecall-no-words": {"gate.lexical_weight": 0.0, "scan.candidates": None},
+    "memrecall-no-readback": {"reasoner.readback": "off"},
+    "memrecall-paper": {
+        "gate.lexical_weight": 0.0,
+        "scan.schedule": "sequential",
+        "scan.top_k": None,
+        "scan.max_open": _ALL,
+        "scan.candidates": None,
+        "reasoner.readback": "off",
+    },
+}
+"""Settings that differ from the pipeline's own; `memrecall-no-gate` also has `OpenGate`."""
+
+
+def _digest(memory: MemRecall) -> str:
+    config = memory.config
+    settings = "\n".join(part.model_dump_json() for part in (config.chunking, config.compressor, config.bank))
+    return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+class OpenGate:
+    """A gate that opens every block without looking at it."""
+
+    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return 1.0 for each block."""
+        return [1.0] * len(blocks)
+
+
+class MemRecallSystem:
+    """A pipeline with a bank for the documents.
+
+    Args:
+        memory: The pipeline.
+        gated: `False` opens every block.
+    """
+
+    def __init__(self, memory: MemRecall, *, gated: bool = True) -> None:
+        self._memory = memory if gated else MemRecall(replace(memory.parts, gate=OpenGate()))
+        self._gated = gated
+        self._bank: MemoryBank | None = None
+
+    def prepare(self, documents: Iterable[Document], folder: Path) -> Prepared:
+        """Compress the documents into a bank; see `System`.
+
+        Raises:
+            BankError: If the folder holds a bank of another model or other settings.
+        """
+        self.close()
+        # variants that compress alike share a bank
+        path = folder / f"bank-{_digest(self._memory)}"
+        self._bank = self._memory.open_bank(path)
+        report = self._memory.ingest(self._bank, documents)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Prepared(size, report.source_tokens, reused=report.documents_unchanged > 0)
+
+    def answer(self, question: str) -> Reply:
+        """Ask the pipeline; see `System`.
+
+        Raises:
+            InputError: If nothing was prepared.
+        """
+        if self._bank is None:
+            raise InputError("Expected documents before a question.", "Call prepare first.")
+        answer = self._memory.ask(self._bank, question)
+        judged: dict[str, float] = {}
+        for step in answer.trace.steps:
+            doc_id = step.chunk_id.rpartition("#")[0]
+            judged[doc_id] = max(judged.get(doc_id, 0.0), step.gate_probability)
+        usage = answer.usage
+        evidence = distinct(recall.chunk.doc_id for recall in answer.evidence)
+        others = sorted((doc_id for doc_id, p in judged.items() if p > 0), key=lambda doc_id: -judged[doc_id])
+        return Reply(
+            answer.text,
+            answer.found,
+            evidence,
+            distinct([*evidence, *others])[:RANKED],
+            tuple(judged.items()) if self._gated else (),
+            usage.prompt_tokens + usage.memory_tokens_read,
+            usage.generated_tokens,
+            usage.blocks_scored,
+        )
+
+    def close(self) -> None:
+        """Close the bank."""
+        if self._bank is not None:
+            self._bank.close()
+            self._bank = None

