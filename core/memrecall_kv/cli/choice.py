@@ -50,8 +50,9 @@ class Choice:
         settings = _read_settings(self.config or own) if self.config or own.is_file() else {}
         kind, *parts = made.get("compressor", "").split(":")
         if not self.config and kind in _OPERATORS and (not self.model or not own.is_file()):
-            # as OperatorCompressor.digest writes them: importance, budget, floor
+            # as OperatorCompressor.digest writes them: importance, budget, floor, and the weights of a learned score
             names = ("importance", "budget", "budget_floor")
+            parts = parts[:-1] if parts[:1] == ["learned"] else parts
             ratio = int(made["compression_ratio"])
             settings["compressor"] = {"kind": kind, "compression_ratio": ratio, **dict(zip(names, parts, strict=False))}
             settings["bank"] = {**settings.get("bank", {}), "storage": made["storage"]}
@@ -69,10 +70,12 @@ def _backbone(file: Path) -> str | None:
 
 
 def _sound(compressor: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a budget that the chosen operator has not."""
-    if compressor.get("kind", "select") != "select":
-        compressor = {name: value for name, value in compressor.items() if not name.startswith("budget")}
-    return compressor
+    """Leave out a budget and a score that the chosen operator has not."""
+    kind = compressor.get("kind", "select")
+    absent = {"budget", "budget_floor"} if kind != "select" else set()
+    if kind not in ("select", "hybrid"):
+        absent.add("importance")
+    return {name: value for name, value in compressor.items() if name not in absent}
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
