@@ -2,5 +2,6 @@
 
 from llama_index_memrecall.postprocessor import MemRecallPostprocessor
 from llama_index_memrecall.query_engine import MemRecallQueryEngine
+from llama_index_memrecall.retriever import MemRecallRetriever
 
-__all__ = ["MemRecallPostprocessor", "MemRecallQueryEngine"]
+__all__ = ["MemRecallPostprocessor", "MemRecallQueryEngine", "MemRecallRetriever"]

@@ -1,4 +1,4 @@
-"""LlamaIndex's nodes and filters to MemRecall's values and back; nothing of the host's is written to."""
+"""LlamaIndex's nodes to MemRecall's values and back; nothing of the host's is written to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from llama_index.core.schema import (
 )
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.storage.docstore.utils import json_to_doc
-from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Document, Metadata, Recall, Where
+from memrecall_kv.types import Document, Metadata, Recall
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
@@ -45,8 +44,12 @@ def has_text(node: BaseNode) -> bool:
     return bool(node.get_content(metadata_mode=MetadataMode.NONE).strip())
 
 
-def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
+def to_documents(nodes: Iterable[BaseNode], *, owner: str | None = None) -> list[Document]:
     """Return one core document per node that has text, under the node's own id.
+
+    Args:
+        nodes: Nodes or documents of the host.
+        owner: Who looks after these documents in the bank; `owner_of` tells.
 
     Raises:
         InputError: If two nodes share an id and differ in text or metadata: one would replace the other.
@@ -55,7 +58,7 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
     for node in nodes:
         if not has_text(node):
             continue
-        metadata = {**node.metadata, HOST_KEY: _host_fields(node)}
+        metadata = {**node.metadata, HOST_KEY: {**_host_fields(node), **({"owner": owner} if owner else {})}}
         document = Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
         if documents.setdefault(document.id, document) != document:
             raise InputError(
@@ -63,6 +66,19 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
                 "Give each node an id of its own.",
             )
     return list(documents.values())
+
+
+def owner_of(metadata: Metadata) -> str | None:
+    """Return who looks after a document of a bank; `None` for nobody."""
+    owner = metadata.get(HOST_KEY, {}).get("owner")
+    return None if owner is None else str(owner)
+
+
+def ref_doc_of(metadata: Metadata) -> str | None:
+    """Return the id of the document that a node in a bank was cut from; `None` if it does not say."""
+    data = metadata.get(HOST_KEY, {}).get("node", {}).get(DATA_KEY, {})
+    source = data.get("relationships", {}).get(NodeRelationship.SOURCE.value)
+    return None if source is None else str(source["node_id"])
 
 
 def _host_fields(node: BaseNode) -> dict[str, Any]:
@@ -129,45 +145,3 @@ def with_step(node: BaseNode, step: int | None) -> BaseNode:
         "relationships": dict(node.relationships),
     }
     return node.model_copy(update=changes)
-
-
-def to_where(filters: MetadataFilters | None) -> Where | None:
-    """Return the core's filter for LlamaIndex's; `None` for no filter.
-
-    Raises:
-        InputError: If a filter is neither `EQ` nor `IN`, or is combined by other than `AND`.
-    """
-    if filters is None:
-        return None
-    conditions = list(_flatten(filters))
-    return lambda _, metadata: all(_holds(condition, metadata) for condition in conditions)
-
-
-def _flatten(filters: MetadataFilters) -> Iterable[MetadataFilter]:
-    if filters.condition not in (FilterCondition.AND, None):
-        raise InputError(
-            f"Expected filters combined by AND, got {filters.condition.value!r}.",
-            "Ask once per alternative, or keep a metadata key to filter on.",
-        )
-    for item in filters.filters:
-        if isinstance(item, MetadataFilters):
-            yield from _flatten(item)
-        elif item.operator == FilterOperator.EQ or (
-            item.operator == FilterOperator.IN and isinstance(item.value, list)
-        ):
-            yield item
-        else:
-            raise InputError(
-                f"Expected the filter on {item.key!r} to be EQ, or IN with a list; "
-                f"got {item.operator.name} with {item.value!r}.",
-                "Write it as EQ or IN.",
-            )
-
-
-def _holds(condition: MetadataFilter, metadata: Metadata) -> bool:
-    if condition.key not in metadata:
-        return False
-    value = metadata[condition.key]
-    if condition.operator == FilterOperator.IN and isinstance(condition.value, list):
-        return value in condition.value
-    return bool(value == condition.value)

@@ -151,12 +151,14 @@ class MemRecall:
 
     def walk(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[Event, None, Usage]:
         """Yield what is scored, opened and noted, without an answer: for a host whose own model writes it.
 
-        Arguments as in `stream`.
+        Arguments as in `stream`. The generator returns what the walk cost.
         """
-        yield from _Walk(self, bank, question, top_k, where).events()
+        walk = _Walk(self, bank, question, top_k, where)
+        yield from walk.events()
+        return walk._usage()
 
     def ask(self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None) -> Answer:
         """Return the answer to a question; arguments as in `stream`."""
