@@ -9,6 +9,7 @@ from contextlib import aclosing, closing
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import LLM
+from llama_index.core.llms.utils import LLMType
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode, get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -33,6 +34,17 @@ def checked_mode(mode: ResponseMode | str) -> ResponseMode:
     return ResponseMode(mode)
 
 
+def checked_llm(llm: LLMType | None) -> LLM | None:
+    """Return an LLM.
+
+    Raises:
+        InputError: If it is something LlamaIndex would have to look up.
+    """
+    if llm is not None and not isinstance(llm, LLM):
+        raise InputError(f"Expected llm to be one of LlamaIndex's LLMs, got {type(llm).__name__}.", "Pass an LLM.")
+    return llm
+
+
 def make_synthesizer(
     llm: LLM | None,
     mode: ResponseMode,
@@ -55,8 +67,7 @@ def make_synthesizer(
                 "Pass llm=, or leave the templates out: MemRecall's own prompts cannot be replaced.",
             )
         return None
-    if not isinstance(llm, LLM):
-        raise InputError(f"Expected llm to be one of LlamaIndex's LLMs, got {type(llm).__name__}.", "Pass an LLM.")
+    checked_llm(llm)
     return get_response_synthesizer(
         llm=llm,
         # the synthesizer gives it to the LLM, which keeps its own if nobody listens to ours

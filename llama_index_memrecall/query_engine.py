@@ -82,6 +82,9 @@ class MemRecallQueryEngine(BaseQueryEngine):
         refine_template: BasePromptTemplate | None = None,
         **options: Unpack[RecallOptions],
     ) -> None:
+        unknown = sorted(set(options) - set(RecallOptions.__annotations__))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
         if isinstance(bank, MemRecallRetriever) and options:
             raise InputError(
                 f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",

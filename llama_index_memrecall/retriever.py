@@ -180,7 +180,7 @@ class MemRecallRetriever(BaseRetriever):
         retriever = cls(bank, **options)
         mirror = Mirror(partial(nodes_of, index), index.index_id, retriever._bank, retriever.lazy_memory)
         mirror.sync(show_progress=show_progress)
-        return retriever._over(MirrorSource(mirror, retriever._where))
+        return retriever._over(MirrorSource(mirror, retriever._where), retriever.lazy_memory)
 
     @classmethod
     def from_args(cls, retriever: BaseRetriever, **options: Unpack[RecallOptions]) -> Self:
@@ -201,10 +201,11 @@ class MemRecallRetriever(BaseRetriever):
                 "Pass index.as_retriever(), or use from_index(index).",
             )
         recaller = cls(None, **options)
-        return recaller._over(RetrieverSource(retriever, recaller.lazy_memory, recaller._where))
+        return recaller._over(RetrieverSource(retriever, recaller.lazy_memory, recaller._where), recaller.lazy_memory)
 
-    def _over(self, source: Source) -> Self:
-        self._source = source
+    def _over(self, source: Source, memory: LazyMemory) -> Self:
+        """Return this retriever over another source, recalling with another memory."""
+        self._source, self.lazy_memory = source, memory
         return self
 
     def close(self) -> None:
