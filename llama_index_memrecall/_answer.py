@@ -141,7 +141,7 @@ class Asking:
             finally:
                 tell_llm_call(self._callback_manager, self._question, self._text, self._found.usage)
             return
-        for _ in self._found.walk(memory, scope, self._question, self._top_k):
+        for _ in self._found.walk(memory, scope.bank, scope.where, self._question, self._top_k):
             yield ()
         yield self._conclude(memory)
 

@@ -6,12 +6,12 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from memrecall_kv.types import Event, Note, Noted, Opened, Recall, Scored, Step, Usage
+from memrecall_kv.types import Event, Note, Noted, Opened, Recall, Scored, Step, Usage, Where
 
-from llama_index_memrecall._sources import Scope
 from llama_index_memrecall.events import BlockGatedEvent, BlockOpenedEvent, WorkingMemoryUpdatedEvent, dispatcher
 
-if TYPE_CHECKING:  # the pipeline imports torch
+if TYPE_CHECKING:  # both import torch
+    from memrecall_kv.bank import MemoryBank
     from memrecall_kv.pipeline import MemRecall
 
 
@@ -54,9 +54,11 @@ class Findings:
             case _:
                 pass
 
-    def walk(self, memory: MemRecall, scope: Scope, question: str, top_k: int | None) -> Generator[Event, None, None]:
+    def walk(
+        self, memory: MemRecall, bank: MemoryBank, where: Where | None, question: str, top_k: int | None
+    ) -> Generator[Event, None, None]:
         """Yield the events of a walk without an answer, each already taken."""
-        events = memory.walk(scope.bank, question, top_k=top_k, where=scope.where)
+        events = memory.walk(bank, question, top_k=top_k, where=where)
         try:
             self.usage = yield from self._taken(events)
         finally:

@@ -20,7 +20,6 @@ from memrecall_kv.types import Noted, Opened
 from llama_index_memrecall._cache import Candidates, NodeCache, distinct
 from llama_index_memrecall._convert import has_text, with_step
 from llama_index_memrecall._host_llm import notes_node
-from llama_index_memrecall._sources import Scope
 from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import dispatcher
 
@@ -137,9 +136,9 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
     def _recalled(self, nodes: Sequence[NodeWithScore], question: str, findings: Findings) -> list[NodeWithScore]:
         """Return the nodes that are opened, until there are `top_n`, and leave in `findings` what was learned."""
         candidates = self._cache.candidates(nodes)
-        scope = Scope(candidates.bank, candidates.where, candidates.sources)
-        has_all = False
-        with closing(findings.walk(self._memory.get(), scope, question, self._enough(candidates))) as events:
+        has_all, enough = False, self._enough(candidates)
+        walk = findings.walk(self._memory.get(), candidates.bank, candidates.where, question, enough)
+        with closing(walk) as events:
             for event in events:
                 if has_all and not isinstance(event, Noted):
                     break  # the last node's note is in, if there is one

@@ -229,6 +229,6 @@ class MemRecallRetriever(BaseRetriever):
 
     def _recall(self, query_bundle: QueryBundle, prepare: Callable[[], Scope]) -> list[NodeWithScore]:
         scope, findings = prepare(), Findings()
-        for _ in findings.walk(self.lazy_memory.get(), scope, query_bundle.query_str, self.top_k):
+        for _ in findings.walk(self.lazy_memory.get(), scope.bank, scope.where, query_bundle.query_str, self.top_k):
             pass
         return scope.sources(findings.recalls)
