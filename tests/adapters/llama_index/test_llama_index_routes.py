@@ -100,17 +100,12 @@ async def test_the_hosts_retriever_evaluation_finds_stable_ids(memory, nodes):
     result = evaluator.evaluate(QUESTION, expected_ids=["node-travel"])
     rank = 1 + ids(retriever.retrieve(QUESTION)).index("node-travel")
     assert result.metric_vals_dict == {"hit_rate": 1.0, "mrr": 1 / rank, "precision": 0.25, "recall": 1.0}
-    again = await evaluator.aevaluate_dataset(dataset(["node-lunch"]))
-    assert again[0].metric_vals_dict["recall"] == 1.0
+    assert (await evaluator.aevaluate(QUESTION, expected_ids=["node-lunch"])).metric_vals_dict["recall"] == 1.0
     retriever.close()
 
 
-def dataset(expected):
-    from llama_index.core.evaluation import EmbeddingQAFinetuneDataset
-
-    return EmbeddingQAFinetuneDataset(queries={"q": QUESTION}, corpus={}, relevant_docs={"q": expected})
-
-
+# LlamaIndex 0.14.25 reads the fields of its own agent in a way that pydantic deprecates.
+@pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning", "ignore:Accessing the 'model_:DeprecationWarning")
 async def test_an_agent_calls_us_as_a_tool_and_the_sources_survive(tools, llm_with_tools):
     agent = FunctionAgent(tools=tools[:1], llm=llm_with_tools, streaming=False)
     handler = agent.run(QUESTION)
@@ -184,12 +179,18 @@ async def test_the_first_token_comes_before_the_last_is_made_and_leaving_frees_t
     assert "word0" in next(response.response_gen)
     assert len(made) < 5
     response.response_gen.close()
-    assert memory.backbone.lock.acquire(timeout=5)
-    memory.backbone.lock.release()
+    assert is_free(memory.backbone.lock)
     stopped = len(made)
     asynchronous = await engine.aquery(QUESTION)
     assert "word0" in await anext(asynchronous.response_gen)
     await asynchronous.response_gen.aclose()
     assert stopped < 5
-    assert await asyncio.to_thread(memory.backbone.lock.acquire, timeout=5)
+    assert await asyncio.to_thread(is_free, memory.backbone.lock)
     engine.close()
+
+
+def is_free(lock):
+    acquired = lock.acquire(timeout=5)
+    if acquired:
+        lock.release()
+    return acquired
