@@ -105,7 +105,9 @@ async def test_the_hosts_retriever_evaluation_finds_stable_ids(memory, nodes):
 
 
 # LlamaIndex 0.14.25 reads the fields of its own agent in a way that pydantic deprecates.
-@pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning", "ignore:Accessing the 'model_:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The `__fields:DeprecationWarning", "ignore:Accessing the 'model_:DeprecationWarning"
+)
 async def test_an_agent_calls_us_as_a_tool_and_the_sources_survive(tools, llm_with_tools):
     agent = FunctionAgent(tools=tools[:1], llm=llm_with_tools, streaming=False)
     handler = agent.run(QUESTION)
