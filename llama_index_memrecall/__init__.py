@@ -1,8 +1,19 @@
-"""MemRecall for LlamaIndex: a query engine that recalls, a retriever, and a gate to put behind any retriever."""
+"""MemRecall for LlamaIndex: an index, a retriever and a query engine that recall, and a gate behind any retriever."""
 
+from llama_index_memrecall.backbone_llm import BackboneLLM
+from llama_index_memrecall.encoder import MemoryBlockEncoder
 from llama_index_memrecall.index import MemRecallIndex
+from llama_index_memrecall.memory_block import MemRecallMemoryBlock
 from llama_index_memrecall.postprocessor import MemRecallPostprocessor
 from llama_index_memrecall.query_engine import MemRecallQueryEngine
 from llama_index_memrecall.retriever import MemRecallRetriever
 
-__all__ = ["MemRecallIndex", "MemRecallPostprocessor", "MemRecallQueryEngine", "MemRecallRetriever"]
+__all__ = [
+    "BackboneLLM",
+    "MemoryBlockEncoder",
+    "MemRecallIndex",
+    "MemRecallMemoryBlock",
+    "MemRecallPostprocessor",
+    "MemRecallQueryEngine",
+    "MemRecallRetriever",
+]

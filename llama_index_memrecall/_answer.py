@@ -2,62 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+import contextvars
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.response_synthesizers.type import ResponseMode
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from memrecall_kv.lazy import LazyMemory
 from memrecall_kv.streaming import in_thread
-from memrecall_kv.types import Answer, Done, Event, Noted, Opened, Recall, Scored, Token, Usage, Writer
+from memrecall_kv.types import Answer, Done, Event, Token, Usage
 
-from llama_index_memrecall._convert import to_source_nodes
-from llama_index_memrecall._source import Source
-from llama_index_memrecall._telling import Telling
-from llama_index_memrecall.events import BlockGatedEvent, RecallFinishedEvent, WorkingMemoryUpdatedEvent, dispatcher
+from llama_index_memrecall._host_llm import apieces, notes_node, pieces
+from llama_index_memrecall._sources import Scope
+from llama_index_memrecall._walk import Findings
+from llama_index_memrecall.events import RecallFinishedEvent, dispatcher, tell_llm_call
 
-if TYPE_CHECKING:  # the bank imports torch
-    from memrecall_kv import MemoryBank
-
-_WITHOUT_ANSWER = (ResponseMode.NO_TEXT, ResponseMode.CONTEXT_ONLY)
+if TYPE_CHECKING:  # the pipeline imports torch
+    from memrecall_kv.pipeline import MemRecall
 
 
 class Asking:
     """One question being answered.
 
     Args:
-        source: What may be recalled.
-        question: The question.
-        mode: How the answer comes about; see `MemRecallQueryEngine`.
-        proposed: Nodes to recall among, instead of the source's bank.
-        write: What writes the answer; `None` for the memory's own reasoner.
-        callback_manager: For LlamaIndex's callbacks.
+        memory: What recalls.
+        scope: Returns what may be recalled; called once, in the thread that does the work.
+        query: The question.
+        top_k: Blocks to open, exactly; `None` leaves it to the gate.
+        mode: What the answer is made of.
+        synthesizer: The host's LLM behind the host's prompts; `None` for the memory's own reasoner.
+        callback_manager: Is told of the local model's work.
+        additional: Sources to add to those that are recalled.
     """
 
     def __init__(
         self,
-        source: Source,
-        question: str,
+        memory: LazyMemory,
+        scope: Callable[[], Scope],
+        query: QueryBundle,
         *,
-        mode: ResponseMode = ResponseMode.COMPACT,
-        proposed: Sequence[BaseNode] | None = None,
-        write: Writer | None = None,
-        callback_manager: CallbackManager | None = None,
+        top_k: int | None,
+        mode: ResponseMode,
+        synthesizer: BaseSynthesizer | None,
+        callback_manager: CallbackManager,
+        additional: Sequence[NodeWithScore] = (),
     ) -> None:
-        self._source = source
-        self._question = question
+        self._memory = memory
+        self._prepare = scope
+        self._query = query
+        self._question = query.query_str
+        self._top_k = top_k
         self._mode = mode
-        self._proposed = proposed
-        self._write = write
-        self._telling = Telling(question, callback_manager or CallbackManager())
-        self._bank: MemoryBank | None = None
-        self._recalls: list[Recall] = []
+        self._synthesizer = synthesizer
+        self._callback_manager = callback_manager
+        self._additional = additional
+        # events of a stream are told after the span that started it has ended
+        self._context = contextvars.copy_context()
+        self._scope: Scope | None = None
+        self._found = Findings()
         self._text = ""
-        self._has_begun = False
-        self._answer: Answer | None = None
+        self._has_begun = self._is_complete = self._is_hosts_turn = False
         self._source_nodes: list[NodeWithScore] = []
         self._metadata: dict[str, Any] = {}
 
@@ -91,64 +98,86 @@ class Asking:
         return Response(self._text, self._source_nodes, self._metadata)
 
     def _texts(self) -> Generator[str, None, None]:
-        with closing(self._steps()) as steps:
-            for pieces in steps:
-                yield from pieces
-
-    async def _atexts(self) -> AsyncGenerator[str, None]:
-        async with aclosing(in_thread(self._steps)) as steps:
-            async for pieces in steps:
-                for piece in pieces:
-                    yield piece
-
-    def _steps(self) -> Generator[Sequence[str], None, None]:
-        """Yield, for each of the core's events, the pieces of text it adds; most add none."""
         try:
-            # Inside the generator, so that a model is loaded in the thread that runs it.
-            memory, self._bank, where = self._source.open(self._proposed)
-            if self._mode in _WITHOUT_ANSWER:
-                events = memory.walk(self._bank, self._question, top_k=self._source.top_k, where=where)
-            else:
-                events = memory.stream(
-                    self._bank, self._question, top_k=self._source.top_k, where=where, write=self._write
-                )
-            with closing(events):
-                for event in events:
-                    yield self._take(event)
+            with closing(self._steps()) as steps:
+                for texts in steps:
+                    yield from texts
+            if self._synthesizer is not None and self._is_hosts_turn:
+                yield from self._begin()
+                with closing(pieces(self._synthesizer, self._query, self._evidence())) as written:
+                    for piece in written:
+                        self._text += piece
+                        yield piece
+                self._complete()
         finally:
             self._finish()
 
+    async def _atexts(self) -> AsyncGenerator[str, None]:
+        try:
+            async with aclosing(in_thread(self._steps)) as steps:
+                async for texts in steps:
+                    for text in texts:
+                        yield text
+            if self._synthesizer is not None and self._is_hosts_turn:
+                for text in self._begin():
+                    yield text
+                async with aclosing(apieces(self._synthesizer, self._query, self._evidence())) as written:
+                    async for piece in written:
+                        self._text += piece
+                        yield piece
+                self._complete()
+        finally:
+            self._finish()
+
+    def _steps(self) -> Generator[Sequence[str], None, None]:
+        """Yield, for each of the core's events, the pieces of text it adds; most add none."""
+        # Inside the generator, so that a model is loaded in the thread that runs it.
+        scope, memory = self._prepare(), self._memory.get()
+        self._scope = scope
+        if self._synthesizer is None and self._mode in (ResponseMode.COMPACT, ResponseMode.REFINE):
+            try:
+                for event in memory.stream(scope.bank, self._question, top_k=self._top_k, where=scope.where):
+                    yield self._take(event)
+            finally:
+                tell_llm_call(self._callback_manager, self._question, self._text, self._found.usage)
+            return
+        for _ in self._found.walk(memory, scope.bank, scope.where, self._question, self._top_k):
+            yield ()
+        yield self._conclude(memory)
+
     def _take(self, event: Event) -> Sequence[str]:
+        self._found.take(event)
         match event:
-            case Scored(step):
-                dispatcher.event(
-                    BlockGatedEvent(
-                        chunk_id=step.chunk_id,
-                        gate_probability=step.gate_probability,
-                        opened=step.opened,
-                        round=step.round,
-                    )
-                )
-            case Opened(recall):
-                self._recalls.append(recall)
-            case Noted(note):
-                dispatcher.event(WorkingMemoryUpdatedEvent(text=note.text, chunk_id=note.chunk_id))
             case Token(text):
-                if not self._has_begun and self._write is None:
-                    self._telling.begin()
                 self._text += text
                 return [*self._begin(), text]
             case Done(answer):
-                begun = self._begin()
-                text = self._joined() if self._mode == ResponseMode.CONTEXT_ONLY else answer.text
-                # Nothing found means nothing written: the answer is then what stands for that.
-                pieces = [*begun, text] if begun else []
-                self._answer = answer
-                self._text = text
-                self._metadata["usage"] = asdict(answer.usage)
-                self._metadata["trace"] = [asdict(step) for step in answer.trace.steps]
-                return pieces
+                return self._done(answer)
         return ()
+
+    def _done(self, answer: Answer) -> Sequence[str]:
+        # Nothing found means nothing written: the answer is then what stands for that.
+        texts = [] if self._has_begun else [*self._begin(), answer.text]
+        self._found.usage, self._text = answer.usage, answer.text
+        self._complete()
+        return texts
+
+    def _conclude(self, memory: MemRecall) -> Sequence[str]:
+        """Return what an answer consists of that needs no reasoner; nothing if it is the host's turn to write it."""
+        texts = self._begin()
+        recalled = self._source_nodes[: len(self._source_nodes) - len(self._additional)]
+        believed = any(recall.gate_probability > memory.config.gate.threshold for recall in self._found.recalls)
+        if self._mode == ResponseMode.NO_TEXT:
+            self._text = ""
+        elif self._mode == ResponseMode.CONTEXT_ONLY and recalled:
+            self._text = "\n\n".join(node.get_content(MetadataMode.LLM) for node in recalled)
+        elif self._mode != ResponseMode.CONTEXT_ONLY and believed:
+            self._is_hosts_turn = True
+            return texts
+        else:
+            self._text = memory.config.reasoner.not_found
+        self._complete()
+        return [*texts, self._text]
 
     def _begin(self) -> list[str]:
         """Make the sources known before the first piece of text.
@@ -156,29 +185,32 @@ class Asking:
         They are filled into the objects that a streaming response has been given already. The empty piece
         is for `stream`: a generator that was started runs its `finally` even if nobody reads on.
         """
-        if self._has_begun:
+        if self._has_begun or self._scope is None:
             return []
         self._has_begun = True
-        if self._bank is not None:
-            self._source_nodes += to_source_nodes(self._recalls, self._bank)
+        self._source_nodes += [*self._scope.sources(self._found.recalls), *self._additional]
         self._metadata.update({source.node_id: source.metadata for source in self._source_nodes})
         return [""]
 
-    def _joined(self) -> str:
-        return "\n\n".join(source.get_content(metadata_mode=MetadataMode.LLM) for source in self._source_nodes)
+    def _evidence(self) -> list[NodeWithScore]:
+        """Return what the host's LLM reads: the notes, if there are any, and the recalled nodes' text."""
+        return [*notes_node(self._found.notes), *self._source_nodes]
+
+    def _complete(self) -> None:
+        self._is_complete = True
+        self._metadata.update(self._found.metadata())
 
     def _finish(self) -> None:
-        usage = self._answer.usage if self._answer else Usage(blocks_opened=len(self._recalls))
-        self._telling.end(self._text, usage)
-        dispatcher.event(
-            RecallFinishedEvent(
-                query=self._question,
-                response=self._text,
-                interrupted=self._answer is None,
-                blocks_scored=usage.blocks_scored,
-                blocks_opened=usage.blocks_opened,
-                prompt_tokens=usage.prompt_tokens,
-                generated_tokens=usage.generated_tokens,
-                seconds=usage.seconds,
-            )
+        usage = self._found.usage if self._found.usage and self._is_complete else None
+        usage = usage or Usage(blocks_opened=len(self._found.recalls))
+        finished = RecallFinishedEvent(
+            query=self._question,
+            response=self._text,
+            interrupted=not self._is_complete,
+            blocks_scored=usage.blocks_scored,
+            blocks_opened=usage.blocks_opened,
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.generated_tokens,
+            seconds=usage.seconds,
         )
+        self._context.copy().run(dispatcher.event, finished)

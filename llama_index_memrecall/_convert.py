@@ -19,7 +19,7 @@ from llama_index.core.schema import (
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.storage.docstore.utils import json_to_doc
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Document, Recall
+from memrecall_kv.types import Document, Metadata, Recall
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
@@ -44,8 +44,12 @@ def has_text(node: BaseNode) -> bool:
     return bool(node.get_content(metadata_mode=MetadataMode.NONE).strip())
 
 
-def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
+def to_documents(nodes: Iterable[BaseNode], *, owner: str | None = None) -> list[Document]:
     """Return one core document per node that has text, under the node's own id.
+
+    Args:
+        nodes: Nodes or documents of the host.
+        owner: Who looks after these documents in the bank; `owner_of` tells.
 
     Raises:
         InputError: If two nodes share an id and differ in text or metadata: one would replace the other.
@@ -54,7 +58,7 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
     for node in nodes:
         if not has_text(node):
             continue
-        metadata = {**node.metadata, HOST_KEY: _host_fields(node)}
+        metadata = {**node.metadata, HOST_KEY: {**_host_fields(node), **({"owner": owner} if owner else {})}}
         document = Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
         if documents.setdefault(document.id, document) != document:
             raise InputError(
@@ -62,6 +66,19 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[Document]:
                 "Give each node an id of its own.",
             )
     return list(documents.values())
+
+
+def owner_of(metadata: Metadata) -> str | None:
+    """Return who looks after a document of a bank; `None` for nobody."""
+    owner = metadata.get(HOST_KEY, {}).get("owner")
+    return None if owner is None else str(owner)
+
+
+def ref_doc_of(metadata: Metadata) -> str | None:
+    """Return the id of the document that a node in a bank was cut from; `None` if it does not say."""
+    data = metadata.get(HOST_KEY, {}).get("node", {}).get(DATA_KEY, {})
+    source = data.get("relationships", {}).get(NodeRelationship.SOURCE.value)
+    return None if source is None else str(source["node_id"])
 
 
 def _host_fields(node: BaseNode) -> dict[str, Any]:

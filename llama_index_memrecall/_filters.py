@@ -1,8 +1,9 @@
-"""LlamaIndex's metadata filters as the core's."""
+"""LlamaIndex's metadata filters as the core's: what matches is what LlamaIndex's own vector store matches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
@@ -10,84 +11,85 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.types import Metadata, Where
 
 _Test = Callable[[Any, Any], bool]
-"""Called with what the metadata holds and what the filter wants."""
+"""Called with a document's value and the filter's."""
 
-
-def _within(held: Any, wanted: Any) -> bool:
-    return bool(held in wanted)
-
-
-_ONE: dict[FilterOperator, _Test] = {
-    FilterOperator.EQ: lambda held, wanted: bool(held == wanted),
-    FilterOperator.NE: lambda held, wanted: bool(held != wanted),
-    FilterOperator.GT: lambda held, wanted: bool(held > wanted),
-    FilterOperator.LT: lambda held, wanted: bool(held < wanted),
-    FilterOperator.GTE: lambda held, wanted: bool(held >= wanted),
-    FilterOperator.LTE: lambda held, wanted: bool(held <= wanted),
-    FilterOperator.TEXT_MATCH: lambda held, wanted: wanted in held,
-    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda held, wanted: wanted.lower() in held.lower(),
-    FilterOperator.CONTAINS: lambda held, wanted: _within(wanted, held),
+_COMPARISONS: dict[FilterOperator, _Test] = {
+    FilterOperator.EQ: operator.eq,
+    FilterOperator.NE: operator.ne,
+    FilterOperator.GT: operator.gt,
+    FilterOperator.GTE: operator.ge,
+    FilterOperator.LT: operator.lt,
+    FilterOperator.LTE: operator.le,
+    FilterOperator.CONTAINS: lambda value, wanted: wanted in value,
 }
 _LISTS: dict[FilterOperator, _Test] = {
-    FilterOperator.IN: _within,
-    FilterOperator.NIN: lambda held, wanted: not _within(held, wanted),
-    FilterOperator.ANY: lambda held, wanted: any(item in held for item in wanted),
-    FilterOperator.ALL: lambda held, wanted: all(item in held for item in wanted),
+    FilterOperator.IN: lambda value, wanted: value in wanted,
+    FilterOperator.NIN: lambda value, wanted: value not in wanted,
+    FilterOperator.ANY: lambda value, wanted: any(item in value for item in wanted),
+    FilterOperator.ALL: lambda value, wanted: all(item in value for item in wanted),
 }
+_TEXTS: dict[FilterOperator, _Test] = {
+    FilterOperator.TEXT_MATCH: lambda value, wanted: wanted in value,
+    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda value, wanted: wanted.lower() in value.lower(),
+}
+_ABSENT_MATCHES = frozenset({FilterOperator.NE, FilterOperator.NIN})
 
 
 def to_where(filters: MetadataFilters | None) -> Where | None:
-    """Return the core's filter for LlamaIndex's; `None` for no filter.
+    """Return the core's filter for LlamaIndex's, with every operator and condition, nested at will.
 
-    A key that a document does not have passes `IS_EMPTY` alone, and so does a value of another kind than the
-    operator compares.
+    Unlike LlamaIndex's store, a value that cannot be compared with the filter's does not match instead of raising.
 
     Raises:
-        InputError: If a filter cannot be applied to any value.
+        InputError: If a filter's value is not of the kind its operator needs.
     """
     if filters is None:
         return None
-    passes = _combined(filters)
-    return lambda _, metadata: passes(metadata)
+    holds = _group(filters)
+    return lambda _, metadata: holds(metadata)
 
 
-def _combined(filters: MetadataFilters) -> Callable[[Metadata], bool]:
-    tests = [_combined(item) if isinstance(item, MetadataFilters) else _single(item) for item in filters.filters]
-    if filters.condition == FilterCondition.OR:
-        return lambda metadata: any(test(metadata) for test in tests)
-    if filters.condition == FilterCondition.NOT:
-        return lambda metadata: not any(test(metadata) for test in tests)
-    return lambda metadata: all(test(metadata) for test in tests)
+def _group(filters: MetadataFilters) -> Callable[[Metadata], bool]:
+    tests = [_group(item) if isinstance(item, MetadataFilters) else _single(item) for item in filters.filters]
+    if not tests:
+        return lambda _: True
+    match filters.condition:
+        case FilterCondition.OR:
+            return lambda metadata: any(test(metadata) for test in tests)
+        case FilterCondition.NOT:
+            return lambda metadata: not any(test(metadata) for test in tests)
+        case _:
+            return lambda metadata: all(test(metadata) for test in tests)
 
 
-def _single(item: MetadataFilter) -> Callable[[Metadata], bool]:
-    if item.operator == FilterOperator.IS_EMPTY:
-        return lambda metadata: metadata.get(item.key) in (None, "", [])
-    _check(item)
-    test = (_LISTS | _ONE)[item.operator]
+def _single(condition: MetadataFilter) -> Callable[[Metadata], bool]:
+    key, wanted, kind = condition.key, condition.value, condition.operator
+    if kind == FilterOperator.IS_EMPTY:
+        return lambda metadata: metadata.get(key) in (None, "", [])
+    _check(condition)
+    test = {**_COMPARISONS, **_LISTS, **_TEXTS}[kind]
 
-    def passes(metadata: Metadata) -> bool:
-        if metadata.get(item.key) is None:
-            return False
+    def holds(metadata: Metadata) -> bool:
+        value = metadata.get(key)
+        if value is None:
+            return kind in _ABSENT_MATCHES
         try:
-            return test(metadata[item.key], item.value)
-        except TypeError:  # a number asked of a text
+            return bool(test(value, wanted))
+        except (TypeError, AttributeError):  # 2024 > "unknown", 3 in 5: nothing to compare
             return False
 
-    return passes
+    return holds
 
 
-def _check(item: MetadataFilter) -> None:
-    """Refuse what could never pass: it is a mistake, not a filter."""
-    text = item.operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
-    wanted = "a list" if item.operator in _LISTS else "a text" if text else "a single value"
-    right = {
-        "a list": isinstance(item.value, Collection) and not isinstance(item.value, str),
-        "a text": isinstance(item.value, str),
-        "a single value": isinstance(item.value, (str, int, float)),
-    }
-    if not right[wanted]:
-        raise InputError(
-            f"Expected {wanted} for {item.operator.name} on {item.key!r}, got {item.value!r}.",
-            "Give a value of that kind, or take IS_EMPTY for what is missing.",
-        )
+def _check(condition: MetadataFilter) -> None:
+    kind, value = condition.operator, condition.value
+    if kind in _LISTS and not isinstance(value, list):
+        expected = "a list"
+    elif kind in _TEXTS and not isinstance(value, str):
+        expected = "a text"
+    else:
+        return
+    raise InputError(
+        f"Expected {expected} for {kind.name} on {condition.key!r}, got {value!r}.",
+        f"Give {expected}, or choose another operator.",
+    )

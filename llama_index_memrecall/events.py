@@ -1,12 +1,18 @@
-"""What the query engine tells LlamaIndex's dispatcher while it works."""
+"""What this package tells LlamaIndex's dispatcher while it recalls and answers."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from llama_index.core.base.llms.types import CompletionResponse
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # its public place
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.llm import LLMCompletionEndEvent, LLMCompletionStartEvent
+from memrecall_kv.types import Usage
 
 dispatcher = get_dispatcher("llama_index_memrecall")
-"""Where everything below, and the spans of both classes, is sent."""
+"""Where everything below, and the spans of this package's classes, is sent."""
 
 
 class BlockGatedEvent(BaseEvent):
@@ -28,6 +34,23 @@ class BlockGatedEvent(BaseEvent):
     def class_name(cls) -> str:
         """Return the event's name in traces."""
         return "BlockGatedEvent"
+
+
+class BlockOpenedEvent(BaseEvent):
+    """The reasoner is about to read a block.
+
+    Attributes:
+        chunk_id: Which.
+        step: 0 for the block opened first, 1 for the next, ...
+    """
+
+    chunk_id: str
+    step: int
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the event's name in traces."""
+        return "BlockOpenedEvent"
 
 
 class WorkingMemoryUpdatedEvent(BaseEvent):
@@ -76,3 +99,24 @@ class RecallFinishedEvent(BaseEvent):
     def class_name(cls) -> str:
         """Return the event's name in traces."""
         return "RecallFinishedEvent"
+
+
+def tell_llm_call(callback_manager: CallbackManager, question: str, text: str, usage: Usage | None) -> None:
+    """Tell both of LlamaIndex's channels what the local model read and wrote for one answer, notes included.
+
+    Token counters take the numbers from it. `usage` is unknown where the answer was given up.
+    """
+    if not text or (usage is not None and usage.generated_tokens == 0):
+        return
+    raw: dict[str, Any] = {}
+    if usage is not None:
+        raw["usage"] = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.generated_tokens,
+            "memory_tokens": usage.memory_tokens_read,
+        }
+    completion = CompletionResponse(text=text, raw=raw)
+    dispatcher.event(LLMCompletionStartEvent(prompt=question, additional_kwargs={}, model_dict={}))
+    with callback_manager.event(CBEventType.LLM, payload={EventPayload.PROMPT: question}) as event:
+        event.on_end(payload={EventPayload.PROMPT: question, EventPayload.COMPLETION: completion})
+    dispatcher.event(LLMCompletionEndEvent(prompt=question, response=completion))

@@ -1,77 +1,89 @@
-"""Recall as an index: documents go in, change and go, and engines, retrievers and chats come out."""
+"""An index of LlamaIndex whose nodes are compressed into a memory bank, and recalled from it."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from llama_index.core.chat_engine import CondensePlusContextChatEngine, CondenseQuestionChatEngine, ContextChatEngine
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.chat_engine import (
+    CondensePlusContextChatEngine,
+    CondenseQuestionChatEngine,
+    ContextChatEngine,
+    SimpleChatEngine,
+)
 from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
-from llama_index.core.data_structs.data_structs import IndexStruct
+from llama_index.core.data_structs import IndexList
 from llama_index.core.data_structs.registry import INDEX_STRUCT_TYPE_TO_INDEX_STRUCT_CLASS
 from llama_index.core.data_structs.struct_type import IndexStructType
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.registry import INDEX_STRUCT_TYPE_TO_INDEX_CLASS
-from llama_index.core.llms import LLM
-from llama_index.core.schema import BaseNode
+from llama_index.core.llms.utils import LLMType
+from llama_index.core.schema import BaseNode, IndexNode, TransformComponent
 from llama_index.core.storage.docstore.types import RefDocInfo
+from llama_index.core.storage.storage_context import StorageContext
+from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
 
-from llama_index_memrecall._convert import to_documents
+from llama_index_memrecall._filters import to_where
+from llama_index_memrecall._host_llm import checked_llm
+from llama_index_memrecall._sources import Mirror, MirrorSource, nodes_of
+from llama_index_memrecall.backbone_llm import BackboneLLM
 from llama_index_memrecall.query_engine import MemRecallQueryEngine
 from llama_index_memrecall.retriever import MemRecallRetriever
 
-if TYPE_CHECKING:  # it imports torch
-    from memrecall_kv import MemRecall
+if TYPE_CHECKING:  # both import torch
+    from memrecall_kv import MemoryBank, MemRecall
 
-# LlamaIndex closes its enum of types, but looks structs and indices up by any key
-_TYPE = cast("IndexStructType", "memrecall")
-_BANK = "memrecall_bank"
+_Node = TypeVar("_Node", bound=BaseNode)
+_ENGINE_OPTIONS = ("top_k", "similarity_top_k", "filters", "streaming", "response_mode")
 
 
 @dataclass
-class MemRecallStruct(IndexStruct):
-    """What LlamaIndex stores of an index beside its nodes.
+class MemRecallStruct(IndexList):
+    """What LlamaIndex's index store keeps of a `MemRecallIndex`: which nodes are in it, and where its bank is."""
 
-    Attributes:
-        node_ids: Nodes of the index, in the order they came.
-        bank: Directory of the bank; empty if it is temporary.
-    """
-
-    node_ids: list[str] = field(default_factory=list)
-    bank: str = ""
+    bank: str | None = None
 
     @classmethod
     def get_type(cls) -> IndexStructType:
-        """Return the key of struct and index in LlamaIndex's registries."""
-        return _TYPE
+        """Return the name that `load_index_from_storage` finds the class by."""
+        # the host's enumeration is closed; a plain key serves its two registries just as well
+        return cast(IndexStructType, "memrecall")
 
 
 class MemRecallIndex(BaseIndex[MemRecallStruct]):
-    """An index whose nodes are compressed once and recalled by the gate.
+    """Compresses documents once and answers out of memory blocks; used like a `VectorStoreIndex`.
 
-    Neither `Settings.llm` nor `Settings.embed_model` is read. Texts are in LlamaIndex's docstore too, so that an index
-    that is loaded without its bank compresses its nodes again instead of losing them.
+    LlamaIndex's docstore holds the nodes and the bank their blocks. The bank follows: what is inserted is compressed
+    at once, what is deleted is deleted from both, and what a loaded index misses is made again when it is needed.
+    Neither `Settings.llm` nor `Settings.embed_model` is ever read.
 
     Args:
         nodes: What to remember.
-        bank: Directory of the bank, created if need be; `None` uses a temporary one, which `persist` copies.
-        memory: What compresses and recalls. Otherwise it is loaded on first use, by the next two arguments.
+        objects: Index nodes that stand for something else; followed when they are recalled.
+        index_struct: What was stored; `load_index_from_storage` passes it.
+        storage_context: Where LlamaIndex keeps nodes and index; in memory if left out.
+        bank: A directory of its own for the blocks, or an open bank. A loaded index uses the one it had, if it was
+            given as a directory; `None` uses a temporary one otherwise.
+        memory: What compresses and answers. Otherwise it is loaded, by the next two arguments.
         name_or_path: What `MemRecall.from_pretrained` loads; `None` for its default.
         device: Where it is loaded.
-        index_struct: Of a stored index.
-        **options: What every index of LlamaIndex takes: `storage_context`, `transformations`, `callback_manager`, ...
+        callback_manager: For LlamaIndex's callbacks.
+        transformations: How documents are cut into nodes.
+        show_progress: Whether to draw progress bars.
+
+    Raises:
+        InputError: If two different nodes share an id.
 
     Example:
         ```python
         index = MemRecallIndex.from_documents(documents, bank="handbook.bank")
-        index.as_query_engine().query("Who approves travel?")
-        index.delete_ref_doc("travel", delete_from_docstore=True)
+        response = index.as_query_engine(similarity_top_k=3).query("Who approves travel?")
         ```
     """
 
@@ -81,149 +93,167 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
         self,
         nodes: Sequence[BaseNode] | None = None,
         *,
-        bank: str | Path | None = None,
+        objects: Sequence[IndexNode] | None = None,
+        index_struct: MemRecallStruct | None = None,
+        storage_context: StorageContext | None = None,
+        bank: MemoryBank | str | Path | None = None,
         memory: MemRecall | None = None,
         name_or_path: str | None = None,
         device: str = "auto",
-        index_struct: MemRecallStruct | None = None,
-        **options: Any,
+        callback_manager: CallbackManager | None = None,
+        transformations: list[TransformComponent] | None = None,
+        show_progress: bool = False,
     ) -> None:
-        stored = Path(index_struct.bank) if index_struct and index_struct.bank else None
-        path = Path(bank) if bank is not None else stored if stored and stored.is_dir() else None
         self._memory = LazyMemory(memory, name_or_path, device)
-        self._bank = LazyBank(path, self._memory)
-        self._path = str(path.absolute()) if path else ""
-        # a stored index may have lost its bank, or be given an old one
-        self._is_behind = index_struct is not None
-        super().__init__(nodes, index_struct=index_struct, **options)
+        stored = None if index_struct is None else index_struct.bank
+        self._bank_path = str(bank) if isinstance(bank, (str, Path)) else stored
+        super().__init__(
+            nodes=nodes,
+            objects=_copies(objects or ()),
+            index_struct=index_struct,
+            storage_context=storage_context,
+            callback_manager=callback_manager,
+            transformations=transformations,
+            show_progress=show_progress,
+        )
+        self._bank = LazyBank(bank if bank is not None else self._bank_path, self._memory)
+        self._mirror = Mirror(lambda: nodes_of(self), self.index_id, self._bank, self._memory)
+        if index_struct is None:
+            self._sync()
 
-    def persist(self, persist_dir: str | Path) -> None:
-        """Store the index so that `load_index_from_storage` finds it: nodes, struct, and a temporary bank's copy."""
-        if not self._path:
-            with self._bank.writing() as bank:  # nobody else writes meanwhile
-                target = Path(persist_dir).absolute() / _BANK
-                shutil.copytree(bank.path, target, dirs_exist_ok=True)
-            self._index_struct.bank = str(target)
-            self._storage_context.index_store.add_index_struct(self._index_struct)
-        self._storage_context.persist(str(persist_dir))
+    def _sync(self) -> None:
+        self._mirror.sync(show_progress=self._show_progress)
 
-    def close(self) -> None:
-        """Close the bank, and remove it if it was temporary."""
-        self._bank.close()
+    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> MemRecallStruct:
+        ids = list(dict.fromkeys(node.node_id for node in nodes))
+        return MemRecallStruct(nodes=ids, bank=self._bank_path)
 
-    @property
-    def ref_doc_info(self) -> dict[str, RefDocInfo]:
-        """The documents of the index, with the ids of their nodes."""
-        nodes = self.docstore.get_nodes(self._index_struct.node_ids, raise_error=False)
-        found = {node.ref_doc_id: self.docstore.get_ref_doc_info(node.ref_doc_id) for node in nodes if node.ref_doc_id}
-        return {ref_doc_id: info for ref_doc_id, info in found.items() if info}
+    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        held = set(self._index_struct.nodes)
+        self._index_struct.nodes += [
+            node_id for node_id in dict.fromkeys(n.node_id for n in nodes) if node_id not in held
+        ]
 
-    def as_retriever(self, *, similarity_top_k: int | None = None, **options: Any) -> MemRecallRetriever:
-        """Return a retriever; `similarity_top_k` is `top_k`, the rest as for `MemRecallRetriever`."""
-        options.setdefault("top_k", similarity_top_k)
-        options.setdefault("callback_manager", self._callback_manager)
-        self._catch_up()
-        retriever = MemRecallRetriever(self._bank.get(), memory=self._memory.get(), **options)
-        retriever._source.within = self._ids
-        return retriever
-
-    def as_query_engine(  # type: ignore[override]  # a name of an LLM cannot be resolved without Settings
-        self, llm: LLM | None = None, *, similarity_top_k: int | None = None, **options: Any
-    ) -> MemRecallQueryEngine:
-        """Return a query engine; `similarity_top_k` is `top_k`, the rest as for `MemRecallQueryEngine`."""
-        options.setdefault("top_k", similarity_top_k)
-        options.setdefault("callback_manager", self._callback_manager)
-        self._catch_up()
-        engine = MemRecallQueryEngine(self._bank.get(), memory=self._memory.get(), llm=llm, **options)
-        engine._source.within = self._ids
-        return engine
-
-    def as_chat_engine(  # type: ignore[override]
-        self,
-        chat_mode: ChatMode = ChatMode.BEST,
-        llm: LLM | None = None,
-        *,
-        similarity_top_k: int | None = None,
-        **options: Any,
-    ) -> BaseChatEngine:
-        """Return a chat engine whose LLM makes one question of the conversation, or talks about what is recalled.
-
-        Args:
-            chat_mode: "condense_question" (also "best"): the LLM condenses, the memory answers. "context" and
-                "condense_plus_context": the LLM answers from what is recalled.
-            llm: LlamaIndex's; needed, since `Settings.llm` is not read.
-            similarity_top_k: Blocks to open per question; `None` leaves it to the gate.
-            **options: As for the chat engine.
-
-        Raises:
-            InputError: If there is no LLM, or the mode is another.
-        """
-        if llm is None:
-            raise InputError("A chat needs an LLM that reads the conversation.", "Pass llm=.")
-        if chat_mode in (ChatMode.BEST, ChatMode.CONDENSE_QUESTION):
-            engine = self.as_query_engine(similarity_top_k=similarity_top_k)
-            return CondenseQuestionChatEngine.from_defaults(engine, llm=llm, **options)
-        chats: dict[ChatMode, type[ContextChatEngine | CondensePlusContextChatEngine]] = {
-            ChatMode.CONTEXT: ContextChatEngine,
-            ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine,
-        }
-        if chat_mode not in chats:
-            raise InputError(
-                f"Expected a chat_mode that recalls, got {getattr(chat_mode, 'value', chat_mode)!r}.",
-                "Take condense_question, context or condense_plus_context; for agents, as_query_engine as a tool.",
-            )
-        retriever = self.as_retriever(similarity_top_k=similarity_top_k)
-        return chats[chat_mode].from_defaults(retriever, llm=llm, **options)
+    def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        """Insert nodes and compress those that are new; one whose id is known replaces what it said."""
+        super().insert_nodes(_copies(nodes), **insert_kwargs)
+        self._sync()
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        """Insert nodes without blocking the loop, which LlamaIndex's own method would."""
-        await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
+        """Insert nodes without blocking the loop while they are compressed."""
+        await super().ainsert_nodes(_copies(nodes), **insert_kwargs)
+        await asyncio.to_thread(self._sync)
+
+    def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
+        if node_id in self._index_struct.nodes:
+            self._index_struct.nodes.remove(node_id)
 
     def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
-        """Delete nodes; their texts cannot be recalled from then on."""
-        # a docstore hands out the list that it shortens while it deletes
-        super().delete_nodes(list(node_ids), delete_from_docstore, **delete_kwargs)
+        """Delete nodes from index and bank, and if asked from the docstore; unknown ids are no mistake."""
+        # a copy: LlamaIndex passes the docstore's own list, which shrinks under the loop as nodes are deleted
+        super().delete_nodes(list(node_ids), delete_from_docstore=delete_from_docstore, **delete_kwargs)
+        self._sync()
 
     async def adelete_nodes(
         self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
     ) -> None:
-        """Delete nodes without blocking the loop."""
-        await asyncio.to_thread(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
+        """Delete nodes as `delete_nodes` does, without blocking the loop."""
+        await super().adelete_nodes(list(node_ids), delete_from_docstore=delete_from_docstore, **delete_kwargs)
+        await asyncio.to_thread(self._sync)
 
-    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> MemRecallStruct:
-        self._index_struct = MemRecallStruct(bank=self._path)
-        self._insert(nodes)
-        return self._index_struct
+    @property
+    def ref_doc_info(self) -> dict[str, RefDocInfo]:
+        """The documents whose nodes are in the index, by their id."""
+        sources = {node.ref_doc_id for node in nodes_of(self) if node.ref_doc_id is not None}
+        found = {doc_id: self.docstore.get_ref_doc_info(doc_id) for doc_id in sorted(sources)}
+        return {doc_id: info for doc_id, info in found.items() if info is not None}
 
-    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        documents = to_documents(nodes)
-        self._catch_up()
-        with self._bank.writing() as bank:
-            self._memory.get().ingest(bank, documents)
-        known = set(self._index_struct.node_ids)
-        self._index_struct.node_ids += [d.id for d in documents if d.id not in known]
+    def as_retriever(
+        self,
+        *,
+        top_k: int | None = None,
+        similarity_top_k: int | None = None,
+        filters: MetadataFilters | None = None,
+        **kwargs: Any,
+    ) -> MemRecallRetriever:
+        """Return a retriever over what the index holds when it is asked.
 
-    def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
-        self._catch_up()
-        with self._bank.writing() as bank:
-            if node_id in bank:
-                bank.delete(node_id)
-        if node_id in self._index_struct.node_ids:
-            self._index_struct.node_ids.remove(node_id)
+        Args:
+            top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
+            similarity_top_k: The same by the name it has with other indexes.
+            filters: Which nodes may be recalled, by their metadata.
+            **kwargs: Nothing else; LlamaIndex's signature has it.
 
-    def _ids(self) -> set[str]:
-        """Return what may be recalled: a bank can hold more, of other indices or from before a deletion."""
-        return set(self._index_struct.node_ids)
+        Raises:
+            InputError: If both numbers are given, or an option cannot be used as given.
+            TypeError: If there is another option.
+        """
+        if kwargs:
+            raise TypeError(f"as_retriever got an unexpected keyword argument {min(kwargs)!r}")
+        if top_k is not None and similarity_top_k is not None:
+            raise InputError("Expected one of top_k and similarity_top_k, got both.", "They mean the same: give one.")
+        retriever = MemRecallRetriever(
+            None,
+            top_k=top_k if top_k is not None else similarity_top_k,
+            filters=filters,
+            callback_manager=self._callback_manager,
+            object_map=self._object_map,
+        )
+        return retriever._over(MirrorSource(self._mirror, to_where(filters)), self._memory)
 
-    def _catch_up(self) -> None:
-        """Compress what the struct of a stored index names and its bank does not hold."""
-        if not self._is_behind:
-            return
-        nodes = self.docstore.get_nodes(self._index_struct.node_ids)
-        with self._bank.writing() as bank:
-            self._memory.get().ingest(bank, to_documents(nodes))
-        self._is_behind = False
+    def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> MemRecallQueryEngine:
+        """Return a query engine over what the index holds when it is asked.
+
+        Args:
+            llm: Writes the answers; `None` for the memory's own reasoner.
+            **kwargs: `top_k` or `similarity_top_k` and `filters`, and what `MemRecallQueryEngine` has of
+                `streaming`, `response_mode`, `text_qa_template` and `refine_template`.
+        """
+        names = ("top_k", "similarity_top_k", "filters")
+        recall = {name: kwargs.pop(name) for name in names if name in kwargs}
+        return MemRecallQueryEngine(self.as_retriever(**recall), llm=checked_llm(llm), **kwargs)
+
+    def as_chat_engine(
+        self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **kwargs: Any
+    ) -> BaseChatEngine:
+        """Return a chat engine over what the index holds when it is asked.
+
+        Args:
+            chat_mode: `best` and `condense_plus_context` recall for the question made of chat and message, `context`
+                for the message as it is, `condense_question` asks the query engine, `simple` recalls nothing.
+            llm: Writes the replies; `None` for the memory's own backbone, through `BackboneLLM`.
+            **kwargs: As for `as_query_engine`, and what LlamaIndex's chat engine of that mode takes.
+
+        Raises:
+            InputError: If the mode is another one.
+        """
+        model = checked_llm(llm) or BackboneLLM(memory=self._memory.get())
+        options = {name: kwargs.pop(name) for name in _ENGINE_OPTIONS if name in kwargs}
+        if chat_mode == ChatMode.CONDENSE_QUESTION:
+            engine = self.as_query_engine(llm=llm, **options)
+            return CondenseQuestionChatEngine.from_defaults(query_engine=engine, llm=model, **kwargs)
+        if chat_mode == ChatMode.SIMPLE:
+            return SimpleChatEngine.from_defaults(llm=model, **kwargs)
+        if chat_mode == ChatMode.CONTEXT:
+            return ContextChatEngine.from_defaults(retriever=self.as_retriever(**options), llm=model, **kwargs)
+        if chat_mode in (ChatMode.BEST, ChatMode.CONDENSE_PLUS_CONTEXT):
+            retriever = self.as_retriever(**options)
+            return CondensePlusContextChatEngine.from_defaults(retriever=retriever, llm=model, **kwargs)
+        raise InputError(
+            f"Expected a chat mode that recalls, got {chat_mode!r}.",
+            "For an agent, give it a QueryEngineTool made of as_query_engine().",
+        )
+
+    def close(self) -> None:
+        """Close the bank if it was opened here, and remove it if it was temporary."""
+        self._bank.close()
 
 
+def _copies(nodes: Sequence[_Node]) -> list[_Node]:
+    """Return nodes that LlamaIndex may take the objects of index nodes out of."""
+    return [node.model_copy() if isinstance(node, IndexNode) else node for node in nodes]
+
+
+_TYPE = MemRecallStruct.get_type()
 INDEX_STRUCT_TYPE_TO_INDEX_STRUCT_CLASS[_TYPE] = MemRecallStruct
 INDEX_STRUCT_TYPE_TO_INDEX_CLASS[_TYPE] = MemRecallIndex

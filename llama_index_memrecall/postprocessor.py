@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections import Counter
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-from memrecall_kv.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Document, Metadata, Opened, Recall
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.types import Noted, Opened
 
+from llama_index_memrecall._cache import Candidates, NodeCache, distinct
 from llama_index_memrecall._convert import has_text, with_step
+from llama_index_memrecall._host_llm import notes_node
+from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import dispatcher
-
-if TYPE_CHECKING:  # both import torch
-    from memrecall_kv import MemoryBank, MemRecall
 
 
 class MemRecallPostprocessor(BaseNodePostprocessor):
@@ -36,6 +35,8 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
     Attributes:
         top_n: Nodes to return, exactly, as long as there are as many; `None` leaves it to the memory's
             settings: the nodes of `scan.top_k` blocks, or of all above `gate.threshold`.
+        working_memory: Whether the notes taken while reading come as one more node, the last, without a score;
+            it does not count as one of `top_n`.
         name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
         device: Where it is loaded.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
@@ -48,24 +49,33 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     top_n: int | None = Field(default=None, ge=1)
+    working_memory: bool = False
     name_or_path: str | None = None
     device: str = "auto"
     cache_path: str | None = None
     memory: Any = Field(default=None, exclude=True, repr=False)
 
     _memory: LazyMemory = PrivateAttr()
-    _cache: LazyBank = PrivateAttr()
+    _cache: NodeCache = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the cache, loading neither."""
         super().model_post_init(context)
         self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
-        self._cache = LazyBank(self.cache_path, self._memory)
+        self._cache = NodeCache(self.cache_path, self._memory, MetadataMode.EMBED)
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name in serialised form."""
         return "MemRecallPostprocessor"
+
+    def clear_cache(self) -> None:
+        """Forget every text that was ever judged; what is needed again is compressed again.
+
+        Raises:
+            BankError: If the cache cannot be written.
+        """
+        self._cache.clear()
 
     def close(self) -> None:
         """Close the cache, and remove it if it was temporary."""
@@ -116,69 +126,35 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
 
     def _select(self, nodes: Sequence[NodeWithScore], question: str) -> list[NodeWithScore]:
         """Return copies of the nodes that are kept; `nodes` are neither changed nor handed out."""
-        readable: dict[str, list[BaseNode]] = {}  # by the text that is judged: equal texts are judged once
-        silent: list[BaseNode] = []
-        for node in _distinct(nodes):
-            if has_text(node):
-                readable.setdefault(node.get_content(metadata_mode=MetadataMode.EMBED), []).append(node)
-            else:
-                silent.append(node)
-        kept: list[NodeWithScore] = []
-        wanted = min(self.top_n or len(nodes), sum(map(len, readable.values())))
-        with closing(self._recalls(list(readable), question)) as recalls:
-            for text, recall in recalls:
-                kept += [_judged(node, recall.gate_probability, recall.step) for node in readable[text]]
-                if len(kept) >= wanted:
-                    break
+        silent = [node for node in distinct(nodes) if not has_text(node)]
+        findings = Findings()
+        kept = self._recalled(nodes, question, findings) if len(silent) < len(distinct(nodes)) else []
+        if self.top_n is not None:
+            kept = [*kept, *(NodeWithScore(node=with_step(node, None), score=0.0) for node in silent)][: self.top_n]
+        return [*kept, *notes_node(findings.notes)] if self.working_memory else kept
+
+    def _recalled(self, nodes: Sequence[NodeWithScore], question: str, findings: Findings) -> list[NodeWithScore]:
+        """Return the nodes that are opened, until there are `top_n`, and leave in `findings` what was learned."""
+        candidates = self._cache.candidates(nodes)
+        has_all, enough = False, self._enough(candidates)
+        walk = findings.walk(self._memory.get(), candidates.bank, candidates.where, question, enough)
+        with closing(walk) as events:
+            for event in events:
+                if has_all and not isinstance(event, Noted):
+                    break  # the last node's note is in, if there is one
+                if isinstance(event, Opened):
+                    has_all = self.top_n is not None and candidates.count(findings.recalls) >= self.top_n
+                    if has_all and not self.working_memory:
+                        break
+        return candidates.sources(findings.recalls)
+
+    def _enough(self, candidates: Candidates) -> int | None:
+        """Return the fewest blocks that are sure to hold `top_n` nodes; `None` if there is no such number."""
         if self.top_n is None:
-            return kept
-        return [*kept, *(_judged(node, 0.0, None) for node in silent)][: self.top_n]
-
-    def _recalls(self, texts: Sequence[str], question: str) -> Generator[tuple[str, Recall], None, None]:
-        """Yield each text that is opened, once, with how it was opened."""
-        documents = {hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(): text for text in texts}
-        if not documents:
-            return
-        memory = self._memory.get()
-        with self._cache.writing() as writable:
-            memory.ingest(writable, [Document(id=key, text=text) for key, text in documents.items()])
-        cache = self._cache.get()
-        seen: set[str] = set()
-        with closing(self._opened(memory, cache, question, documents)) as opened:
-            for recall in opened:
-                key = recall.chunk.doc_id
-                # A node longer than a chunk has several blocks; it counts as it was opened first.
-                if key not in seen:
-                    seen.add(key)
-                    yield documents[key], recall
-
-    def _opened(
-        self, memory: MemRecall, cache: MemoryBank, question: str, among: Container[str]
-    ) -> Generator[Recall, None, None]:
-        def where(key: str, _: Metadata) -> bool:
-            return key in among
-
-        if self.top_n is None:
-            yield from memory.recall(cache, question, where=where)
-            return
-        # The fewest blocks that are sure to hold `top_n` nodes; the caller stops when it has them.
-        sizes = sorted(Counter(chunk.doc_id for chunk in cache.chunks(where)).values(), reverse=True)
-        enough = sum(sizes[: self.top_n - 1]) + 1
-        for event in memory.walk(cache, question, top_k=enough, where=where):
-            if isinstance(event, Opened):
-                yield event.recall
-
-
-def _distinct(nodes: Sequence[NodeWithScore]) -> list[BaseNode]:
-    """Return the nodes in order; one that was found twice, with the same id and content, comes once."""
-    distinct: dict[tuple[str, str], BaseNode] = {}
-    for node in nodes:
-        distinct.setdefault((node.node_id, node.node.hash), node.node)
-    return list(distinct.values())
-
-
-def _judged(node: BaseNode, score: float, step: int | None) -> NodeWithScore:
-    return NodeWithScore(node=with_step(node, step), score=score)
+            return None
+        chunks = candidates.bank.chunks(candidates.where)
+        sizes = sorted(Counter(chunk.doc_id for chunk in chunks).values(), reverse=True)
+        return sum(sizes[: self.top_n - 1]) + 1
 
 
 def _query_of(query_bundle: QueryBundle | None) -> QueryBundle:

@@ -2,81 +2,67 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import RESPONSE_TYPE
-from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.callbacks.base import EventContext
-from llama_index.core.indices import VectorStoreIndex
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.response_synthesizers import ResponseMode
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
-from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._answer import Asking
-from llama_index_memrecall._convert import to_documents
-from llama_index_memrecall._source import Source
-from llama_index_memrecall._writer import TEXT_QA, HostWriter
+from llama_index_memrecall._cache import NodeCache
+from llama_index_memrecall._host_llm import checked_mode, make_synthesizer
+from llama_index_memrecall._sources import Scope
 from llama_index_memrecall.events import dispatcher
+from llama_index_memrecall.retriever import MemRecallRetriever, RecallOptions
 
-if TYPE_CHECKING:  # both import torch
-    from memrecall_kv import MemoryBank, MemRecall
-
-
-RESPONSE_MODES = (ResponseMode.COMPACT, ResponseMode.REFINE, ResponseMode.NO_TEXT, ResponseMode.CONTEXT_ONLY)
+if TYPE_CHECKING:  # it imports torch
+    from memrecall_kv import MemoryBank
 
 
-class EngineOptions(TypedDict, total=False):
+class EngineOptions(RecallOptions, total=False):
     """What every way to make a `MemRecallQueryEngine` accepts."""
 
-    memory: MemRecall | None
-    name_or_path: str | None
-    device: str
     streaming: bool
-    top_k: int | None
-    filters: MetadataFilters | None
     response_mode: ResponseMode | str
     llm: LLM | None
     text_qa_template: BasePromptTemplate | None
-    callback_manager: CallbackManager | None
+    refine_template: BasePromptTemplate | None
 
 
 class MemRecallQueryEngine(BaseQueryEngine):
     """Answers questions about a memory bank, with its sources.
 
-    Neither `Settings.llm` nor `Settings.embed_model` is ever read: the backbone that made the bank answers, or
-    the LLM that is given.
+    Neither `Settings.llm` nor `Settings.embed_model` is ever read. The backbone that made the bank answers,
+    or the `llm` that is given.
 
     Args:
-        bank: A bank, or the directory of one, which is opened for reading on first use.
-        memory: What answers. Otherwise it is loaded on first use, by the next two arguments.
-        name_or_path: What `MemRecall.from_pretrained` loads; `None` for its default.
-        device: Where it is loaded.
+        bank: A bank, or the directory of one, which is opened for reading on first use; or a
+            `MemRecallRetriever`, and then none of the retriever's own options.
         streaming: Whether `query` returns at the first token.
-        top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
-        filters: Which documents may be recalled, by their metadata.
-        response_mode: "compact" and "refine" both answer block by block, which is what recall is; "no_text" answers
-            nothing and gives the source nodes; "context_only" gives their text.
-        llm: Writes the answer from what was recalled, instead of the memory's own reasoner.
-        text_qa_template: What `llm` is asked; see `get_prompts`.
-        callback_manager: For LlamaIndex's callbacks.
+        response_mode: `compact` and `refine` write an answer (without `llm` they are the same: memory is
+            read block by block anyway), `no_text` only recalls, `context_only` answers with the recalled text.
+        llm: Writes the answer from the notes and the recalled text; `None` for the local reasoner.
+        text_qa_template: What `llm` is asked.
+        refine_template: What `llm` is asked to improve its answer.
+        **options: As for `MemRecallRetriever`: `memory`, `name_or_path`, `device`, `top_k`, `filters`,
+            `callback_manager`, `object_map`.
 
     Raises:
-        InputError: If a filter or a response mode cannot be applied, or a template is given without `llm`.
+        InputError: If the response mode is another one, or an option cannot be used as given.
 
     Example:
         ```python
@@ -87,29 +73,37 @@ class MemRecallQueryEngine(BaseQueryEngine):
 
     def __init__(
         self,
-        bank: MemoryBank | str | Path | None,
+        bank: MemRecallRetriever | MemoryBank | str | Path | None,
         *,
-        memory: MemRecall | None = None,
-        name_or_path: str | None = None,
-        device: str = "auto",
         streaming: bool = False,
-        top_k: int | None = None,
-        filters: MetadataFilters | None = None,
         response_mode: ResponseMode | str = ResponseMode.COMPACT,
         llm: LLM | None = None,
         text_qa_template: BasePromptTemplate | None = None,
-        callback_manager: CallbackManager | None = None,
+        refine_template: BasePromptTemplate | None = None,
+        **options: Unpack[RecallOptions],
     ) -> None:
-        super().__init__(callback_manager)
-        shared = LazyMemory(memory, name_or_path, device)
-        self._source = Source(shared, LazyBank(bank, shared), LazyBank(None, shared), top_k=top_k, filters=filters)
-        self._retriever: BaseRetriever | None = None
+        unknown = sorted(set(options) - set(RecallOptions.__annotations__))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
+        if isinstance(bank, MemRecallRetriever) and options:
+            raise InputError(
+                f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",
+                "Give them to the retriever.",
+            )
+        self._retriever = bank if isinstance(bank, MemRecallRetriever) else MemRecallRetriever(bank, **options)
+        super().__init__(self._retriever.callback_manager)
         self._streaming = streaming
-        self._mode = _mode(response_mode)
-        self._llm = llm
-        self._template: BasePromptTemplate = TEXT_QA
-        if text_qa_template is not None:
-            self._update_prompts({"text_qa_template": text_qa_template})
+        self._mode = checked_mode(response_mode)
+        self._synthesizer = make_synthesizer(
+            llm,
+            self._mode,
+            streaming=streaming,
+            callback_manager=self.callback_manager,
+            text_qa_template=text_qa_template,
+            refine_template=refine_template,
+        )
+        # for nodes that are handed to `synthesize`
+        self._given = NodeCache(None, self._retriever.lazy_memory, MetadataMode.NONE)
 
     @classmethod
     def from_documents(
@@ -120,22 +114,9 @@ class MemRecallQueryEngine(BaseQueryEngine):
         show_progress: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Return an engine over documents, compressing those the bank does not hold yet.
-
-        Source nodes are the recalled chunks; their `ref_doc_id` is the document's id.
-
-        Args:
-            documents: What to remember. One whose id is in the bank replaces what is there; one without
-                text (a blank page) is left out.
-            bank: Where to: a bank, or a directory that is created if need be. `None` uses a temporary
-                one, which `close` removes.
-            show_progress: Whether to draw a progress bar.
-            **options: As for the class.
-
-        Raises:
-            InputError: If two different documents share an id.
-        """
-        return cls.from_nodes(documents, bank=bank, show_progress=show_progress, **options)
+        """Return an engine over documents; see `MemRecallRetriever.from_documents`."""
+        make = partial(MemRecallRetriever.from_documents, documents, bank=bank, show_progress=show_progress)
+        return cls._made(make, options)
 
     @classmethod
     def from_nodes(
@@ -146,24 +127,9 @@ class MemRecallQueryEngine(BaseQueryEngine):
         show_progress: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Return an engine over nodes that were cut elsewhere; arguments as for `from_documents`.
-
-        Source nodes are these nodes again, whole and with their ids. A node longer than a chunk of the
-        core has several blocks, and `top_k` counts blocks.
-
-        Raises:
-            InputError: If two different nodes share an id.
-        """
-        engine = cls(bank, **options)
-        documents = to_documents(nodes)
-        silent = {node.node_id for node in nodes} - {document.id for document in documents}
-        with engine._source.bank.writing() as writable:
-            engine._source.memory.get().ingest(writable, documents, show_progress=show_progress)
-            # what a node said before it became empty must not be recalled
-            for node_id in sorted(silent):
-                if node_id in writable:
-                    writable.delete(node_id)
-        return engine
+        """Return an engine over nodes that were cut elsewhere; see `MemRecallRetriever.from_nodes`."""
+        make = partial(MemRecallRetriever.from_nodes, nodes, bank=bank, show_progress=show_progress)
+        return cls._made(make, options)
 
     @classmethod
     def from_bank(cls, bank: MemoryBank | str | Path, **options: Unpack[EngineOptions]) -> Self:
@@ -179,107 +145,85 @@ class MemRecallQueryEngine(BaseQueryEngine):
         show_progress: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Return an engine over the nodes of an index of LlamaIndex's; arguments as for `from_documents`.
-
-        Raises:
-            InputError: If the index keeps its nodes' text in a vector store of its own, where no one can list them.
-        """
-        return cls.from_nodes(_nodes_of(index), bank=bank, show_progress=show_progress, **options)
+        """Return an engine over the nodes of an index, which it follows; see `MemRecallRetriever.from_index`."""
+        make = partial(MemRecallRetriever.from_index, index, bank=bank, show_progress=show_progress)
+        return cls._made(make, options)
 
     @classmethod
     def from_args(cls, retriever: BaseRetriever, **options: Unpack[EngineOptions]) -> Self:
-        """Return an engine for which a retriever proposes nodes, among which the memory recalls.
+        """Return an engine that recalls among what a retriever finds; see `MemRecallRetriever.from_args`."""
+        if isinstance(retriever, MemRecallRetriever):
+            return cls(retriever, **options)
+        return cls._made(partial(MemRecallRetriever.from_args, retriever), options)
 
-        Nodes are compressed when they are first proposed and kept until `close`.
-
-        Args:
-            retriever: Any of LlamaIndex's; let it propose generously, `similarity_top_k=20` for example.
-            **options: As for the class.
-        """
-        engine = cls(None, **options)
-        engine._retriever = retriever
-        return engine
+    @classmethod
+    def _made(cls, make: Callable[..., MemRecallRetriever], options: EngineOptions) -> Self:
+        """Return an engine over the retriever that `make` makes with its share of the options."""
+        recall = {name: value for name, value in options.items() if name in RecallOptions.__annotations__}
+        answer = {name: value for name, value in options.items() if name not in recall}
+        unknown = sorted(set(answer) - set(EngineOptions.__annotations__))
+        if unknown:  # before anything is compressed
+            raise TypeError(f"{cls.__name__} got an unexpected keyword argument {unknown[0]!r}")
+        checked_mode(options.get("response_mode", ResponseMode.COMPACT))
+        return cls(make(**recall), **cast(EngineOptions, answer))
 
     def close(self) -> None:
         """Close the bank if this engine opened it, and remove what was temporary."""
-        self._source.close()
+        self._retriever.close()
+        self._given.close()
+
+    @property
+    def retriever(self) -> MemRecallRetriever:
+        """What recalls for this engine."""
+        return self._retriever
 
     @dispatcher.span
     def retrieve(self, query_bundle: QueryType) -> list[NodeWithScore]:
         """Return what is recalled for a question, in order of recall, without an answer."""
-        bundle = _as_bundle(query_bundle)
-        proposed = self._proposed(bundle)
-        with self._retrieval(bundle) as nodes:
-            nodes += self._source.recall(bundle.query_str, proposed)
-        return nodes
+        return self._retriever.retrieve(query_bundle)
 
     @dispatcher.span
     async def aretrieve(self, query_bundle: QueryType) -> list[NodeWithScore]:
         """Return what `retrieve` returns, without blocking the loop."""
-        bundle = _as_bundle(query_bundle)
-        proposed = await self._aproposed(bundle)
-        with self._retrieval(bundle) as nodes:
-            nodes += await asyncio.to_thread(self._source.recall, bundle.query_str, proposed)
-        return nodes
+        return await self._retriever.aretrieve(query_bundle)
 
+    @dispatcher.span
     def synthesize(
         self,
         query_bundle: QueryType,
-        nodes: Sequence[NodeWithScore],
+        nodes: list[NodeWithScore],
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
-        """Return an answer from some nodes, among which the memory recalls.
+        """Return an answer from nodes that were found elsewhere.
 
-        Args:
-            query_bundle: The question.
-            nodes: What may be recalled; compressed when first seen and kept until `close`.
-            additional_source_nodes: Named as sources too, but not read.
+        With an `llm` it reads all of them; the local reasoner reads, and names as sources, those the gate opens.
         """
-        asking = self._asking(_as_bundle(query_bundle), [node.node for node in nodes])
-        response = asking.stream() if self._streaming else asking.respond()
-        response.source_nodes.extend(additional_source_nodes or ())
-        return response
+        if self._synthesizer is not None:
+            return self._synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
+        asking = self._asking(_as_bundle(query_bundle), partial(self._scope_of, nodes), additional_source_nodes or ())
+        return asking.stream() if self._streaming else asking.respond()
 
+    @dispatcher.span
     async def asynthesize(
         self,
         query_bundle: QueryType,
-        nodes: Sequence[NodeWithScore],
+        nodes: list[NodeWithScore],
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
         """Return what `synthesize` returns, without blocking the loop."""
-        asking = self._asking(_as_bundle(query_bundle), [node.node for node in nodes])
-        response = await (asking.astream() if self._streaming else asking.arespond())
-        response.source_nodes.extend(additional_source_nodes or ())
-        return response
+        if self._synthesizer is not None:
+            return await self._synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
+        asking = self._asking(_as_bundle(query_bundle), partial(self._scope_of, nodes), additional_source_nodes or ())
+        return await (asking.astream() if self._streaming else asking.arespond())
 
-    def _proposed(self, query_bundle: QueryBundle) -> list[BaseNode] | None:
-        if self._retriever is None:
-            return None
-        return [node.node for node in self._retriever.retrieve(query_bundle)]
-
-    async def _aproposed(self, query_bundle: QueryBundle) -> list[BaseNode] | None:
-        if self._retriever is None:
-            return None
-        return [node.node for node in await self._retriever.aretrieve(query_bundle)]
-
-    @contextlib.contextmanager
-    def _retrieval(self, query_bundle: QueryBundle) -> Iterator[list[NodeWithScore]]:
-        """Tell LlamaIndex of a retrieval around the block that fills the yielded list."""
-        nodes: list[NodeWithScore] = []
-        dispatcher.event(RetrievalStartEvent(str_or_query_bundle=query_bundle))
-        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
-        with (
-            self.callback_manager.as_trace("query"),
-            self.callback_manager.event(CBEventType.RETRIEVE, payload=payload) as event,
-        ):
-            yield nodes
-            event.on_end(payload={EventPayload.NODES: nodes})
-        dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query_bundle, nodes=nodes))
+    def _scope_of(self, nodes: Sequence[NodeWithScore]) -> Scope:
+        candidates = self._given.candidates(nodes)
+        return Scope(candidates.bank, candidates.where, candidates.sources)
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         response: RESPONSE_TYPE
         with self._querying(query_bundle) as event:
-            asking = self._asking(query_bundle, self._proposed(query_bundle))
+            asking = self._asking(query_bundle, self._retriever.propose(query_bundle))
             response = asking.stream() if self._streaming else asking.respond()
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
@@ -287,7 +231,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         response: RESPONSE_TYPE
         with self._querying(query_bundle) as event:
-            asking = self._asking(query_bundle, await self._aproposed(query_bundle))
+            asking = self._asking(query_bundle, await self._retriever.apropose(query_bundle))
             response = await (asking.astream() if self._streaming else asking.arespond())
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
@@ -295,55 +239,31 @@ class MemRecallQueryEngine(BaseQueryEngine):
     def _querying(self, query_bundle: QueryBundle) -> AbstractContextManager[EventContext]:
         return self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: query_bundle.query_str})
 
-    def _asking(self, query_bundle: QueryBundle, proposed: Sequence[BaseNode] | None) -> Asking:
-        write = HostWriter(self._llm, self._template, streaming=self._streaming) if self._llm else None
+    def _asking(
+        self, query_bundle: QueryBundle, scope: Callable[[], Scope], additional: Sequence[NodeWithScore] = ()
+    ) -> Asking:
         return Asking(
-            self._source,
-            query_bundle.query_str,
+            self._retriever.lazy_memory,
+            scope,
+            query_bundle,
+            top_k=self._retriever.top_k,
             mode=self._mode,
-            proposed=proposed,
-            write=write,
+            synthesizer=self._synthesizer,
             callback_manager=self.callback_manager,
+            additional=additional,
         )
 
     def _get_prompt_modules(self) -> PromptMixinType:
-        return {}
-
-    def _get_prompts(self) -> PromptDictType:
-        return {"text_qa_template": self._template} if self._llm else {}
+        return {} if self._synthesizer is None else {"response_synthesizer": self._synthesizer}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
-        # LlamaIndex would ignore what it does not know, and the caller believe that it is used.
-        unknown = sorted(set(prompts) - set(self._get_prompts()))
+        # LlamaIndex would ignore them, and the caller believe that they are used.
+        unknown = sorted(set(prompts) - set(self.get_prompts()))
         if unknown:
             raise InputError(
-                f"Expected {'text_qa_template alone' if self._llm else 'no prompts'}, got {', '.join(unknown)}.",
-                "Only the prompt of an LLM given as llm= can be replaced: the reasoner's belong to its weights.",
+                f"Expected prompts out of {sorted(self.get_prompts())}, got {', '.join(unknown)}.",
+                "Pass llm= to use prompts of your own: the local reasoner's belong to how it was trained.",
             )
-        self._template = prompts.get("text_qa_template", self._template)
-
-
-def _mode(given: ResponseMode | str) -> ResponseMode:
-    modes = [mode.value for mode in RESPONSE_MODES]
-    if given not in modes:
-        raise InputError(
-            f"Expected a response_mode of {', '.join(modes)}, got {getattr(given, 'value', given)!r}.",
-            "Take compact, or give the source nodes of no_text to a response synthesizer of LlamaIndex.",
-        )
-    return ResponseMode(given)
-
-
-def _nodes_of(index: BaseIndex[Any]) -> list[BaseNode]:
-    struct = index.index_struct
-    ids = getattr(struct, "nodes_dict", None) or getattr(struct, "nodes", None) or getattr(struct, "all_nodes", None)
-    listed = list((ids or {}).values()) if isinstance(ids, dict) else list(ids or ())
-    nodes = index.docstore.get_nodes(listed, raise_error=False)
-    if not nodes and (listed or not isinstance(index, VectorStoreIndex) or index.vector_store.stores_text):
-        raise InputError(
-            f"The {type(index).__name__} has no nodes in its docstore.",
-            "Use from_args(retriever=index.as_retriever(...)), or from_nodes with the nodes themselves.",
-        )
-    return list(nodes)
 
 
 def _as_bundle(query: QueryType) -> QueryBundle:

@@ -6,6 +6,8 @@ from llama_index.core import Document
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
+from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.schema import TextNode
 from memrecall_kv import MemRecallConfig, ScanConfig
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
@@ -141,3 +143,39 @@ def checkpoint(tmp_path_factory):
     backbone.model.save_pretrained(path)
     backbone.tokenizer.save_pretrained(path)
     return str(path)
+
+
+class RecordingLLM(CustomLLM):
+    """Writes the same words to every prompt, and keeps the prompts."""
+
+    words: list[str] = Field(default_factory=lambda: ["Dana ", "says ", "yes."])
+    prompts: list[str] = Field(default_factory=list)
+    written: list[str] = Field(default_factory=list)
+    context_window: int = 4096
+
+    @property
+    def metadata(self):
+        return LLMMetadata(context_window=self.context_window, num_output=64, model_name="recording")
+
+    @llm_completion_callback()
+    def complete(self, prompt, formatted=False, **kwargs):
+        self.prompts.append(prompt)
+        return CompletionResponse(text="".join(self.words))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt, formatted=False, **kwargs):
+        self.prompts.append(prompt)
+
+        def words():
+            text = ""
+            for word in self.words:
+                self.written.append(word)
+                text += word
+                yield CompletionResponse(text=text, delta=word)
+
+        return words()
+
+
+@pytest.fixture
+def llm():
+    return RecordingLLM()

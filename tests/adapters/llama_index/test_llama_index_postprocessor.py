@@ -13,7 +13,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from memrecall_kv.errors import BankError
-from memrecall_kv.testing import ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemRecallPostprocessor
@@ -192,6 +192,7 @@ def test_settings_survive_a_round_trip_and_the_model_stays_out(memory):
     data = gate.to_dict()
     assert data == {
         "top_n": 3,
+        "working_memory": False,
         "name_or_path": "some/model",
         "device": "auto",
         "cache_path": "cache.bank",
@@ -276,3 +277,40 @@ async def test_it_works_inside_the_hosts_query_engine_on_both_routes(gate, found
     expected = ids(gate.postprocess_nodes(found, query_str=QUESTION))
     assert ids(engine.query(QUESTION).source_nodes) == expected
     assert ids((await engine.aquery(QUESTION)).source_nodes) == expected
+
+
+@pytest.mark.parametrize("top_n", [None, 1, 9])
+def test_working_memory_can_come_as_one_more_node(found, top_n):
+    notes = {"team: finance\nyear: 2024\n\nDana approves trips.": "Dana approves."}
+    memory = tiny_memory(reasoner=ScriptedReasoner(notes, lambda question, known: "Dana."), gate=dana_first())
+    gate = MemRecallPostprocessor(memory=memory, top_n=top_n, working_memory=True)
+    *kept, last = gate.postprocess_nodes(found, query_str=QUESTION)
+    assert len(kept) == (1 if top_n == 1 else 4)
+    assert kept[0].node_id == "node-travel"
+    assert last.text == "Notes taken while reading:\n- Dana approves."
+    assert last.score is None
+    again = gate.postprocess_nodes(found, query_str=QUESTION)[-1]
+    assert again.node_id == last.node_id
+    gate.close()
+
+
+def dana_first():
+    size = len("team: finance\nyear: 2024\n\nDana approves trips.")
+    return ScriptedGate(lambda question, notes, block: 0.9 if block.num_source_tokens == size else 0.2)
+
+
+def test_without_a_note_no_node_is_added(memory, found):
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, known: "Dana."))
+    gate = MemRecallPostprocessor(memory=memory, top_n=2, working_memory=True)
+    assert len(gate.postprocess_nodes(found, query_str=QUESTION)) == 2
+    gate.close()
+
+
+def test_a_kept_cache_can_be_made_to_forget(memory, found, tmp_path):
+    gate = MemRecallPostprocessor(memory=memory, top_n=2, cache_path=str(tmp_path / "cache"))
+    expected = gate.postprocess_nodes(found, query_str=QUESTION)
+    gate.clear_cache()
+    left = b"".join(path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert b"Dana" not in left
+    assert gate.postprocess_nodes(found, query_str=QUESTION) == expected
+    gate.close()

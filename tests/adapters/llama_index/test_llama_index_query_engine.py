@@ -22,12 +22,6 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index.core.tools import QueryEngineTool
-from llama_index.core.vector_stores.types import (
-    FilterCondition,
-    FilterOperator,
-    MetadataFilter,
-    MetadataFilters,
-)
 from memrecall_kv.errors import BankError, InputError
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
@@ -254,64 +248,6 @@ def test_an_engine_does_not_keep_others_from_writing(memory, documents, tmp_path
     MemRecallQueryEngine.from_documents(documents[2:], bank=tmp_path / "bank", memory=memory).close()
     assert len(engine.retrieve(QUESTION)) == 4
     engine.close()
-
-
-def filters(*items, condition=FilterCondition.AND):
-    return MetadataFilters(
-        filters=[item if isinstance(item, MetadataFilters) else MetadataFilter(**item) for item in items],
-        condition=condition,
-    )
-
-
-TRAVEL = {"travel", "limits"}
-KITCHEN = {"key": "team", "value": "kitchen"}
-FINANCE = {"key": "team", "value": "finance"}
-LATE = {"key": "year", "value": [2025, 2026], "operator": FilterOperator.IN}
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (filters(FINANCE), {"travel", "limits"}),
-        (filters(LATE), {"limits"}),
-        (filters(FINANCE, {"key": "year", "value": 2024}), {"travel"}),
-        (filters(FINANCE, filters(LATE)), {"limits"}),
-        (filters(), {"travel", "limits", "lunch", "lift"}),
-        (filters({"key": "year", "value": 2024, "operator": FilterOperator.GT}), {"limits"}),
-        (filters({"key": "year", "value": 2025, "operator": FilterOperator.LTE}), {"travel", "limits"}),
-        (filters({"key": "year", "value": "2024", "operator": FilterOperator.GTE}), set()),
-        (filters({"key": "team", "value": "finance", "operator": FilterOperator.NE}), {"lunch", "lift"}),
-        (filters({"key": "team", "value": ["finance"], "operator": FilterOperator.NIN}), {"lunch", "lift"}),
-        (filters({"key": "team", "value": "FIN", "operator": FilterOperator.TEXT_MATCH}), set()),
-        (filters({"key": "team", "value": "FIN", "operator": FilterOperator.TEXT_MATCH_INSENSITIVE}), TRAVEL),
-        (filters({"key": "tags", "value": "food", "operator": FilterOperator.CONTAINS}), {"lunch"}),
-        (filters({"key": "tags", "value": ["food", "drink"], "operator": FilterOperator.ANY}), {"lunch"}),
-        (filters({"key": "tags", "value": ["food", "drink"], "operator": FilterOperator.ALL}), set()),
-        (filters({"key": "year", "value": None, "operator": FilterOperator.IS_EMPTY}), {"lunch", "lift"}),
-        (filters(KITCHEN, LATE, condition=FilterCondition.OR), {"limits", "lunch"}),
-        (filters(FINANCE, KITCHEN, condition=FilterCondition.NOT), {"lift"}),
-        (filters(FINANCE, filters(LATE, condition=FilterCondition.NOT)), {"travel"}),
-    ],
-)
-def test_filters_restrict_what_may_be_recalled(memory, documents, given, expected):
-    engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=9, filters=given)
-    assert {source.node.ref_doc_id for source in engine.retrieve(QUESTION)} == expected
-    assert {source.node.ref_doc_id for source in engine.query(QUESTION).source_nodes} == expected
-    engine.close()
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        filters({"key": "team", "value": None}),
-        filters({"key": "team", "value": "finance", "operator": FilterOperator.IN}),
-        filters({"key": "team", "value": 3, "operator": FilterOperator.TEXT_MATCH}),
-        filters(FINANCE, filters({"key": "year", "value": [2025]}), condition=FilterCondition.OR),
-    ],
-)
-def test_filters_that_nothing_could_pass_are_refused_when_the_engine_is_made(tmp_path, given):
-    with pytest.raises(InputError):
-        MemRecallQueryEngine.from_bank(tmp_path, filters=given)
 
 
 def test_it_has_no_prompts_and_says_so_instead_of_ignoring_them(engine):

@@ -1,17 +1,13 @@
 import asyncio
-import time
 
 import pytest
-from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
-from llama_index.core.evaluation import RetrieverEvaluator
-from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.schema import IndexNode, QueryBundle, TextNode
-from llama_index.core.tools import RetrieverTool
+from llama_index.core import Document, Settings, StorageContext, SummaryIndex, VectorStoreIndex
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.indices import KeywordTableIndex
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
-from memrecall_kv.errors import BankError, FingerprintMismatchError, InputError
+from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
@@ -23,109 +19,255 @@ def ids(nodes):
     return [node.node_id for node in nodes]
 
 
-@pytest.fixture
-def path(memory, nodes, tmp_path):
-    MemRecallQueryEngine.from_nodes(nodes, bank=tmp_path / "bank", memory=memory).close()
-    return tmp_path / "bank"
+def texts(nodes):
+    return {node.get_content() for node in nodes}
 
 
 @pytest.fixture
-def retriever(memory, path):
-    retriever = MemRecallRetriever(path, memory=memory, top_k=2)
+def retriever(memory, documents):
+    retriever = MemRecallRetriever.from_documents(documents, memory=memory, top_k=2)
     yield retriever
     retriever.close()
 
 
-async def test_it_retrieves_what_the_engine_recalls(retriever, memory, path):
-    engine = MemRecallQueryEngine.from_bank(path, memory=memory, top_k=2)
-    expected = engine.retrieve(QUESTION)
-    assert isinstance(retriever, BaseRetriever)
-    assert retriever.retrieve(QUESTION) == expected
-    assert await retriever.aretrieve(QueryBundle(QUESTION)) == expected
-    assert [node.metadata["recall_step"] for node in expected] == [0, 1]
+@pytest.fixture
+def index(nodes):
+    return VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
+
+
+@pytest.fixture
+def compressions(memory, monkeypatch):
+    """Texts of the chunks that went through the compressor."""
+    seen, compress = [], type(memory)._compress
+
+    def spy(self, chunks):
+        seen.extend(chunk.text for chunk in chunks)
+        return compress(self, chunks)
+
+    monkeypatch.setattr(type(memory), "_compress", spy)
+    return seen
+
+
+class Proposing(BaseRetriever):
+    """Finds what it is told to, and says on which route."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found, self.asked = found, []
+
+    def _retrieve(self, query_bundle):
+        self.asked.append(("sync", query_bundle.embedding_strs))
+        return self.found
+
+    async def _aretrieve(self, query_bundle):
+        self.asked.append(("async", query_bundle.embedding_strs))
+        return self.found
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 9])
+async def test_an_exact_number_is_recalled_in_order_on_both_routes(memory, documents, top_k):
+    retriever = MemRecallRetriever.from_documents(documents, memory=memory, top_k=top_k)
+    sources = retriever.retrieve(QUESTION)
+    assert len(sources) == min(top_k, 4)
+    assert [source.metadata["recall_step"] for source in sources] == list(range(len(sources)))
+    assert await retriever.aretrieve(QueryBundle(QUESTION)) == sources
+    retriever.close()
+
+
+def test_without_top_k_the_threshold_decides(open_only, documents):
+    retriever = MemRecallRetriever.from_documents(documents, memory=open_only(17))
+    assert [source.node.ref_doc_id for source in retriever.retrieve(QUESTION)] == ["lunch"]
+    retriever.close()
+
+
+def test_ids_are_the_same_every_time_and_those_of_the_host(memory, nodes, tmp_path):
+    given = MemRecallRetriever.from_nodes(nodes, memory=memory, bank=tmp_path / "bank", top_k=9)
+    expected = ids(given.retrieve(QUESTION))
+    given.close()
+    assert sorted(expected) == sorted(node.node_id for node in nodes)
+    again = MemRecallRetriever.from_bank(tmp_path / "bank", memory=memory, top_k=9)
+    assert ids(again.retrieve(QUESTION)) == expected
+    again.close()
+
+
+async def test_both_routes_have_a_span(retriever, span_log):
+    retriever.retrieve(QUESTION)
+    await retriever.aretrieve(QUESTION)
+    names = [span.id_.split("-")[0] for span in span_log.completed_spans]
+    assert names.count("MemRecallRetriever._retrieve") == 1
+    assert names.count("MemRecallRetriever._aretrieve") == 1
+
+
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting):
+    memory, gate, _ = waiting
+    retriever = MemRecallRetriever.from_documents(documents, memory=memory)
+    task = asyncio.create_task(retriever.aretrieve(QUESTION))
+    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert not task.done()
+    gate.go.set()
+    await task
+    retriever.close()
+
+
+def test_an_index_node_is_followed_to_what_it_stands_for(memory):
+    node = IndexNode(id_="index", text="A summary of the handbook.", index_id="handbook")
+    target = TextNode(id_="target", text="The handbook itself.")
+    retriever = MemRecallRetriever.from_nodes([node], memory=memory, object_map={"handbook": target})
+    assert ids(retriever.retrieve(QUESTION)) == ["target"]
+    retriever.close()
+
+
+def test_a_retriever_of_the_host_proposes_and_memory_recalls_among_that(memory, nodes, compressions):
+    proposing = Proposing([NodeWithScore(node=node, score=0.5) for node in nodes[:3]])
+    engine = MemRecallQueryEngine.from_args(proposing, memory=memory, top_k=9)
+    bundle = QueryBundle(QUESTION, custom_embedding_strs=["a made-up answer"])
+    response = engine.query(bundle)
+    assert sorted(ids(response.source_nodes)) == sorted(node.node_id for node in nodes[:3])
+    assert proposing.asked == [("sync", ["a made-up answer"])]
+    assert all("recall_step" not in node.metadata for node in nodes)
+    assert sorted(compressions) == sorted(node.text for node in nodes[:3])
+    proposing.found = [NodeWithScore(node=node) for node in nodes[2:]]
+    assert sorted(ids(engine.retrieve(QUESTION))) == sorted(node.node_id for node in nodes[2:])
+    assert sorted(compressions) == sorted(node.text for node in nodes)
     engine.close()
 
 
-def test_a_threshold_retrieves_what_passes_it(open_only, nodes, tmp_path):
-    memory = open_only(17)
-    MemRecallQueryEngine.from_nodes(nodes, bank=tmp_path / "bank", memory=memory).close()
-    retriever = MemRecallRetriever(tmp_path / "bank", memory=memory)
-    assert ids(retriever.retrieve(QUESTION)) == ["node-lunch"]
+async def test_a_retriever_of_the_host_is_asked_on_the_callers_route(memory, nodes):
+    proposing = Proposing([NodeWithScore(node=node) for node in nodes])
+    engine = MemRecallQueryEngine.from_args(proposing, memory=memory, top_k=2)
+    assert (await engine.aquery(QUESTION)).source_nodes == await engine.aretrieve(QUESTION)
+    assert [route for route, _ in proposing.asked] == ["async", "async"]
+    engine.close()
+
+
+def test_filters_hold_for_what_is_proposed_and_nothing_found_is_not_found(memory, nodes):
+    proposing = Proposing([NodeWithScore(node=node) for node in nodes])
+    kitchen = MetadataFilters(filters=[MetadataFilter(key="team", value="kitchen")])
+    engine = MemRecallQueryEngine.from_args(proposing, memory=memory, top_k=9, filters=kitchen)
+    assert ids(engine.query(QUESTION).source_nodes) == ["node-lunch"]
+    proposing.found = []
+    response = engine.query(QUESTION)
+    assert (response.response, response.source_nodes) == (memory.config.reasoner.not_found, [])
+    engine.close()
+
+
+def test_a_retriever_of_ours_is_used_as_it_is(retriever, compressions):
+    engine = MemRecallQueryEngine.from_args(retriever)
+    assert engine.query(QUESTION).source_nodes == retriever.retrieve(QUESTION)
+    assert compressions == []
+    with pytest.raises(InputError, match="top_k"):
+        MemRecallQueryEngine.from_args(retriever, top_k=3)
+
+
+def test_an_index_that_exists_is_asked_without_its_models(memory, index, nodes):
+    engine = MemRecallQueryEngine.from_index(index, memory=memory, top_k=9)
+    response = engine.query(QUESTION)
+    assert sorted(ids(response.source_nodes)) == sorted(node.node_id for node in nodes)
+    assert (Settings._llm, Settings._embed_model) == (None, None)
+    engine.close()
+
+
+@pytest.mark.parametrize("from_docstore", [True, False])
+def test_an_index_is_followed_and_what_it_deletes_is_gone(memory, documents, tmp_path, from_docstore):
+    index = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+    path = tmp_path / "bank"
+    retriever = MemRecallRetriever.from_index(index, bank=path, memory=memory, top_k=9)
+    assert len(retriever.retrieve(QUESTION)) == 4
+    index.delete_ref_doc("travel", delete_from_docstore=from_docstore)
+    index.insert(Document(id_="new", text="Rui approves trips now."))
+    found = texts(retriever.retrieve(QUESTION))
+    assert "Rui approves trips now." in found
+    assert "Dana approves trips." not in found
+    assert len(found) == 4
+    with memory.open_bank(path) as bank:
+        assert "Dana approves trips." not in {document.text for document in bank.documents()}
+        bank.compact()
+    retriever.close()
+    left = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
+    assert b"Dana approves trips." not in left
+
+
+def test_nodes_taken_out_of_the_vector_store_alone_are_gone_too(memory, index):
+    retriever = MemRecallRetriever.from_index(index, memory=memory, top_k=9)
+    index.delete_nodes(["node-travel"])
+    assert "node-travel" not in ids(retriever.retrieve(QUESTION))
     retriever.close()
 
 
-def test_filters_restrict_it_and_may_match_nothing(memory, path):
-    for team, expected in (("kitchen", ["node-lunch"]), ("nobody", [])):
-        filters = MetadataFilters(filters=[MetadataFilter(key="team", value=team)])
-        retriever = MemRecallRetriever(path, memory=memory, top_k=3, filters=filters)
-        assert ids(retriever.retrieve(QUESTION)) == expected
-        retriever.close()
-
-
-async def test_both_of_the_hosts_channels_are_told(path, memory, event_log, span_log):
-    debug = LlamaDebugHandler(print_trace_on_end=False)
-    retriever = MemRecallRetriever(path, memory=memory, top_k=1, callback_manager=CallbackManager([debug]))
+def test_only_what_changed_in_an_index_is_compressed(memory, index, compressions):
+    retriever = MemRecallRetriever.from_index(index, memory=memory, top_k=1)
+    assert len(compressions) == 4
     retriever.retrieve(QUESTION)
-    await retriever.aretrieve(QUESTION)
-    assert event_log.names().count("RetrievalEndEvent") == 2
-    assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 2
-    spans = [span.id_.rsplit("-", 5)[0] for span in span_log.completed_spans]
-    assert "MemRecallRetriever._aretrieve" in spans
+    index.insert_nodes([TextNode(id_="new", text="Rui approves trips now.")])
+    retriever.retrieve(QUESTION)
+    retriever.retrieve(QUESTION)
+    assert compressions[4:] == ["Rui approves trips now."]
     retriever.close()
 
 
-async def test_the_async_route_does_not_block_the_loop(waiting, documents, tmp_path):
-    memory, gate, _ = waiting
-    gate.go.set()
-    MemRecallQueryEngine.from_documents(documents, bank=tmp_path / "bank", memory=memory).close()
-    gate.go.clear()
-    retriever = MemRecallRetriever(tmp_path / "bank", memory=memory, top_k=1)
-    asked = asyncio.create_task(retriever.aretrieve(QUESTION))
-    deadline = time.monotonic() + 20
-    while not gate.entered.is_set():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    gate.go.set()
-    assert len(await asked) == 1
+def test_indexes_that_share_a_docstore_stay_apart(memory, nodes):
+    context = StorageContext.from_defaults()
+    one = SummaryIndex(nodes[:2], storage_context=context)
+    SummaryIndex(nodes[2:], storage_context=context)
+    retriever = MemRecallRetriever.from_index(one, memory=memory, top_k=9)
+    assert sorted(ids(retriever.retrieve(QUESTION))) == sorted(ids(nodes[:2]))
     retriever.close()
 
 
-def test_an_index_node_is_entered(memory, tmp_path):
-    node = IndexNode(id_="index", text="The handbook of trips.", index_id="handbook")
-    MemRecallQueryEngine.from_nodes([node], bank=tmp_path / "bank", memory=memory).close()
-    inner = TextNode(id_="inner", text="Dana approves trips.")
-    retriever = MemRecallRetriever(tmp_path / "bank", memory=memory, top_k=1, object_map={"handbook": inner})
-    assert ids(retriever.retrieve(QUESTION)) == ["inner"]
+def test_a_bank_of_others_is_not_emptied_by_following_an_index(memory, index, documents, tmp_path):
+    MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory).close()
+    retriever = MemRecallRetriever.from_index(index, bank=tmp_path / "bank", memory=memory, top_k=9)
+    index.delete_nodes(["node-travel"])
+    assert set(ids(retriever.retrieve(QUESTION))) == {"node-limits", "node-lunch", "node-lift"}
+    with memory.open_bank(tmp_path / "bank", read_only=True) as bank:
+        assert {document.id_ for document in documents} <= {document.id for document in bank.documents()}
     retriever.close()
 
 
-def test_it_works_in_the_hosts_query_engine(retriever):
-    synthesizer = get_response_synthesizer(response_mode="compact", llm=MockLLM())
-    response = RetrieverQueryEngine(retriever, synthesizer).query(QUESTION)
-    assert ids(response.source_nodes) == ids(retriever.retrieve(QUESTION))
-    assert all(node.get_content() in response.response for node in response.source_nodes)
+def test_an_empty_index_gets_the_not_found_answer(memory):
+    index = VectorStoreIndex([], embed_model=MockEmbedding(embed_dim=4))
+    engine = MemRecallQueryEngine.from_index(index, memory=memory)
+    assert engine.query(QUESTION).response == memory.config.reasoner.not_found
+    engine.close()
 
 
-def test_it_works_as_a_tool(retriever):
-    tool = RetrieverTool.from_defaults(retriever, name="handbook", description="Finds passages of the handbook.")
-    assert ids(tool.call(QUESTION).raw_output) == ids(retriever.retrieve(QUESTION))
+def test_an_index_without_a_list_of_its_nodes_is_refused_with_the_other_way(memory, nodes):
+    from llama_index.core.llms import MockLLM
+
+    index = KeywordTableIndex([], llm=MockLLM())
+    with pytest.raises(InputError, match="from_args"):
+        MemRecallRetriever.from_index(index, memory=memory)
 
 
-async def test_the_hosts_evaluation_finds_the_nodes_by_their_ids(retriever):
-    expected = ids(retriever.retrieve(QUESTION))
-    evaluator = RetrieverEvaluator.from_metric_names(["hit_rate", "mrr"], retriever=retriever)
-    result = await evaluator.aevaluate(QUESTION, expected_ids=[expected[1]])
-    assert result.metric_vals_dict == {"hit_rate": 1.0, "mrr": 0.5}
+def test_an_index_that_keeps_its_text_elsewhere_is_refused_with_the_other_way(memory, nodes, monkeypatch):
+    from llama_index.core.vector_stores import SimpleVectorStore
+
+    class TextStore(SimpleVectorStore):
+        """A store that keeps text, as most servers do."""
+
+        stores_text: bool = True
+
+    context = StorageContext.from_defaults(vector_store=TextStore())
+    index = VectorStoreIndex(nodes, storage_context=context, embed_model=MockEmbedding(embed_dim=4))
+    with pytest.raises(InputError, match="store_nodes_override"):
+        MemRecallRetriever.from_index(index, memory=memory)
 
 
-def test_mistakes_are_refused(memory, path, tmp_path):
-    with pytest.raises(BankError):
-        MemRecallRetriever(tmp_path / "nowhere", memory=memory).retrieve(QUESTION)
-    with pytest.raises(FingerprintMismatchError):
-        MemRecallRetriever(path, memory=tiny_memory(backbone=tiny_backbone(seed=1))).retrieve(QUESTION)
-    with pytest.raises(InputError):
-        MemRecallRetriever(path, memory=memory, top_k=0).retrieve(QUESTION)
-    with pytest.raises(InputError):
-        MemRecallRetriever(path, memory=memory).retrieve(" ")
+@pytest.mark.parametrize("options", [{"similarity_top_k": 3}, {"modle": "typo"}])
+def test_an_unknown_option_is_refused(memory, options):
     with pytest.raises(TypeError):
-        MemRecallRetriever(path, memory=memory, similarity_top_k=3)
+        MemRecallRetriever.from_documents([], memory=memory, **options)
+
+
+def test_what_cannot_be_used_is_refused_when_the_retriever_is_made(index, tmp_path):
+    with pytest.raises(InputError, match="top_k"):
+        MemRecallRetriever(tmp_path, top_k=0)
+    with pytest.raises(InputError, match="as_retriever"):
+        MemRecallRetriever.from_args(index)
+
+
+def test_a_bank_of_another_model_is_refused(memory, documents, tmp_path):
+    MemRecallRetriever.from_documents(documents, memory=memory, bank=tmp_path / "bank").close()
+    other = MemRecallRetriever.from_bank(tmp_path / "bank", memory=tiny_memory(backbone=tiny_backbone(seed=1)))
+    with pytest.raises(FingerprintMismatchError):
+        other.retrieve(QUESTION)

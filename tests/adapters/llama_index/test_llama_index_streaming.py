@@ -99,7 +99,11 @@ async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, ev
     )
     sources = engine.retrieve(QUESTION)
     await engine.aretrieve(QUESTION)
-    assert event_log.names() == ["RetrievalStartEvent", "RetrievalEndEvent"] * 2
+    names = [name for name in event_log.names() if name.startswith("Retrieval")]
+    assert names == ["RetrievalStartEvent", "RetrievalEndEvent"] * 2
+    opened = [event.chunk_id for event in event_log.of("BlockOpenedEvent")]
+    assert opened == ids(sources) * 2
+    assert set(opened) <= {event.chunk_id for event in event_log.of("BlockGatedEvent")}
     assert ids(event_log.of("RetrievalEndEvent")[0].nodes) == ids(sources)
     assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 2
     names = {span.id_.split("-")[0] for span in span_log.completed_spans}

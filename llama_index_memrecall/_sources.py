@@ -1,0 +1,195 @@
+"""Where a question is asked: a bank, a bank that follows an index, or whatever a host's retriever finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.data_structs import IndexDict, IndexList
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.simple import SimpleVectorStore
+from memrecall_kv.errors import InputError
+from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.types import Metadata, Recall, Where
+
+from llama_index_memrecall._cache import NodeCache
+from llama_index_memrecall._convert import owner_of, to_documents, to_source_nodes
+
+if TYPE_CHECKING:  # the bank imports torch
+    from memrecall_kv.bank import MemoryBank
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What one question may recall.
+
+    Attributes:
+        bank: Where to look.
+        where: Which of its documents; `None` for all.
+        sources: Turns what was recalled into the host's nodes.
+    """
+
+    bank: MemoryBank
+    where: Where | None
+    sources: Callable[[Sequence[Recall]], list[NodeWithScore]]
+
+
+class Source(Protocol):
+    """What a retriever recalls from."""
+
+    def propose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return what the host's own retriever finds; nothing if there is none."""
+        ...
+
+    async def apropose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return what `propose` returns, without blocking the loop."""
+        ...
+
+    def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
+        """Return what may be recalled, compressing what never was; takes as long as that takes."""
+        ...
+
+    def close(self) -> None:
+        """Close the files that were opened here."""
+        ...
+
+
+class BankSource:
+    """All of a bank, or the documents a filter lets through."""
+
+    def __init__(self, bank: LazyBank, where: Where | None) -> None:
+        self._bank = bank
+        self._where = where
+
+    def propose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return nothing: the gate looks at every block."""
+        return ()
+
+    async def apropose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return nothing: the gate looks at every block."""
+        return ()
+
+    def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
+        """Return the bank."""
+        bank = self._bank.get()
+        return Scope(bank, self._where, lambda recalls: to_source_nodes(recalls, bank))
+
+    def close(self) -> None:
+        """Close the bank if it was opened here."""
+        self._bank.close()
+
+
+class Mirror:
+    """A bank that holds what an index of the host holds, and nothing that was deleted there.
+
+    Args:
+        nodes: Returns the index's nodes as they are now.
+        owner: Name of the index; only documents under it are ever deleted.
+        bank: The bank.
+        memory: What compresses.
+    """
+
+    def __init__(self, nodes: Callable[[], Sequence[BaseNode]], owner: str, bank: LazyBank, memory: LazyMemory) -> None:
+        self._nodes = nodes
+        self._owner = owner
+        self.bank = bank
+        self._memory = memory
+        self._synced: dict[str, str] | None = None
+        self._lock = threading.Lock()
+
+    def sync(self, *, show_progress: bool = False) -> frozenset[str]:
+        """Make the bank hold what the index holds; compress only what changed, and return the nodes' ids."""
+        with self._lock:
+            nodes = self._nodes()
+            state = {node.node_id: node.hash for node in nodes}
+            if state != self._synced:
+                self._synced = None
+                known = self._write(nodes, show_progress=show_progress)
+                self._synced = state
+                return known
+            return frozenset(state)
+
+    def _write(self, nodes: Sequence[BaseNode], *, show_progress: bool) -> frozenset[str]:
+        documents = to_documents(nodes, owner=self._owner)
+        ids = frozenset(document.id for document in documents)
+        with self.bank.writing() as writable:
+            for document in writable.documents():
+                if document.id not in ids and owner_of(document.metadata) == self._owner:
+                    writable.delete(document.id)
+            self._memory.get().ingest(writable, documents, show_progress=show_progress)
+        return ids
+
+
+class MirrorSource(BankSource):
+    """An index of the host, as it is when the question is asked."""
+
+    def __init__(self, mirror: Mirror, where: Where | None) -> None:
+        super().__init__(mirror.bank, where)
+        self._mirror = mirror
+
+    def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
+        """Follow the index, and return what it holds now."""
+        ids = self._mirror.sync()
+        scope = super().scope(proposed)
+
+        def where(doc_id: str, metadata: Metadata) -> bool:
+            return doc_id in ids and (self._where is None or self._where(doc_id, metadata))
+
+        return Scope(scope.bank, where, scope.sources)
+
+
+class RetrieverSource:
+    """What a retriever of the host finds: it proposes, memory recalls among that."""
+
+    def __init__(self, retriever: BaseRetriever, memory: LazyMemory, where: Where | None) -> None:
+        self._retriever = retriever
+        self._where = where
+        self._cache = NodeCache(None, memory, MetadataMode.NONE)
+
+    def propose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return what the host's retriever finds."""
+        return self._retriever.retrieve(query_bundle)
+
+    async def apropose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
+        """Return what the host's retriever finds."""
+        return await self._retriever.aretrieve(query_bundle)
+
+    def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
+        """Return what was proposed, compressing what was never seen."""
+        where = self._where
+        kept = [node for node in proposed if where is None or where(node.node_id, node.metadata)]
+        candidates = self._cache.candidates(kept)
+        return Scope(candidates.bank, candidates.where, candidates.sources)
+
+    def close(self) -> None:
+        """Remove the cache."""
+        self._cache.close()
+
+
+def nodes_of(index: BaseIndex[Any]) -> list[BaseNode]:
+    """Return the nodes of an index as it is now, out of its docstore, which other indexes may share.
+
+    Raises:
+        InputError: If the index does not keep a list of its nodes, or keeps their text in a vector store.
+    """
+    struct, store = index.index_struct, index.storage_context.vector_store
+    hint = "Use from_args(retriever=index.as_retriever())."
+    if isinstance(struct, IndexDict):
+        ids = list(struct.nodes_dict.values())
+        if not ids and store.stores_text:
+            raise InputError(
+                f"Expected an index whose docstore holds its nodes, got one that keeps them in {type(store).__name__}.",
+                f"Build it with store_nodes_override=True. {hint}",
+            )
+        if isinstance(store, SimpleVectorStore):
+            # delete_nodes takes a node out of the vector store, and only if asked out of the list as well
+            ids = [node_id for key, node_id in struct.nodes_dict.items() if key in store.data.embedding_dict]
+    elif isinstance(struct, IndexList):
+        ids = struct.nodes
+    else:
+        raise InputError(f"Expected an index with a list of its nodes, got {type(index).__name__}.", hint)
+    return list(index.docstore.get_nodes(ids, raise_error=False))

@@ -1,0 +1,122 @@
+"""The memory's own backbone as an LLM of LlamaIndex, for what needs one and should need no other model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.llms.custom import CustomLLM
+from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.streaming import in_thread
+
+
+class BackboneLLM(CustomLLM):
+    """Completes prompts with the backbone that also reads memory blocks, greedily; no weights are loaded twice.
+
+    It is as small as the backbone: `MemRecallIndex.as_chat_engine` uses it where no `llm` is given.
+
+    Attributes:
+        max_tokens: Most tokens of a reply.
+        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
+        device: Where it is loaded.
+        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+
+    Raises:
+        pydantic.ValidationError: If an argument is unknown or out of range.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    max_tokens: int = Field(default=128, ge=1)
+    name_or_path: str | None = None
+    device: str = "auto"
+    memory: Any = Field(default=None, exclude=True, repr=False)
+
+    _memory: LazyMemory = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model without loading it."""
+        super().model_post_init(context)
+        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name in serialised form."""
+        return "BackboneLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Window and name of the backbone, which is loaded for it."""
+        backbone = self._memory.get().backbone
+        return LLMMetadata(context_window=backbone.window, num_output=self.max_tokens, model_name=backbone.name)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Return the whole reply."""
+        last = CompletionResponse(text="")
+        for last in self._replies(prompt):  # noqa: B007  # the last one is whole
+            pass
+        return last
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Yield the reply as it grows."""
+        yield from self._replies(prompt)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Return what `complete` returns, without blocking the loop."""
+        last = CompletionResponse(text="")
+        async with aclosing(in_thread(lambda: self._replies(prompt))) as replies:
+            async for last in replies:  # noqa: B007
+                pass
+        return last
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """Yield what `stream_complete` yields, without blocking the loop."""
+
+        async def replies() -> CompletionResponseAsyncGen:
+            async with aclosing(in_thread(lambda: self._replies(prompt))) as made:
+                async for reply in made:
+                    yield reply
+
+        return replies()
+
+    def _replies(self, prompt: str) -> CompletionResponseGen:
+        from memrecall_kv.decoding import generate
+        from memrecall_kv.kv import KVAccess
+
+        backbone = self._memory.get().backbone
+        kv, request = KVAccess(backbone), backbone.chat(prompt)
+        ids: list[int] = []
+        said = ""
+        with backbone.lock:
+            steps = generate(kv, kv.place([[]]), [request], self.max_tokens)
+        for token in _locked(steps, backbone.lock):
+            ids.append(token)
+            text = backbone.decode(ids)
+            if text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a character is still to come
+                continue
+            usage = {"prompt_tokens": len(request), "completion_tokens": len(ids)}
+            yield CompletionResponse(text=text, delta=text[len(said) :], raw={"usage": usage})
+            said = text
+
+
+def _locked(steps: Iterator[list[int | None]], lock: Any) -> Iterator[int]:
+    """Yield one row's tokens, holding the backbone's lock while one is made, not while the caller looks at it."""
+    while True:
+        with lock:
+            step = next(steps, None)
+        if step is None or step[0] is None:
+            return
+        yield step[0]

@@ -1,0 +1,113 @@
+"""Compression as a step of LlamaIndex's ingestion pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.schema import BaseNode, TransformComponent
+from llama_index.core.storage.docstore.types import BaseDocumentStore
+from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.types import Document
+
+from llama_index_memrecall._convert import owner_of, ref_doc_of, to_documents
+
+_OWNER = "MemoryBlockEncoder"
+_CALL = "call"
+
+
+class MemoryBlockEncoder(TransformComponent):
+    """Compresses the nodes that pass through it into a bank, and hands them on as they came.
+
+    All nodes of a document come in one call, as they do in an `IngestionPipeline` without worker processes: what
+    the bank holds of an earlier version of the document is deleted. Ask with `MemRecallQueryEngine.from_bank`.
+
+    LlamaIndex's ingestion cache is passed by, because a cached result would leave a bank empty that has lost its
+    text since; the bank itself knows what it has compressed.
+
+    Attributes:
+        bank: Directory of the bank, created if need be.
+        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
+        device: Where it is loaded.
+        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+
+    Raises:
+        pydantic.ValidationError: If an argument is unknown or missing.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    bank: str
+    name_or_path: str | None = None
+    device: str = "auto"
+    memory: Any = Field(default=None, exclude=True, repr=False)
+
+    _memory: LazyMemory = PrivateAttr()
+    _bank: LazyBank = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model and the bank, loading neither."""
+        super().model_post_init(context)
+        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
+        self._bank = LazyBank(self.bank, self._memory)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name in serialised form."""
+        return "MemoryBlockEncoder"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the settings, and a mark of this call, which keeps LlamaIndex from taking a cached result."""
+        return {**super().to_dict(**kwargs), _CALL: uuid.uuid4().hex}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return an encoder with the settings that `to_dict` returned."""
+        return super().from_dict({name: value for name, value in data.items() if name != _CALL}, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings alone: a copy loads its model by name."""
+        return type(self).from_dict, (self.to_dict(),)
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Compress what is new, forget what these documents said before, and return the nodes.
+
+        Raises:
+            InputError: If two different nodes share an id.
+            BankError: If the bank cannot be written, or was made by another model.
+        """
+        documents = to_documents(nodes, owner=_OWNER)
+        incoming = {node.node_id for node in nodes}
+        sources = {node.ref_doc_id for node in nodes if node.ref_doc_id is not None}
+        kept = {document.id for document in documents}
+        with self._bank.writing() as writable:
+            self._memory.get().ingest(writable, documents)
+        self._delete(
+            lambda stored: stored.id not in kept and (stored.id in incoming or ref_doc_of(stored.metadata) in sources)
+        )
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do what a call does, without blocking the loop."""
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def delete_ref_doc(self, ref_doc_id: str) -> None:
+        """Delete what the bank holds of a document; an unknown one is no mistake."""
+        self._delete(lambda stored: ref_doc_id in (stored.id, ref_doc_of(stored.metadata)))
+
+    def prune(self, docstore: BaseDocumentStore) -> None:
+        """Delete what the bank holds of documents that are no longer in a pipeline's docstore.
+
+        An `IngestionPipeline` does not tell its transformations what it deletes: call this after
+        a run with `DocstoreStrategy.UPSERTS_AND_DELETE`.
+        """
+        self._delete(lambda stored: not docstore.document_exists(ref_doc_of(stored.metadata) or stored.id))
+
+    def _delete(self, is_stale: Callable[[Document], bool]) -> None:
+        with self._bank.writing() as writable:
+            for stored in writable.documents():
+                if owner_of(stored.metadata) == _OWNER and is_stale(stored):
+                    writable.delete(stored.id)
