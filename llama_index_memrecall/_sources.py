@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs import IndexDict, IndexList
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
@@ -87,41 +87,51 @@ class Mirror:
     """A bank that holds what an index of the host holds, and nothing that was deleted there.
 
     Args:
-        nodes: Returns the index's nodes as they are now.
-        owner: Name of the index; only documents under it are ever deleted.
+        index: The index.
+        owner: A name for what is put into the bank; what others put there is left alone.
         bank: The bank.
         memory: What compresses.
     """
 
-    def __init__(self, nodes: Callable[[], Sequence[BaseNode]], owner: str, bank: LazyBank, memory: LazyMemory) -> None:
-        self._nodes = nodes
+    def __init__(self, index: BaseIndex[Any], owner: str, bank: LazyBank, memory: LazyMemory) -> None:
+        self._index = index
         self._owner = owner
         self.bank = bank
         self._memory = memory
-        self._synced: dict[str, str] | None = None
+        self._synced: dict[str, str | None] | None = None
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def sync(self, *, show_progress: bool = False) -> frozenset[str]:
-        """Make the bank hold what the index holds; compress only what changed, and return the nodes' ids."""
-        with self._lock:
-            nodes = self._nodes()
-            state = {node.node_id: node.hash for node in nodes}
-            if state != self._synced:
-                self._synced = None
-                known = self._write(nodes, show_progress=show_progress)
-                self._synced = state
-                return known
-            return frozenset(state)
+        """Make the bank hold what the index holds; compress only what changed, and return the nodes' ids.
 
-    def _write(self, nodes: Sequence[BaseNode], *, show_progress: bool) -> frozenset[str]:
-        documents = to_documents(nodes, owner=self._owner)
-        ids = frozenset(document.id for document in documents)
+        Raises:
+            InputError: If the index does not keep a list of its nodes, or keeps their text in a vector store.
+        """
+        with self._lock:
+            docstore = self._index.docstore
+            # hashes alone: reading every node again for every question would take longer than the question
+            state = {node_id: docstore.get_document_hash(node_id) for node_id in node_ids(self._index)}
+            if state != self._synced:
+                self._write(state, show_progress=show_progress)
+            return frozenset(self._known)
+
+    def _write(self, state: dict[str, str | None], *, show_progress: bool) -> None:
+        before, self._synced = self._synced, None  # should this fail, the next question tries again
+        old = before or {}
+        changed = [node_id for node_id, digest in state.items() if node_id not in old or old[node_id] != digest]
+        owner = self._owner
+        documents = to_documents(self._index.docstore.get_nodes(changed, raise_error=False), owner=owner)
+        kept = {document.id for document in documents}
+        self._known = {node_id for node_id in self._known if node_id in state}.difference(changed) | kept
         with self.bank.writing() as writable:
-            for document in writable.documents():
-                if document.id not in ids and owner_of(document.metadata) == self._owner:
-                    writable.delete(document.id)
+            # the first time, also what an earlier process left behind
+            stored = [document.id for document in writable.documents()] if before is None else [*old, *changed]
+            for node_id in stored:
+                if node_id not in self._known and node_id in writable and owner_of(writable.metadata(node_id)) == owner:
+                    writable.delete(node_id)
             self._memory.get().ingest(writable, documents, show_progress=show_progress)
-        return ids
+        self._synced = state
 
 
 class MirrorSource(BankSource):
@@ -170,8 +180,8 @@ class RetrieverSource:
         self._cache.close()
 
 
-def nodes_of(index: BaseIndex[Any]) -> list[BaseNode]:
-    """Return the nodes of an index as it is now, out of its docstore, which other indexes may share.
+def node_ids(index: BaseIndex[Any]) -> list[str]:
+    """Return the ids of an index's nodes as it is now; the docstore that holds them may hold those of others too.
 
     Raises:
         InputError: If the index does not keep a list of its nodes, or keeps their text in a vector store.
@@ -187,9 +197,8 @@ def nodes_of(index: BaseIndex[Any]) -> list[BaseNode]:
             )
         if isinstance(store, SimpleVectorStore):
             # delete_nodes takes a node out of the vector store, and only if asked out of the list as well
-            ids = [node_id for key, node_id in struct.nodes_dict.items() if key in store.data.embedding_dict]
-    elif isinstance(struct, IndexList):
-        ids = struct.nodes
-    else:
-        raise InputError(f"Expected an index with a list of its nodes, got {type(index).__name__}.", hint)
-    return list(index.docstore.get_nodes(ids, raise_error=False))
+            return [node_id for key, node_id in struct.nodes_dict.items() if key in store.data.embedding_dict]
+        return ids
+    if isinstance(struct, IndexList):
+        return list(struct.nodes)
+    raise InputError(f"Expected an index with a list of its nodes, got {type(index).__name__}.", hint)

@@ -53,6 +53,10 @@ class BackboneLLM(CustomLLM):
         """Return the name in serialised form."""
         return "BackboneLLM"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings alone: a copy loads its model by name."""
+        return type(self).from_dict, (self.to_dict(),)
+
     @property
     def metadata(self) -> LLMMetadata:
         """Window and name of the backbone, which is loaded for it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -31,7 +32,7 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._filters import to_where
 from llama_index_memrecall._host_llm import checked_llm
-from llama_index_memrecall._sources import Mirror, MirrorSource, nodes_of
+from llama_index_memrecall._sources import Mirror, MirrorSource
 from llama_index_memrecall.backbone_llm import BackboneLLM
 from llama_index_memrecall.query_engine import MemRecallQueryEngine
 from llama_index_memrecall.retriever import MemRecallRetriever
@@ -45,9 +46,15 @@ _ENGINE_OPTIONS = ("top_k", "similarity_top_k", "filters", "streaming", "respons
 
 @dataclass
 class MemRecallStruct(IndexList):
-    """What LlamaIndex's index store keeps of a `MemRecallIndex`: which nodes are in it, and where its bank is."""
+    """What LlamaIndex's index store keeps of a `MemRecallIndex`: which nodes are in it, and where their blocks are.
+
+    Attributes:
+        bank: Directory of the bank; `None` if it is temporary.
+        owner: Name of the index in its bank; unlike `index_id`, it never changes.
+    """
 
     bank: str | None = None
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def get_type(cls) -> IndexStructType:
@@ -76,9 +83,6 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
         callback_manager: For LlamaIndex's callbacks.
         transformations: How documents are cut into nodes.
         show_progress: Whether to draw progress bars.
-
-    Raises:
-        InputError: If two different nodes share an id.
 
     Example:
         ```python
@@ -117,7 +121,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             show_progress=show_progress,
         )
         self._bank = LazyBank(bank if bank is not None else self._bank_path, self._memory)
-        self._mirror = Mirror(lambda: nodes_of(self), self.index_id, self._bank, self._memory)
+        self._mirror = Mirror(self, self._index_struct.owner, self._bank, self._memory)
         if index_struct is None:
             self._sync()
 
@@ -164,7 +168,8 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
         """The documents whose nodes are in the index, by their id."""
-        sources = {node.ref_doc_id for node in nodes_of(self) if node.ref_doc_id is not None}
+        nodes = self.docstore.get_nodes(self._index_struct.nodes, raise_error=False)
+        sources = {node.ref_doc_id for node in nodes if node.ref_doc_id is not None}
         found = {doc_id: self.docstore.get_ref_doc_info(doc_id) for doc_id in sorted(sources)}
         return {doc_id: info for doc_id, info in found.items() if info is not None}
 

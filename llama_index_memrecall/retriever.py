@@ -26,7 +26,6 @@ from llama_index_memrecall._sources import (
     RetrieverSource,
     Scope,
     Source,
-    nodes_of,
 )
 from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import dispatcher
@@ -178,7 +177,7 @@ class MemRecallRetriever(BaseRetriever):
             InputError: If the index keeps its nodes elsewhere.
         """
         retriever = cls(bank, **options)
-        mirror = Mirror(partial(nodes_of, index), index.index_id, retriever._bank, retriever.lazy_memory)
+        mirror = Mirror(index, index.index_id, retriever._bank, retriever.lazy_memory)
         mirror.sync(show_progress=show_progress)
         return retriever._over(MirrorSource(mirror, retriever._where), retriever.lazy_memory)
 

@@ -1,11 +1,12 @@
 import asyncio
 import logging
 
+import llama_index.core
 import pytest
 from llama_index.core import Document, Settings, StorageContext, SummaryIndex, load_index_from_storage
 from llama_index.core.base.response.schema import StreamingResponse
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.schema import IndexNode, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv import MemRecallConfig
@@ -54,7 +55,7 @@ def many():
 
 @pytest.fixture
 def cutting():
-    return [SentenceSplitter(chunk_size=40, chunk_overlap=0)]
+    return [TokenTextSplitter(chunk_size=40, chunk_overlap=0)]
 
 
 def stored_text(path):
@@ -122,6 +123,7 @@ async def test_deleting_a_document_leaves_nothing_of_it(
     assert b"Sentence number" not in stored_text(path)
 
 
+@pytest.mark.skipif(llama_index.core.__version__ < "0.14", reason="older releases copy the list themselves")
 def test_the_hosts_own_index_leaves_nodes_behind_which_is_why_ours_copies_the_list(many, cutting):
     """Fails when LlamaIndex is repaired: the copy in `delete_nodes` is then no longer needed."""
     index = SummaryIndex.from_documents([many], transformations=cutting)

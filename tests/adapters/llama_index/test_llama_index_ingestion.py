@@ -8,7 +8,7 @@ import pytest
 from llama_index.core import Document
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import TokenTextSplitter
 from llama_index.core.schema import ImageNode, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
@@ -40,7 +40,7 @@ def compressions(memory, monkeypatch):
 
 def pipeline(encoder, strategy=DocstoreStrategy.UPSERTS):
     return IngestionPipeline(
-        transformations=[SentenceSplitter(chunk_size=40, chunk_overlap=0), encoder, MockEmbedding(embed_dim=2)],
+        transformations=[TokenTextSplitter(chunk_size=40, chunk_overlap=0), encoder, MockEmbedding(embed_dim=2)],
         docstore=SimpleDocumentStore(),
         docstore_strategy=strategy,
         vector_store=SimpleTextStore(),  # without one LlamaIndex falls back to another strategy
