@@ -116,6 +116,13 @@ class Mirror:
                 self._write(state, show_progress=show_progress)
             return frozenset(self._known)
 
+    def close(self) -> None:
+        """Close the bank; what was in a temporary one is compressed again when it is needed."""
+        with self._lock:
+            self.bank.close()
+            self._synced = None
+            self._known = set()
+
     def _write(self, state: dict[str, str | None], *, show_progress: bool) -> None:
         before, self._synced = self._synced, None  # should this fail, the next question tries again
         old = before or {}
@@ -135,11 +142,23 @@ class Mirror:
 
 
 class MirrorSource(BankSource):
-    """An index of the host, as it is when the question is asked."""
+    """An index, as it is when the question is asked.
 
-    def __init__(self, mirror: Mirror, where: Where | None) -> None:
+    Args:
+        mirror: The bank that follows the index.
+        where: Which of its documents may be recalled.
+        closes: Whether the mirror is this source's to close.
+    """
+
+    def __init__(self, mirror: Mirror, where: Where | None, *, closes: bool) -> None:
         super().__init__(mirror.bank, where)
         self._mirror = mirror
+        self._closes = closes
+
+    def close(self) -> None:
+        """Close the bank, unless the index keeps it."""
+        if self._closes:
+            self._mirror.close()
 
     def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
         """Follow the index, and return what it holds now."""

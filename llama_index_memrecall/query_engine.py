@@ -90,6 +90,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
                 f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",
                 "Give them to the retriever.",
             )
+        self._closes_retriever = not isinstance(bank, MemRecallRetriever)
         self._retriever = bank if isinstance(bank, MemRecallRetriever) else MemRecallRetriever(bank, **options)
         super().__init__(self._retriever.callback_manager)
         self._streaming = streaming
@@ -165,11 +166,14 @@ class MemRecallQueryEngine(BaseQueryEngine):
         if unknown:  # before anything is compressed
             raise TypeError(f"{cls.__name__} got an unexpected keyword argument {unknown[0]!r}")
         checked_mode(options.get("response_mode", ResponseMode.COMPACT))
-        return cls(make(**recall), **cast(EngineOptions, answer))
+        engine = cls(make(**recall), **cast(EngineOptions, answer))
+        engine._closes_retriever = True
+        return engine
 
     def close(self) -> None:
-        """Close the bank if this engine opened it, and remove what was temporary."""
-        self._retriever.close()
+        """Close the bank if this engine opened it, and remove what was temporary; a retriever that was given stays."""
+        if self._closes_retriever:
+            self._retriever.close()
         self._given.close()
 
     @property
