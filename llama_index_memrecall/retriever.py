@@ -19,12 +19,12 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._convert import to_documents
 from llama_index_memrecall._filters import to_where
+from llama_index_memrecall._scope import Scope
 from llama_index_memrecall._sources import (
     BankSource,
     Mirror,
     MirrorSource,
     RetrieverSource,
-    Scope,
     Source,
 )
 from llama_index_memrecall._walk import Findings
