@@ -16,7 +16,7 @@ from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Answer, Done, Event, Token, Usage
 
 from llama_index_memrecall._host_llm import apieces, notes_node, pieces
-from llama_index_memrecall._sources import Scope
+from llama_index_memrecall._scope import Scope
 from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import RecallFinishedEvent, dispatcher, tell_llm_call
 

@@ -12,6 +12,7 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import Document, Metadata, Recall
 
 from llama_index_memrecall._convert import has_text, with_step
+from llama_index_memrecall._scope import Scope
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
@@ -28,6 +29,10 @@ class Candidates:
 
     bank: MemoryBank
     nodes: dict[str, list[BaseNode]]
+
+    def scope(self) -> Scope:
+        """Return them as what a question may recall."""
+        return Scope(self.bank, self.where, self.sources)
 
     def where(self, doc_id: str, metadata: Metadata) -> bool:
         """Return whether the cache holds this text for one of the nodes; the core's filter."""

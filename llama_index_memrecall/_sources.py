@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs import IndexDict, IndexList
@@ -14,28 +13,11 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Metadata, Recall, Where
+from memrecall_kv.types import Metadata, Where
 
 from llama_index_memrecall._cache import NodeCache
 from llama_index_memrecall._convert import owner_of, to_documents, to_source_nodes
-
-if TYPE_CHECKING:  # the bank imports torch
-    from memrecall_kv.bank import MemoryBank
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What one question may recall.
-
-    Attributes:
-        bank: Where to look.
-        where: Which of its documents; `None` for all.
-        sources: Turns what was recalled into the host's nodes.
-    """
-
-    bank: MemoryBank
-    where: Where | None
-    sources: Callable[[Sequence[Recall]], list[NodeWithScore]]
+from llama_index_memrecall._scope import Scope
 
 
 class Source(Protocol):
@@ -116,6 +98,13 @@ class Mirror:
                 self._write(state, show_progress=show_progress)
             return frozenset(self._known)
 
+    def close(self) -> None:
+        """Close the bank; what was in a temporary one is compressed again when it is needed."""
+        with self._lock:
+            self.bank.close()
+            self._synced = None
+            self._known = set()
+
     def _write(self, state: dict[str, str | None], *, show_progress: bool) -> None:
         before, self._synced = self._synced, None  # should this fail, the next question tries again
         old = before or {}
@@ -135,11 +124,23 @@ class Mirror:
 
 
 class MirrorSource(BankSource):
-    """An index of the host, as it is when the question is asked."""
+    """An index, as it is when the question is asked.
 
-    def __init__(self, mirror: Mirror, where: Where | None) -> None:
+    Args:
+        mirror: The bank that follows the index.
+        where: Which of its documents may be recalled.
+        closes: Whether the mirror is this source's to close.
+    """
+
+    def __init__(self, mirror: Mirror, where: Where | None, *, closes: bool) -> None:
         super().__init__(mirror.bank, where)
         self._mirror = mirror
+        self._closes = closes
+
+    def close(self) -> None:
+        """Close the bank, unless the index keeps it."""
+        if self._closes:
+            self._mirror.close()
 
     def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
         """Follow the index, and return what it holds now."""
@@ -172,8 +173,7 @@ class RetrieverSource:
         """Return what was proposed, compressing what was never seen."""
         where = self._where
         kept = [node for node in proposed if where is None or where(node.node_id, node.metadata)]
-        candidates = self._cache.candidates(kept)
-        return Scope(candidates.bank, candidates.where, candidates.sources)
+        return self._cache.candidates(kept).scope()
 
     def close(self) -> None:
         """Remove the cache."""

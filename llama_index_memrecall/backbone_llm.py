@@ -101,10 +101,11 @@ class BackboneLLM(CustomLLM):
         from memrecall_kv.kv import KVAccess
 
         backbone = self._memory.get().backbone
-        kv, request = KVAccess(backbone), backbone.chat(prompt)
+        request = backbone.chat(prompt)
         ids: list[int] = []
         said = ""
         with backbone.lock:
+            kv = KVAccess(backbone)
             steps = generate(kv, kv.place([[]]), [request], self.max_tokens)
         for token in _locked(steps, backbone.lock):
             ids.append(token)

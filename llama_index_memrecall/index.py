@@ -120,8 +120,8 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             transformations=transformations,
             show_progress=show_progress,
         )
-        self._bank = LazyBank(bank if bank is not None else self._bank_path, self._memory)
-        self._mirror = Mirror(self, self._index_struct.owner, self._bank, self._memory)
+        lazy_bank = LazyBank(bank if bank is not None else self._bank_path, self._memory)
+        self._mirror = Mirror(self, self._index_struct.owner, lazy_bank, self._memory)
         if index_struct is None:
             self._sync()
 
@@ -204,7 +204,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             callback_manager=self._callback_manager,
             object_map=self._object_map,
         )
-        return retriever._over(MirrorSource(self._mirror, to_where(filters)), self._memory)
+        return retriever._over(MirrorSource(self._mirror, to_where(filters), closes=False), self._memory)
 
     def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> MemRecallQueryEngine:
         """Return a query engine over what the index holds when it is asked.
@@ -251,7 +251,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
-        self._bank.close()
+        self._mirror.close()
 
 
 def _copies(nodes: Sequence[_Node]) -> list[_Node]:

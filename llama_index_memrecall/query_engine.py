@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -25,7 +25,7 @@ from memrecall_kv.errors import InputError
 from llama_index_memrecall._answer import Asking
 from llama_index_memrecall._cache import NodeCache
 from llama_index_memrecall._host_llm import checked_mode, make_synthesizer
-from llama_index_memrecall._sources import Scope
+from llama_index_memrecall._scope import Scope
 from llama_index_memrecall.events import dispatcher
 from llama_index_memrecall.retriever import MemRecallRetriever, RecallOptions
 
@@ -41,6 +41,13 @@ class EngineOptions(RecallOptions, total=False):
     llm: LLM | None
     text_qa_template: BasePromptTemplate | None
     refine_template: BasePromptTemplate | None
+
+
+class FillOptions(EngineOptions, total=False):
+    """What the ways to make one that fill a bank accept besides; see `MemRecallRetriever.from_documents`."""
+
+    bank: MemoryBank | str | Path | None
+    show_progress: bool
 
 
 class MemRecallQueryEngine(BaseQueryEngine):
@@ -82,14 +89,13 @@ class MemRecallQueryEngine(BaseQueryEngine):
         refine_template: BasePromptTemplate | None = None,
         **options: Unpack[RecallOptions],
     ) -> None:
-        unknown = sorted(set(options) - set(RecallOptions.__annotations__))
-        if unknown:
-            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
+        _refuse_unknown(type(self), options, RecallOptions)
         if isinstance(bank, MemRecallRetriever) and options:
             raise InputError(
                 f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",
                 "Give them to the retriever.",
             )
+        self._closes_retriever = not isinstance(bank, MemRecallRetriever)
         self._retriever = bank if isinstance(bank, MemRecallRetriever) else MemRecallRetriever(bank, **options)
         super().__init__(self._retriever.callback_manager)
         self._streaming = streaming
@@ -106,30 +112,14 @@ class MemRecallQueryEngine(BaseQueryEngine):
         self._given = NodeCache(None, self._retriever.lazy_memory, MetadataMode.NONE)
 
     @classmethod
-    def from_documents(
-        cls,
-        documents: Sequence[HostDocument],
-        *,
-        bank: MemoryBank | str | Path | None = None,
-        show_progress: bool = False,
-        **options: Unpack[EngineOptions],
-    ) -> Self:
+    def from_documents(cls, documents: Sequence[HostDocument], **options: Unpack[FillOptions]) -> Self:
         """Return an engine over documents; see `MemRecallRetriever.from_documents`."""
-        make = partial(MemRecallRetriever.from_documents, documents, bank=bank, show_progress=show_progress)
-        return cls._made(make, options)
+        return cls._made(partial(MemRecallRetriever.from_documents, documents), options)
 
     @classmethod
-    def from_nodes(
-        cls,
-        nodes: Sequence[BaseNode],
-        *,
-        bank: MemoryBank | str | Path | None = None,
-        show_progress: bool = False,
-        **options: Unpack[EngineOptions],
-    ) -> Self:
+    def from_nodes(cls, nodes: Sequence[BaseNode], **options: Unpack[FillOptions]) -> Self:
         """Return an engine over nodes that were cut elsewhere; see `MemRecallRetriever.from_nodes`."""
-        make = partial(MemRecallRetriever.from_nodes, nodes, bank=bank, show_progress=show_progress)
-        return cls._made(make, options)
+        return cls._made(partial(MemRecallRetriever.from_nodes, nodes), options)
 
     @classmethod
     def from_bank(cls, bank: MemoryBank | str | Path, **options: Unpack[EngineOptions]) -> Self:
@@ -137,17 +127,9 @@ class MemRecallQueryEngine(BaseQueryEngine):
         return cls(bank, **options)
 
     @classmethod
-    def from_index(
-        cls,
-        index: BaseIndex[Any],
-        *,
-        bank: MemoryBank | str | Path | None = None,
-        show_progress: bool = False,
-        **options: Unpack[EngineOptions],
-    ) -> Self:
+    def from_index(cls, index: BaseIndex[Any], **options: Unpack[FillOptions]) -> Self:
         """Return an engine over the nodes of an index, which it follows; see `MemRecallRetriever.from_index`."""
-        make = partial(MemRecallRetriever.from_index, index, bank=bank, show_progress=show_progress)
-        return cls._made(make, options)
+        return cls._made(partial(MemRecallRetriever.from_index, index), options)
 
     @classmethod
     def from_args(cls, retriever: BaseRetriever, **options: Unpack[EngineOptions]) -> Self:
@@ -157,19 +139,17 @@ class MemRecallQueryEngine(BaseQueryEngine):
         return cls._made(partial(MemRecallRetriever.from_args, retriever), options)
 
     @classmethod
-    def _made(cls, make: Callable[..., MemRecallRetriever], options: EngineOptions) -> Self:
+    def _made(cls, make: Callable[..., MemRecallRetriever], options: EngineOptions | FillOptions) -> Self:
         """Return an engine over the retriever that `make` makes with its share of the options."""
-        recall = {name: value for name, value in options.items() if name in RecallOptions.__annotations__}
-        answer = {name: value for name, value in options.items() if name not in recall}
-        unknown = sorted(set(answer) - set(EngineOptions.__annotations__))
-        if unknown:  # before anything is compressed
-            raise TypeError(f"{cls.__name__} got an unexpected keyword argument {unknown[0]!r}")
-        checked_mode(options.get("response_mode", ResponseMode.COMPACT))
-        return cls(make(**recall), **cast(EngineOptions, answer))
+        recall, answer = _split(cls, options)
+        engine = cls(make(**recall), **answer)
+        engine._closes_retriever = True
+        return engine
 
     def close(self) -> None:
-        """Close the bank if this engine opened it, and remove what was temporary."""
-        self._retriever.close()
+        """Close the bank if this engine opened it, and remove what was temporary; a retriever that was given stays."""
+        if self._closes_retriever:
+            self._retriever.close()
         self._given.close()
 
     @property
@@ -200,7 +180,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
         """
         if self._synthesizer is not None:
             return self._synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
-        asking = self._asking(_as_bundle(query_bundle), partial(self._scope_of, nodes), additional_source_nodes or ())
+        asking = self._asking_of(query_bundle, nodes, additional_source_nodes)
         return asking.stream() if self._streaming else asking.respond()
 
     @dispatcher.span
@@ -213,12 +193,8 @@ class MemRecallQueryEngine(BaseQueryEngine):
         """Return what `synthesize` returns, without blocking the loop."""
         if self._synthesizer is not None:
             return await self._synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
-        asking = self._asking(_as_bundle(query_bundle), partial(self._scope_of, nodes), additional_source_nodes or ())
+        asking = self._asking_of(query_bundle, nodes, additional_source_nodes)
         return await (asking.astream() if self._streaming else asking.arespond())
-
-    def _scope_of(self, nodes: Sequence[NodeWithScore]) -> Scope:
-        candidates = self._given.candidates(nodes)
-        return Scope(candidates.bank, candidates.where, candidates.sources)
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         response: RESPONSE_TYPE
@@ -253,6 +229,11 @@ class MemRecallQueryEngine(BaseQueryEngine):
             additional=additional,
         )
 
+    def _asking_of(
+        self, query: QueryType, nodes: Sequence[NodeWithScore], additional: Sequence[NodeWithScore] | None
+    ) -> Asking:
+        return self._asking(_as_bundle(query), lambda: self._given.candidates(nodes).scope(), additional or ())
+
     def _get_prompt_modules(self) -> PromptMixinType:
         return {} if self._synthesizer is None else {"response_synthesizer": self._synthesizer}
 
@@ -268,3 +249,19 @@ class MemRecallQueryEngine(BaseQueryEngine):
 
 def _as_bundle(query: QueryType) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
+
+
+def _split(engine: type, options: EngineOptions | FillOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options for recall and those for the answer, refusing what is neither before anything is done."""
+    _refuse_unknown(engine, options, FillOptions)
+    checked_mode(options.get("response_mode", ResponseMode.COMPACT))
+    ours = set(EngineOptions.__annotations__) - set(RecallOptions.__annotations__)
+    recall = {name: value for name, value in options.items() if name not in ours}
+    answer = {name: value for name, value in options.items() if name in ours}
+    return recall, answer
+
+
+def _refuse_unknown(engine: type, given: Iterable[str], known: type) -> None:
+    unknown = sorted(set(given) - set(known.__annotations__))
+    if unknown:
+        raise TypeError(f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}")

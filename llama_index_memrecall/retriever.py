@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
@@ -19,12 +19,12 @@ from memrecall_kv.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._convert import to_documents
 from llama_index_memrecall._filters import to_where
+from llama_index_memrecall._scope import Scope
 from llama_index_memrecall._sources import (
     BankSource,
     Mirror,
     MirrorSource,
     RetrieverSource,
-    Scope,
     Source,
 )
 from llama_index_memrecall._walk import Findings
@@ -132,13 +132,15 @@ class MemRecallRetriever(BaseRetriever):
         """Return a retriever over nodes that were cut elsewhere; arguments as for `from_documents`.
 
         What it returns are these nodes again, whole and with their ids. A node longer than a chunk of the
-        core has several blocks, and `top_k` counts blocks.
+        core has several blocks, and `top_k` counts blocks. What an `IndexNode` stands for is followed.
 
         Raises:
             InputError: If two different nodes share an id.
         """
+        plain, objects = _without_objects(nodes)
+        options["object_map"] = {**objects, **(options.get("object_map") or {})}
         retriever = cls(bank, **options)
-        documents = to_documents(nodes)
+        documents = to_documents(plain)
         silent = {node.node_id for node in nodes} - {document.id for document in documents}
         with retriever._bank.writing() as writable:
             retriever.lazy_memory.get().ingest(writable, documents, show_progress=show_progress)
@@ -179,7 +181,7 @@ class MemRecallRetriever(BaseRetriever):
         retriever = cls(bank, **options)
         mirror = Mirror(index, index.index_id, retriever._bank, retriever.lazy_memory)
         mirror.sync(show_progress=show_progress)
-        return retriever._over(MirrorSource(mirror, retriever._where), retriever.lazy_memory)
+        return retriever._over(MirrorSource(mirror, retriever._where, closes=True), retriever.lazy_memory)
 
     @classmethod
     def from_args(cls, retriever: BaseRetriever, **options: Unpack[RecallOptions]) -> Self:
@@ -231,3 +233,13 @@ class MemRecallRetriever(BaseRetriever):
         for _ in findings.walk(self.lazy_memory.get(), scope.bank, scope.where, query_bundle.query_str, self.top_k):
             pass
         return scope.sources(findings.recalls)
+
+
+def _without_objects(nodes: Sequence[BaseNode]) -> tuple[list[BaseNode], dict[str, Any]]:
+    """Return nodes that can be stored, and what index nodes among them stand for, by `index_id`."""
+    objects = {node.index_id: node.obj for node in nodes if isinstance(node, IndexNode) and node.obj is not None}
+    plain = [
+        node.model_copy(update={"obj": None}) if isinstance(node, IndexNode) and node.obj is not None else node
+        for node in nodes
+    ]
+    return plain, objects

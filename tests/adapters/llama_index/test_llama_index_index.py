@@ -285,3 +285,18 @@ async def test_the_loop_goes_on_while_something_is_compressed(memory, monkeypatc
     await task
     assert recalled(index) == {"Dana approves trips."}
     index.close()
+
+
+def test_closing_an_engine_leaves_the_index_as_it_is(memory, documents, compressed):
+    index = MemRecallIndex.from_documents(documents, memory=memory)
+    expected = recalled(index)
+    engine = index.as_query_engine(top_k=1)
+    engine.query(QUESTION)
+    engine.close()
+    compressed()
+    assert recalled(index) == expected
+    assert compressed() == 0
+    index.close()
+    assert recalled(index) == expected
+    assert compressed() == 4
+    index.close()

@@ -117,6 +117,15 @@ def test_an_index_node_is_followed_to_what_it_stands_for(memory):
     retriever.close()
 
 
+def test_an_index_node_with_its_object_is_followed_and_left_alone(memory):
+    target = TextNode(id_="target", text="The handbook itself.")
+    node = IndexNode(id_="index", text="A summary of the handbook.", index_id="handbook", obj=target)
+    retriever = MemRecallRetriever.from_nodes([node], memory=memory)
+    assert ids(retriever.retrieve(QUESTION)) == ["target"]
+    assert node.obj is target
+    retriever.close()
+
+
 def test_a_retriever_of_the_host_proposes_and_memory_recalls_among_that(memory, nodes, compressions):
     proposing = Proposing([NodeWithScore(node=node, score=0.5) for node in nodes[:3]])
     engine = MemRecallQueryEngine.from_args(proposing, memory=memory, top_k=9)

@@ -5,8 +5,9 @@ import json
 import threading
 
 import pytest
-from llama_index.core import Settings, get_response_synthesizer
+from llama_index.core import Settings, VectorStoreIndex, get_response_synthesizer
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
+from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.evaluation import RetrieverEvaluator
 from llama_index.core.llms import ChatMessage
 from llama_index.core.query_engine import RetrieverQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
@@ -88,8 +89,12 @@ def test_an_engine_of_ours_can_be_one_node_of_a_larger_index(scripted, documents
     engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=1)
     node = IndexNode(id_="handbook", text="What the handbook says.", index_id="handbook")
     outer = MemRecallRetriever.from_nodes([node], memory=memory, object_map={"handbook": engine})
-    (found,) = outer.retrieve(QUESTION)
-    assert found.text == "Dana Whitfield does."
+    hosts = VectorStoreIndex(
+        objects=[node.model_copy(update={"obj": engine})], embed_model=MockEmbedding(embed_dim=4)
+    ).as_retriever(similarity_top_k=1)
+    for retriever in (outer, hosts):
+        (found,) = retriever.retrieve(QUESTION)
+        assert found.text == "Dana Whitfield does."
     outer.close()
     engine.close()
 

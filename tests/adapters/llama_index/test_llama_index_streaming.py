@@ -5,6 +5,9 @@ import inspect
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from memrecall_kv import MemRecallConfig, ReasonerConfig
+from memrecall_kv.kv import Context
+from memrecall_kv.testing import tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine
 
@@ -113,6 +116,39 @@ async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, ev
 
 async def test_events_of_the_worker_thread_belong_to_the_query_that_caused_them(engine, event_log):
     await engine.aquery(QUESTION)
-    assert {event.span_id.split("-")[0] for event in event_log.of("BlockGatedEvent")} == {
-        "MemRecallQueryEngine._aquery"
-    }
+    for name in ("BlockGatedEvent", "RecallFinishedEvent", "LLMCompletionEndEvent"):
+        assert {event.span_id.split("-")[0] for event in event_log.of(name)} == {"MemRecallQueryEngine._aquery"}
+
+
+def test_the_end_of_a_stream_belongs_to_the_query_that_started_it(streaming, event_log):
+    list(streaming.query(QUESTION).response_gen)
+    (finished,) = event_log.of("RecallFinishedEvent")
+    assert finished.span_id.split("-")[0] == "MemRecallQueryEngine._query"
+
+
+@pytest.mark.parametrize("route", ["sync", "async"])
+async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents, route):
+    wordy = tiny_memory(MemRecallConfig(**{**dict(memory.config), "reasoner": ReasonerConfig(max_answer_tokens=2000)}))
+    engine = MemRecallQueryEngine.from_documents(documents, memory=wordy, top_k=2, streaming=True)
+    engine.retrieve(QUESTION)
+    before = contexts()
+    if route == "sync":
+        response = engine.query(QUESTION)
+        held = contexts() - before
+        response.response_gen.close()
+    else:
+        response = await engine.aquery(QUESTION)
+        held = contexts() - before
+        await response.response_gen.aclose()
+        for _ in range(200):  # the worker leaves after the token it is at
+            if contexts() == before:
+                break
+            await asyncio.sleep(0.01)
+    assert held == 1
+    assert contexts() == before
+    engine.close()
+
+
+def contexts():
+    gc.collect()
+    return sum(type(thing) is Context for thing in gc.get_objects())
