@@ -201,16 +201,20 @@ class Asking:
         self._metadata.update(self._found.metadata())
 
     def _finish(self) -> None:
+        self._context.copy().run(self._tell_end)
+
+    def _tell_end(self) -> None:
         usage = self._found.usage if self._found.usage and self._is_complete else None
         usage = usage or Usage(blocks_opened=len(self._found.recalls))
-        finished = RecallFinishedEvent(
-            query=self._question,
-            response=self._text,
-            interrupted=not self._is_complete,
-            blocks_scored=usage.blocks_scored,
-            blocks_opened=usage.blocks_opened,
-            prompt_tokens=usage.prompt_tokens,
-            generated_tokens=usage.generated_tokens,
-            seconds=usage.seconds,
+        dispatcher.event(
+            RecallFinishedEvent(
+                query=self._question,
+                response=self._text,
+                interrupted=not self._is_complete,
+                blocks_scored=usage.blocks_scored,
+                blocks_opened=usage.blocks_opened,
+                prompt_tokens=usage.prompt_tokens,
+                generated_tokens=usage.generated_tokens,
+                seconds=usage.seconds,
+            )
         )
-        self._context.copy().run(dispatcher.event, finished)
