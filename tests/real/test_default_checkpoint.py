@@ -73,7 +73,8 @@ def test_it_is_small_and_in_the_layout_of_peft() -> None:
 def test_it_loads_quickly_once_the_backbone_is_there(memory: MemRecall) -> None:
     code = (
         "import time; from memrecall_kv.models import load_backbone; from memrecall_kv import MemRecall; "
-        "kept = load_backbone(); start = time.perf_counter(); MemRecall.from_pretrained(); print(time.perf_counter() - start)"
+        "kept = load_backbone(); start = time.perf_counter(); MemRecall.from_pretrained(); "
+        "print(time.perf_counter() - start)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 10  # one to two seconds on an idle machine
