@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,30 @@ class LoraAdapter:
             raise InputError(
                 f"{path} holds no LoRA adapter: {error}", "Give a directory in PEFT's layout with LoRA weights."
             ) from error
+
+    @classmethod
+    def mean(cls, adapters: Sequence[LoraAdapter]) -> LoraAdapter:
+        """Return the mean of the weights of adapters on one path of training, float32.
+
+        Source: Model soups, arXiv:2203.05482. Deviation: A and B are averaged apart, which is near the mean of the
+        deltas only where one adapter was trained on from the other.
+
+        Raises:
+            InputError: If there is none, or they do not change the same layers at the same rank and scale.
+        """
+        if not adapters:
+            raise InputError("Expected adapters to average, got none.", "Name at least two.")
+        first, shapes = adapters[0], [(adapter.alpha, _shapes(adapter)) for adapter in adapters]
+        if any(shape != shapes[0] for shape in shapes):
+            raise InputError(
+                "Expected adapters of the same layers, rank and scale, got different ones.",
+                "Average an adapter with one that was trained on from it.",
+            )
+        deltas = {}
+        for name in first.deltas:
+            firsts, seconds = zip(*(adapter.deltas[name] for adapter in adapters), strict=True)
+            deltas[name] = (_mean(firsts), _mean(seconds))
+        return cls(deltas, alpha=first.alpha)
 
     @property
     def rank(self) -> int:
@@ -169,6 +193,14 @@ class LoraAdapter:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _shapes(adapter: LoraAdapter) -> dict[str, tuple[torch.Size, torch.Size]]:
+    return {name: (first.shape, second.shape) for name, (first, second) in adapter.deltas.items()}
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.detach().float() for tensor in tensors]).mean(dim=0)
 
 
 class _Delta:

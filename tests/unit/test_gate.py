@@ -97,6 +97,28 @@ def test_an_adapter_of_another_backbone_is_refused(kv: KVAccess, blocks: list[Me
         gate.score("which?", WorkingMemory(), blocks)
 
 
+def test_the_mean_of_adapters_is_the_mean_of_their_weights(kv: KVAccess) -> None:
+    one, other = (
+        LoraAdapter.create(kv.backbone.model, ("q_proj",), rank=2, alpha=6.0, seed=seed).half() for seed in (1, 2)
+    )
+    mean = LoraAdapter.mean([one, one, other])
+    for name, pair in mean.deltas.items():
+        for place, tensor in enumerate(pair):
+            wanted = (2 * one.deltas[name][place].float() + other.deltas[name][place].float()) / 3
+            torch.testing.assert_close(tensor, wanted)
+    assert mean.alpha == one.alpha
+
+
+@pytest.mark.parametrize("changes", [{"rank": 4}, {"alpha": 2.0}, {"targets": ("k_proj",)}])
+def test_adapters_that_do_not_match_have_no_mean(kv: KVAccess, changes: dict) -> None:
+    settings = {"targets": ("q_proj",), "rank": 2, "alpha": 6.0}
+    pair = [LoraAdapter.create(kv.backbone.model, **{**settings, **change}) for change in ({}, changes)]
+    with pytest.raises(InputError, match="same layers, rank and scale"):
+        LoraAdapter.mean(pair)
+    with pytest.raises(InputError, match="got none"):
+        LoraAdapter.mean([])
+
+
 def test_a_lora_adapter_is_merging_into_the_weight(kv: KVAccess, tmp_path: Path) -> None:
     """Hooks give what PEFT's merged weight gives: W + alpha/r * B A."""
     name = "model.layers.0.self_attn.q_proj"

@@ -60,7 +60,7 @@ def train(
         task = bar.add_task(stage.value, total=settings.loop.steps, loss=float("nan"))
 
         def report(record: dict[str, Any]) -> None:
-            bar.update(task, completed=record["step"], loss=record["loss"])
+            bar.update(task, completed=record["step"], loss=record.get("loss", float("nan")))
             if as_json:
                 show.print_json(record)
             elif any(name.startswith("held_out") for name in record):

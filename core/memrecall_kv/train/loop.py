@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
@@ -35,8 +35,8 @@ class TrainingLoop:
         parameters: Leaf tensors by name, float32.
         config: Steps, learning rate, clipping, checkpoints.
         folder: Where `metrics.jsonl` and `checkpoint/` go.
-        validate: Called with the step every `validate_every` steps; what it returns is logged.
-        report: Called with the record of each step, for a progress bar.
+        validate: Called with the step every `validate_every` steps, and before the first; what it returns is logged.
+        report: Called with each record, for a progress bar; that of step 0 holds the validation alone.
     """
 
     def __init__(
@@ -90,18 +90,14 @@ class TrainingLoop:
         saved = time.monotonic()
         board = _board(self._folder) if self.config.tensorboard and self.rank == 0 else None
         with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            if self._validate and self.step == 0:
+                # without it a curve does not say whether training helped at all
+                self._log({"step": 0, **self._validate(0)}, log, board)
             while self.step < self.config.steps:
                 record = self._advance(loss_of)
                 if self._validate and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
                     record |= self._validate(self.step)
-                if self.rank == 0:
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                    if board:
-                        for name, value in record.items():
-                            board.add_scalar(name, value, self.step)
-                    if self._report:
-                        self._report(record)
+                self._log(record, log, board)
                 over = self.step == self.config.steps
                 if self.rank == 0 and (over or time.monotonic() - saved > self.config.checkpoint_seconds):
                     self._save()
@@ -109,6 +105,17 @@ class TrainingLoop:
 
         if board:
             board.close()
+
+    def _log(self, record: dict[str, Any], log: TextIO, board: Any) -> None:
+        if self.rank != 0:
+            return
+        log.write(json.dumps(record) + "\n")
+        log.flush()
+        if board:
+            for name, value in record.items():
+                board.add_scalar(name, value, self.step)
+        if self._report:
+            self._report(record)
 
     def _advance(self, loss_of: StepLoss) -> dict[str, Any]:
         started = time.perf_counter()
