@@ -111,7 +111,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stage: str, data: 
     # the step that was reported was not saved yet: it is done again
     resumed = run(stage, backbone, data, tmp_path / "parts", resume=True, loop=loop())
     assert resumed[0]["step"] == 4
-    assert whole[0].keys() > {"step"} and not {"loss", "seconds"} & whole[0].keys()  # validated before the first step
+    # validated before the first step
+    assert whole[0].keys() > {"step"}
+    assert not {"loss", "seconds"} & whole[0].keys()
     for record, other in zip(whole[4:], resumed, strict=True):
         del record["seconds"], other["seconds"]
         assert record == other
