@@ -11,21 +11,20 @@ fitted (the weight of words, the threshold) is fitted with `--data held_out`: tr
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from memrecall_kv import MemRecall, prompts
 from memrecall_kv.config import GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.evaluate.metrics import exact_match, f1_score, recall_at_k
+from memrecall_kv.evaluate.rankers import TextEncoder
 from memrecall_kv.gate import LikelihoodGate, shift_odds
 from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.quantize import dequantize, quantize
 from memrecall_kv.reasoner import Tally, TunedReasoner
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
-from rows import SHARED, MiniLM, bm25, dev_rows, haystack, held_out_rows, read, table, texts_of
+from rows import SHARED, bm25, haystack, minilm, parser, read, sampled_rows, save, table, texts_of
 
 
 class Question:
@@ -106,7 +105,7 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     source = "wikipedia_train" if options.data == "held_out" else "wikipedia_pool"
     lines = read(SHARED / "text" / f"{source}.jsonl.gz") if options.pool else []
     pool = [f"{line['title']}: {line['text']}" for line in lines]
-    minilm = MiniLM() if options.minilm else None
+    encoder = TextEncoder() if options.minilm else None
     likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
     records = []
     started = time.perf_counter()
@@ -116,8 +115,8 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
         k = max(2, len(question.gold)) if options.data == "held_out" else options.k
         limit = options.candidates if options.pool else None
         ranked: dict[str, list[int]] = {"BM25": bm25(question.texts, row["question"], 200)}
-        if minilm:
-            ranked["MiniLM"] = minilm.rank(question.texts, row["question"])
+        if encoder:
+            ranked["MiniLM"] = minilm(encoder, question.texts, row["question"])
         first = question.judge("", question.candidates("", limit), 0.0)
         shares = question.words.scores(row["question"])
         ranked["gate, one look"] = sorted(first, key=lambda n: -first[n])
@@ -218,36 +217,26 @@ def report(records: list[dict[str, Any]], k: int) -> str:
 
 def main() -> None:
     """Measure, print the tables, and write every row's record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--data", default="hotpotqa_dev")
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--k", type=int, default=2)
-    parser.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
-    parser.add_argument("--candidates", type=int, default=32, help="blocks that are judged in a pool")
-    parser.add_argument("--weight", type=float, default=1.0, help="of shared words")
-    parser.add_argument("--ratio", type=int, help="compression ratio instead of the checkpoint's")
-    parser.add_argument("--answers", action="store_true")
-    parser.add_argument("--minilm", action="store_true")
-    parser.add_argument("--likelihood", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    arguments = parser(__doc__, data="hotpotqa_dev", rows=100)
+    arguments.add_argument("--k", type=int, default=2)
+    arguments.add_argument("--pool", type=int, default=0, help="fill up with paragraphs of the haystack to this many")
+    arguments.add_argument("--candidates", type=int, default=32, help="blocks that are judged in a pool")
+    arguments.add_argument("--weight", type=float, default=1.0, help="of shared words")
+    arguments.add_argument("--ratio", type=int, help="compression ratio instead of the checkpoint's")
+    arguments.add_argument("--answers", action="store_true")
+    arguments.add_argument("--minilm", action="store_true")
+    arguments.add_argument("--likelihood", action="store_true")
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     memory = MemRecall.from_pretrained(options.checkpoint)
     if options.ratio:
         compressor = memory.config.compressor.model_dump() | {"compression_ratio": options.ratio}
         settings = memory.config.model_dump() | {"compressor": compressor}
         memory = MemRecall.from_pretrained(options.checkpoint, config=MemRecallConfig(**settings))
-    take = (options.rows, options.seed, options.skip)
-    rows = held_out_rows(*take) if options.data == "held_out" else dev_rows(options.data, *take)
+    rows = sampled_rows(options)
     records = measure(memory, options, rows)
     print(f"\n{options.data}, {len(records)} rows\n\n{report(records, options.k)}\n")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
-    options.out.write_text(json.dumps({"options": facts, "rows": records}), encoding="utf-8")
+    save(options, rows=records)
 
 
 if __name__ == "__main__":

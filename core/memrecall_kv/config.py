@@ -6,6 +6,7 @@ A setting that cannot be right raises `ConfigError` when the object is built, no
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +103,15 @@ class CompressorConfig(Config):
         if self.budget == "adaptive" and (self.kind != "select" or self.importance == "surprisal"):
             raise ValueError("budget='adaptive' needs kind='select' and an importance that differs from head to head")
         return self
+
+
+def fitting_compressor(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a compressor's settings without a budget and a score that its operator has not."""
+    kind = settings.get("kind", "select")
+    absent = {"budget", "budget_floor"} if kind != "select" else set()
+    if kind not in ("select", "hybrid"):
+        absent.add("importance")
+    return {name: value for name, value in settings.items() if name not in absent}
 
 
 class BankConfig(Config):

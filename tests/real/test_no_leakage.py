@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from memrecall_kv.train.data import load_rows, read_examples, read_lines
+from memrecall_kv.evaluate.rows import read_lines
+from memrecall_kv.train.data import load_rows, read_examples
 from memrecall_kv.train.settings import load_settings
 
 SHARED = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[3] / "shared")) / "data"

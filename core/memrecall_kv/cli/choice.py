@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from memrecall_kv.config import MemRecallConfig, default_directory
+from memrecall_kv.config import MemRecallConfig, default_directory, fitting_compressor
 from memrecall_kv.errors import ConfigError, InputError
 
 _SETTINGS_FILE = "memrecall_config.json"
@@ -58,7 +58,7 @@ class Choice:
             settings["bank"] = {**settings.get("bank", {}), "storage": made["storage"]}
         elif not self.config and not options:
             return None
-        settings["compressor"] = _sound({**settings.get("compressor", {}), **options})
+        settings["compressor"] = fitting_compressor({**settings.get("compressor", {}), **options})
         return MemRecallConfig(**settings)
 
 
@@ -67,15 +67,6 @@ def _backbone(file: Path) -> str | None:
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found = record.get("backbone", {}).get("fingerprint")
     return str(found) if found else None
-
-
-def _sound(compressor: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a budget and a score that the chosen operator has not."""
-    kind = compressor.get("kind", "select")
-    absent = {"budget", "budget_floor"} if kind != "select" else set()
-    if kind not in ("select", "hybrid"):
-        absent.add("importance")
-    return {name: value for name, value in compressor.items() if name not in absent}
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

