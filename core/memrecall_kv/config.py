@@ -163,6 +163,8 @@ class ScanConfig(Config):
             the next (docs/decisions/0003).
         max_rounds: Passes over the refused blocks at most, the first one included.
         max_open: Blocks opened for one question at most.
+        second_look: If the answer is not found in what was opened, the best block left is opened too, given a
+            probability above this, and the question answered once more; `None`: it is not. Not with `top_k`.
         candidates: The gate judges only this many blocks, those whose text shares most words with question and
             notes; the others count as 0. `None` judges all. In a large bank this is what keeps a question cheap.
     """
@@ -171,6 +173,7 @@ class ScanConfig(Config):
     top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)
+    second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
 
 

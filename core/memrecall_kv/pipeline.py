@@ -20,12 +20,12 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import MemRecallConfig, ScanConfig
 from memrecall_kv.errors import InputError
-from memrecall_kv.gate import shift_odds
 from memrecall_kv.ingest import Ingestion, progress_bar
 from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.models import Backbone
 from memrecall_kv.reasoner import Tally
-from memrecall_kv.scan import scan
+from memrecall_kv.relevance import Relevance
+from memrecall_kv.scan import Decision, scan, second_look
 from memrecall_kv.types import (
     Answer,
     Chunk,
@@ -237,10 +237,8 @@ class _Walk:
         self._parts, self._bank, self._question = pipeline._parts, bank, question
         self._started = time.perf_counter()
         self._chunks = bank.chunks(where)
-        self._words = pipeline.lexicon(self._chunks) if config.gate.lexical_weight or self._scan.candidates else None
-        self._scores: dict[tuple[str, int, bool], float] = {}
-        self._lexical: dict[str, list[float | None]] = {}
-        self._scored = 0
+        words = pipeline.lexicon(self._chunks) if config.gate.lexical_weight or self._scan.candidates else None
+        self._relevance = Relevance(self._parts, bank, self._chunks, question, words, self._scan.candidates)
         self._tally = Tally()
         self._steps: list[Step] = []
         self.memory = WorkingMemory()
@@ -254,26 +252,51 @@ class _Walk:
     def events(self) -> Iterator[Event]:
         """Walk the blocks: score, open, take a note."""
         for decision in scan(len(self._chunks), self._score, self._scan, self._config.gate):
-            chunk, probability = self._chunks[decision.index], decision.gate_probability
-            step = Step(decision.round, chunk.id, probability, decision.opened)
-            self._steps.append(step)
-            yield Scored(step)
-            if decision.opened:
-                recall = Recall(chunk, probability, len(self.recalls), self._bank.metadata(chunk.doc_id))
-                self.recalls.append(recall)
-                yield Opened(recall)
-                # a block opened only to make up the number teaches nothing: its note would lead the scan astray
-                if probability > self._config.gate.threshold:
-                    yield from self._read(recall)
+            # a block opened only to make up the number teaches nothing: its note would lead the scan astray
+            yield from self._take(decision, notes=decision.gate_probability > self._config.gate.threshold)
 
     def answer(self, write: Writer | None = None) -> Iterator[Event]:
-        """Answer from what was learned; without a block that the gate believes in there is nothing to answer from.
+        """Answer from what was learned; if that holds no answer, look once more and answer again.
 
-        The pieces that are yielded join to the answer's text. A start that says "nothing" is held back, and so
-        is everything while an ungrounded answer may still be refused.
+        Without a block that the gate believes in there is nothing to answer from.
+        """
+        reply, shown = yield from self._attempt(write)
+        if self.has_found and not shown and not self._judged(reply)[0] and (decision := self._second_look()):
+            yield from self._take(decision, notes=True)
+            reply, shown = yield from self._attempt(write)
+        found, grounded = self._judged(reply)
+        text = reply if found or shown else self._config.reasoner.not_found
+        if text != shown:
+            yield Token(text[len(shown) :])
+        yield Done(self.answered(text, found=found, grounded=found and grounded))
+
+    def _take(self, decision: Decision, *, notes: bool) -> Iterator[Event]:
+        """Record a decision; open and read the block if it says so."""
+        chunk = self._chunks[decision.index]
+        step = Step(decision.round, chunk.id, decision.gate_probability, decision.opened)
+        self._steps.append(step)
+        yield Scored(step)
+        if decision.opened:
+            metadata = self._bank.metadata(chunk.doc_id)
+            recall = Recall(chunk, decision.gate_probability, len(self.recalls), metadata)
+            self.recalls.append(recall)
+            yield Opened(recall)
+            if notes:
+                yield from self._read(recall)
+
+    def _second_look(self) -> Decision | None:
+        opened = {recall.chunk.id for recall in self.recalls}
+        closed = [index for index, chunk in enumerate(self._chunks) if chunk.id not in opened]
+        round = self._steps[-1].round + 1
+        return second_look(closed, self._score, self._scan, opened=len(opened), round=round)
+
+    def _attempt(self, write: Writer | None) -> Generator[Event, None, tuple[str, str]]:
+        """Yield the pieces of a reply; return it and what of it was shown.
+
+        The pieces join to the answer's text. A start that says "nothing" is held back, and so is everything
+        while an ungrounded answer may still be refused.
         """
         strict = self._config.reasoner.readback == "verify"
-        texts = [recall.text for recall in self.recalls]
         reply = shown = ""
         for piece in self._pieces(write):
             reply += piece
@@ -281,13 +304,13 @@ class _Walk:
                 ready = reply.rstrip()
                 yield Token(ready[len(shown) :])
                 shown = ready
-        reply = reply.strip()
-        grounded = prompts.is_grounded(reply, texts, self._question)
-        found = not prompts.is_nothing(reply) and (grounded or not strict)
-        text = reply if found or shown else self._config.reasoner.not_found
-        if text != shown:
-            yield Token(text[len(shown) :])
-        yield Done(self.answered(text, found=found, grounded=found and grounded))
+        return reply.strip(), shown
+
+    def _judged(self, reply: str) -> tuple[bool, bool]:
+        """Return whether a reply says something that may be said, and whether the opened texts hold it."""
+        grounded = prompts.is_grounded(reply, [recall.text for recall in self.recalls], self._question)
+        strict = self._config.reasoner.readback == "verify"
+        return not prompts.is_nothing(reply) and (grounded or not strict), grounded
 
     def _pieces(self, write: Writer | None) -> Iterator[str]:
         """Yield the reply without leading white space, or nothing at all."""
@@ -316,33 +339,7 @@ class _Walk:
         )
 
     def _score(self, indices: Sequence[int]) -> list[float]:
-        """Score blocks under the memory of the moment; a score is not computed twice while nothing was learned."""
-        alone = len(indices) == 1
-        known = self.memory.text
-        shared = self._shared_words(known)
-        fresh = [i for i in indices if (known, i, alone) not in self._scores and shared[i] is not None]
-        if fresh:
-            blocks = self._bank.blocks([self._chunks[index] for index in fresh])
-            with self._parts.backbone.lock:
-                probabilities = self._parts.gate.score(self._question, self.memory, blocks)
-            self._scored += len(fresh)
-            for index, probability in zip(fresh, probabilities, strict=True):
-                added = self._config.gate.lexical_weight * (shared[index] or 0.0)
-                self._scores[known, index, alone] = shift_odds(probability, added)
-        return [self._scores.get((known, index, alone), 0.0) for index in indices]
-
-    def _shared_words(self, known: str) -> Sequence[float | None]:
-        """Return the lexical score of every block under the memory of the moment; `None` for one not to be judged."""
-        if self._words is None:
-            return [0.0] * len(self._chunks)
-        if known not in self._lexical:
-            scores: list[float | None] = list(self._words.scores(f"{self._question} {known}"))
-            if self._scan.candidates is not None:
-                order = sorted(range(len(scores)), key=lambda index: (-(scores[index] or 0.0), index))
-                for index in order[self._scan.candidates :]:
-                    scores[index] = None
-            self._lexical[known] = scores
-        return self._lexical[known]
+        return self._relevance.score(indices, self.memory)
 
     def _read(self, recall: Recall) -> Iterator[Event]:
         (block,) = self._bank.blocks([recall.chunk])
@@ -367,7 +364,7 @@ class _Walk:
         stats = self._bank.stats()
         return Usage(
             blocks_total=len(self._chunks),
-            blocks_scored=self._scored,
+            blocks_scored=self._relevance.scored,
             blocks_opened=len(self.recalls),
             memory_tokens_read=self._tally.memory_tokens,
             prompt_tokens=self._tally.prompt_tokens,

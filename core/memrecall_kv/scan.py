@@ -138,6 +138,25 @@ def exact(count: int, score: Score, *, top_k: int, max_rounds: int) -> Iterator[
                 yield Decision(round, index, probabilities[index], opened=False)
 
 
+def second_look(closed: Sequence[int], score: Score, config: ScanConfig, *, opened: int, round: int) -> Decision | None:
+    """Return the opening of the best closed block after an answer was not found, if there is to be one.
+
+    Deviation from the paper, which takes the reasoner's refusal as the last word: a gate's threshold costs most where
+    the last hop is named by nothing that was read so far, and the reasoner is the first to notice.
+
+    Args:
+        closed: Blocks that were refused.
+        score: See `scan`.
+        config: How probable it must be, and how many blocks may be open.
+        opened: How many are.
+        round: The decision's.
+    """
+    if config.second_look is None or config.top_k is not None or not closed or opened >= config.max_open:
+        return None
+    probability, first = max(zip(score(closed), (-index for index in closed), strict=True))
+    return Decision(round, -first, probability, opened=True) if probability > config.second_look else None
+
+
 _SCHEDULES: dict[str, Callable[..., Iterator[Decision]]] = {
     "sequential": sequential,
     "lookahead": lookahead,

@@ -100,6 +100,58 @@ def test_one_pass_misses_it_and_says_so(stack: ExitStack, tmp_path: Path, order:
     assert (answer.text, answer.found) == ("Not found in the documents.", False)
 
 
+def test_a_refusal_opens_one_block_more_and_answers_again(
+    stack: ExitStack, tmp_path: Path, order: list[Document]
+) -> None:
+    memory = bridge(settings(top_k=None, schedule="sequential", second_look=0.15))
+    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
+    memory.ingest(bank, order)
+    events = list(memory.stream(bank, QUESTION))
+    answer = events[-1].answer
+    assert (answer.text, answer.found, answer.grounded) == ("chief of protocol", True, True)
+    assert [recall.chunk.doc_id for recall in answer.evidence] == ["film", "woman"]
+    assert [note.chunk_id for note in answer.working_memory.notes] == ["film#0", "woman#0"]
+    last = answer.trace.steps[-1]
+    assert (last.round, last.chunk_id, last.opened, last.note) == (1, "woman#0", True, "She was chief of protocol.")
+    assert "".join(event.text for event in events if isinstance(event, Token)) == answer.text
+    # retrieval has no answer that could be refused
+    assert [recall.chunk.doc_id for recall in memory.recall(bank, QUESTION)] == ["film"]
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        {"top_k": None, "schedule": "sequential", "second_look": 0.95},
+        {"top_k": None, "schedule": "sequential", "second_look": 0.15, "max_open": 1},
+        {"top_k": 1, "second_look": 0.15},
+    ],
+    ids=["nothing is probable enough", "no more may be open", "the number is exact"],
+)
+def test_there_is_no_second_look_where(stack: ExitStack, tmp_path: Path, order: list[Document], scan: dict) -> None:
+    memory = bridge(settings(**scan))
+    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
+    memory.ingest(bank, order)
+    answer = memory.ask(bank, QUESTION)
+    assert ([recall.chunk.doc_id for recall in answer.evidence], answer.found) == (["film"], False)
+
+
+def test_whoever_writes_is_asked_again_after_the_second_look_and_never_more(
+    stack: ExitStack, tmp_path: Path, order: list[Document]
+) -> None:
+    memory = bridge(settings(top_k=None, schedule="sequential", second_look=0.05))
+    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
+    memory.ingest(bank, order)
+    asked: list[list[str]] = []
+
+    def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
+        asked.append([recall.chunk.doc_id for recall in recalls])
+        yield "not found"
+
+    answer = memory.ask(bank, QUESTION, write=write)
+    assert (answer.text, answer.found) == ("Not found in the documents.", False)
+    assert asked == [["film"], ["film", "woman"]]
+
+
 def test_exactly_k_is_multi_hop_aware(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
     memory = bridge(settings())
     bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
