@@ -62,6 +62,19 @@ def test_same_seed_same_questions_and_same_bank_same_answers(data, opened, tmp_p
     assert replies(other).keys() != replies(one).keys()
 
 
+def test_contexts_in_one_folder_of_blocks_do_not_see_each_other_and_share_equal_texts(data, opened, tmp_path):
+    settings = config(systems=("memrecall", "memrecall-no-gate"), lengths=((20, 3), (10, 3)))
+    alone = Run(tmp_path / "alone", opened, data, settings).run()
+    kept = Run(tmp_path / "kept", opened, data, settings, banks=tmp_path / "banks").run()
+    assert replies(kept) == replies(alone)
+    compressed = {name: [row["tokens_read"] for row in rows(run, "prepare")] for name, run in
+                  (("alone", alone), ("kept", kept))}  # fmt: skip
+    # every paragraph of a shorter context is in the longer one, which came first; the other system asks the same
+    assert compressed["kept"][3:] == [0] * 9
+    assert sum(compressed["kept"]) < sum(compressed["alone"]) / 3
+    assert len(list((tmp_path / "banks").iterdir())) == 1
+
+
 def test_an_interrupted_run_goes_on_without_counting_twice(data, opened, tmp_path):
     whole = Run(tmp_path / "whole", opened, data, config(share=2, lengths=((20, 4),))).run()
     settings = config(share=2, lengths=((20, 4),))

@@ -87,10 +87,10 @@ def test_cold_warm_and_amortised_seconds():
     assert ours["bytes_per_token"] == 0.2
 
 
-def test_a_bank_that_was_there_before_says_nothing_about_cold_seconds():
+def test_blocks_that_were_there_before_say_nothing_about_seconds_and_bytes():
     ours = cell(summarize([answer("ours", "q1", 1.0), prepared("ours", 0.1, reused=True)]), "ours")
     assert ours["cold_seconds"] is None
-    assert ours["bytes_on_disk"] == 1000
+    assert ours["bytes_on_disk"] is None
 
 
 def test_ratios_and_the_question_from_which_preparing_pays():

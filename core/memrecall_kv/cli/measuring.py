@@ -63,7 +63,9 @@ Share = Annotated[int, typer.Option(min=1, help="Questions that share a context 
 Kinds = Annotated[
     list[str] | None, typer.Option("--kind", help="Only questions of this type; may be repeated.", show_default=False)
 ]
-Banks = Annotated[Path | None, typer.Option(help="Keep banks in this folder and use them again.", show_default=False)]
+Banks = Annotated[
+    Path | None, typer.Option(help="Keep blocks in this folder, and compress no text twice.", show_default=False)
+]
 Against = Annotated[
     str | None, typer.Option(help="System the others are compared with; the first if left out.", show_default=False)
 ]

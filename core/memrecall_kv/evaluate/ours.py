@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,20 +71,30 @@ class MemRecallSystem:
         self._memory = memory if gated else MemRecall(replace(memory.parts, gate=OpenGate()))
         self._gated = gated
         self._bank: MemoryBank | None = None
+        self._prepared: set[str] = set()
 
     def prepare(self, documents: Iterable[Document], folder: Path) -> Prepared:
         """Compress the documents into a bank; see `System`.
+
+        A folder that held other documents gives back the blocks of equal texts; documents of the same id are
+        replaced in their place, and what else it holds is not recalled.
 
         Raises:
             BankError: If the folder holds a bank of another model or other settings.
         """
         self.close()
+        self._prepared = set()
         # variants that compress alike share a bank
         path = folder / f"bank-{_digest(self._memory)}"
         self._bank = self._memory.open_bank(path)
-        report = self._memory.ingest(self._bank, documents)
+        report = self._memory.ingest(self._bank, self._noting(documents))
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return Prepared(size, report.source_tokens, reused=report.documents_unchanged > 0)
+        return Prepared(size, report.source_tokens, reused=report.documents_unchanged + report.chunks_reused > 0)
+
+    def _noting(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            self._prepared.add(document.id)
+            yield document
 
     def answer(self, question: str) -> Reply:
         """Ask the pipeline; see `System`.
@@ -94,7 +104,7 @@ class MemRecallSystem:
         """
         if self._bank is None:
             raise InputError("Expected documents before a question.", "Call prepare first.")
-        answer = self._memory.ask(self._bank, question)
+        answer = self._memory.ask(self._bank, question, where=lambda doc_id, _: doc_id in self._prepared)
         judged: dict[str, float] = {}
         for step in answer.trace.steps:
             doc_id = step.chunk_id.rpartition("#")[0]

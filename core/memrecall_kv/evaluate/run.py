@@ -7,7 +7,6 @@ machines it ran on. The same call goes on where it was interrupted; nothing is c
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -89,7 +88,8 @@ class Run:
         open: Loads the pipeline that is measured.
         data: The data folder.
         config: What is measured.
-        banks: Where prepared documents are kept for the next run; a temporary folder for each context if `None`.
+        banks: Where what was prepared is kept for other contexts and runs; a temporary folder for each context if
+            `None`.
         report: Called after each answer or group of answers.
 
     Raises:
@@ -196,7 +196,7 @@ class Run:
 
     def _ask(self, cell: Cell, context: Context) -> None:
         system = self._system(cell.system)
-        with self._folder(cell, context) as folder:
+        with self._folder() as folder:
             try:
                 started = time.perf_counter()
                 prepared = system.prepare(_Watched(context.documents, cell, self._report), folder)
@@ -269,15 +269,13 @@ class Run:
         return self._lengths[name]
 
     @contextmanager
-    def _folder(self, cell: Cell, context: Context) -> Iterator[Path]:
-        if self._banks is None:
-            with tempfile.TemporaryDirectory(prefix="memrecall-kv-") as folder:
-                yield Path(folder)
+    def _folder(self) -> Iterator[Path]:
+        if self._banks is not None:
+            self._banks.mkdir(parents=True, exist_ok=True)
+            yield self._banks
             return
-        name = f"{cell.task}-{cell.documents}-{cell.order}-{cell.share}-{self._config.seed}"
-        kept = self._banks / name / re.sub(r"[^\w.-]", "_", context.id)
-        kept.mkdir(parents=True, exist_ok=True)
-        yield kept
+        with tempfile.TemporaryDirectory(prefix="memrecall-kv-") as folder:
+            yield Path(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ def _cost(cell: Measured) -> Row:
     cold = None if prepare is None or first is None else prepare + first
     amortised = {str(n): None if prepare is None or warm is None else prepare / n + warm for n in AMORTISED}
     size, tokens = (
-        _mean(row["bytes_on_disk"] for row in cell.prepared),
-        _mean(row["source_tokens"] for row in cell.prepared),
+        _mean(row["bytes_on_disk"] for row in fresh),
+        _mean(row["source_tokens"] for row in fresh),
     )
     return {
         "prepare_seconds": prepare,

@@ -17,7 +17,7 @@ class Prepared:
     Attributes:
         bytes_on_disk: Of everything that is kept for the questions, text included.
         tokens_read: Tokens that went through a model.
-        reused: Whether something was found that an earlier run had made, so that the seconds say nothing.
+        reused: Whether something was found that was made before, so that seconds and bytes say nothing.
     """
 
     bytes_on_disk: int = 0
