@@ -22,11 +22,18 @@ from memrecall_kv.models import Backbone
 from memrecall_kv.scorer import ImportanceScorer
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.gating import GateLoss, GateSampler, Judgement
-from memrecall_kv.train.loop import TrainingLoop
+from memrecall_kv.train.loop import StepLoss, TrainingLoop
 from memrecall_kv.train.reading import ReadingLoss
 from memrecall_kv.train.rollouts import Rollouts
 from memrecall_kv.train.scoring import TextSampler, scoring_loss
-from memrecall_kv.train.settings import AdapterConfig, GateTraining, ReadingTraining, RlTraining, ScorerTraining
+from memrecall_kv.train.settings import (
+    AdapterConfig,
+    GateTraining,
+    LoopConfig,
+    ReadingTraining,
+    RlTraining,
+    ScorerTraining,
+)
 from memrecall_kv.train.tasks import MAX_CHUNK, TaskSampler, validation_task
 from memrecall_kv.types import MemoryBlock
 
@@ -64,10 +71,7 @@ def train_scorer(
 
     scale = scorer.tensors["scale"]
     parameters = {name: tensor for name, tensor in scorer.tensors.items() if tensor is not scale}
-    loop = TrainingLoop(parameters, loop_config, out, validate=validate, report=report)
-    _start(loop, out, resume=resume)
-    loop.run(step)
-    if loop.rank == 0:
+    if _train(parameters, loop_config, out, step, validate, resume=resume, report=report):
         scorer.save(out / "compressor")
 
 
@@ -122,10 +126,7 @@ def train_reading(
     parameters = _parameters({"reader": reader, "compressor": compressor})
     if compressor:
         parameters["embedding"] = embedding
-    loop = TrainingLoop(parameters, loop_config, out, validate=validate, report=report)
-    _start(loop, out, resume=resume)
-    loop.run(step)
-    if loop.rank == 0:
+    if _train(parameters, loop_config, out, step, validate, resume=resume, report=report):
         reader.half().save(out / "reasoner", base_model=backbone.name)
         if compressor:
             FrozenRawLayout(kv, compressor, embedding).save(out / "compressor")
@@ -170,10 +171,7 @@ def train_gate(
             return _means([_recall(backbone, loss, blocks, (live(), weight, bias), row) for row in held_out])
 
     parameters = _parameters({"gate": adapter}) | {"head.weight": weight, "head.bias": bias}
-    loop = TrainingLoop(parameters, loop_config, out, validate=validate, report=report)
-    _start(loop, out, resume=resume)
-    loop.run(step)
-    if loop.rank == 0:
+    if _train(parameters, loop_config, out, step, validate, resume=resume, report=report):
         adapter.half().save(out / "gate", base_model=backbone.name)
         save_file({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / HEAD_FILE)
 
@@ -222,10 +220,7 @@ def train_rl(
                 earned += [rollouts.reward(trajectory, example, texts) for trajectory in drawn]
         return {"held_out_reward": sum(earned) / len(earned)}
 
-    loop = TrainingLoop(reader.parameters(), loop_config, out, validate=validate, report=report)
-    _start(loop, out, resume=resume)
-    loop.run(step)
-    if loop.rank == 0:
+    if _train(reader.parameters(), loop_config, out, step, validate, resume=resume, report=report):
         reader.save(out)
 
 
@@ -354,9 +349,22 @@ def _means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _start(loop: TrainingLoop, out: Path, *, resume: bool) -> None:
+def _train(
+    parameters: dict[str, Tensor],
+    config: LoopConfig,
+    out: Path,
+    step: StepLoss,
+    validate: Callable[[int], dict[str, float]],
+    *,
+    resume: bool,
+    report: Report | None,
+) -> bool:
+    """Train to the end; return whether it is for this process to write what was trained."""
+    loop = TrainingLoop(parameters, config, out, validate=validate, report=report)
     found = loop.resume() if resume else (out / "metrics.jsonl").exists()
     if resume and not found:
         raise InputError(f"{out} holds no checkpoint.", "Start the run without resuming.")
     if not resume and found:
         raise InputError(f"{out} holds a run already.", "Resume it, or name a new folder.")
+    loop.run(step)
+    return loop.rank == 0
