@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memrecall_kv.evaluate.calibration import calibration_error
 from safetensors.torch import load_file, save_file
 
 
@@ -53,18 +54,24 @@ def fit(data: list[tuple[float, float, float, float]], weight: float | None = No
 
 
 def rates(path: Path, values: tuple[float, float, float], threshold: float) -> dict[str, float]:
-    """Return precision, recall and false-positive rate of the first look at a threshold."""
+    """Return precision, recall, false-positive rate and calibration error of the first look at a threshold."""
     scale, weight, offset = values
-    cut = math.log(threshold / (1 - threshold))
-    taken = [(scale * o + weight * s + offset > cut, bool(label)) for o, s, label, _ in samples([path])]
-    right = sum(one and label for one, label in taken)
-    gold, others = sum(label for _, label in taken), sum(not label for _, label in taken)
-    opened = sum(one for one, _ in taken)
+    judged = [(_logistic(scale * o + weight * s + offset), bool(label)) for o, s, label, _ in samples([path])]
+    right = sum(label and p > threshold for p, label in judged)
+    opened = sum(p > threshold for p, _ in judged)
+    others = sum(not label for _, label in judged)
+    # a gold paragraph that was no candidate was missed too
+    gold = sum(len(row["gold"]) for row in json.loads(path.read_text(encoding="utf-8"))["rows"])
     return {
         "precision": right / max(1, opened),
-        "recall among the judged": right / max(1, gold),
+        "recall": right / max(1, gold),
         "false-positive rate": (opened - right) / max(1, others),
+        "calibration error": calibration_error(judged),
     }
+
+
+def _logistic(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
 
 
 def write(checkpoint: Path, values: tuple[float, float, float]) -> None:
@@ -85,15 +92,16 @@ def main() -> None:
     parser.add_argument("records", type=Path, nargs="+")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--weight", type=float, help="of words beside unscaled odds; fitted if left out")
+    parser.add_argument("--values", type=float, nargs=3, help="scale, weight and offset, instead of a fit; not written")
     parser.add_argument("--dry-run", action="store_true", help="print the fit and write nothing")
     options = parser.parse_args()
-    values = fit(samples(options.records), options.weight)
+    values = options.values or fit(samples(options.records), options.weight)
     print("scale {:.3f}, weight of words {:.3f}, offset {:.3f}".format(*values))
     for path in options.records:
         for threshold in (0.3, 0.5, 0.7):
             shown = ", ".join(f"{name} {value:.3f}" for name, value in rates(path, values, threshold).items())
             print(f"{path.name} at {threshold}: {shown}")
-    if not options.dry_run:
+    if not (options.dry_run or options.values):
         write(options.checkpoint, values)
 
 
