@@ -2,7 +2,7 @@ import pytest
 from memrecall_kv.errors import MissingDependencyError
 from memrecall_kv.evaluate import plots
 from memrecall_kv.evaluate.summary import break_even, summarize
-from memrecall_kv.evaluate.tables import markdown
+from memrecall_kv.evaluate.tables import markdown, overview
 
 RECORD = {
     "seed": 7,
@@ -156,6 +156,17 @@ def test_the_page_has_the_machine_and_a_line_for_every_cell():
     assert "| ours | t | 50 | 10 | 80.0 [" in page
     widths = {line.count("|") for line in page.partition("## Answers")[2].partition("## ")[0].splitlines() if line}
     assert len(widths) == 1
+
+
+def test_the_overview_has_a_line_for_every_system_and_a_column_for_every_length():
+    head, _, *lines = overview(summarize(rows()), "t").splitlines()
+    assert head == "| system | 50 documents (5K tokens) | 500 documents (50K tokens) |"
+    ours, loop = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert (ours[0], loop[0], loop[2]) == ("ours", "loop", "")
+    assert ours[1].startswith("80.0 [")
+    assert ours[1].endswith(", n = 10")
+    assert ours[2].endswith(", n = 5")
+    assert overview(summarize(rows()), "other").splitlines() == ["| system |", "| --- |"]
 
 
 def test_an_empty_run_has_an_empty_summary():

@@ -27,6 +27,29 @@ def markdown(summary: dict[str, Any], record: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def overview(summary: dict[str, Any], task: str, measure: str = "sub_em") -> str:
+    """Return a table with a line for every system and a column for every length of a task.
+
+    Args:
+        summary: Of `summarize`.
+        task: Which task's cells; those with the evidence in its own order, one question at a time.
+        measure: `em`, `f1` or `sub_em`.
+    """
+    cells = [
+        cell for cell in summary["cells"] if (cell["task"], cell["order"], cell["concurrency"]) == (task, "own", 1)
+    ]
+    # several runs at one length, as with contexts that are shared: the one with most questions
+    found = {(c["system"], c["documents"]): c for c in sorted(cells, key=lambda cell: cell["questions"])}
+    lengths = sorted({length for _, length in found})
+    tokens = {length: cell["tokens"] for (_, length), cell in found.items() if cell["tokens"]}
+    head = [f"{length:,} documents ({tokens.get(length, 0) / 1000:,.0f}K tokens)" for length in lengths]
+    lines = []
+    for system in dict.fromkeys(cell["system"] for cell in cells):
+        row = [found.get((system, length)) for length in lengths]
+        lines.append([system, *(f"{_band(cell[measure])}, n = {cell['questions']}" if cell else "" for cell in row)])
+    return _table(["system", *head], lines)
+
+
 def _machine(record: dict[str, Any]) -> str:
     machine = record["machines"][-1]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
