@@ -11,6 +11,8 @@ from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from memrecall_kv.errors import InputError
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
+from langchain_memrecall._convert import check_documents
+
 _ANSWER_CHARACTERS = 300
 """How much of an answer goes before the question that follows it: enough for who and what it was about."""
 
@@ -103,20 +105,9 @@ def to_asked(given: Any) -> Asked:
     return Asked(
         given[names[0]],
         given.get("filter"),
-        _documents(given["documents"]) if "documents" in given else None,
+        tuple(check_documents(given["documents"])) if "documents" in given else None,
         _messages(given.get("chat_history") or ()),
     )
-
-
-def _documents(given: Any) -> tuple[HostDocument, ...]:
-    listed = isinstance(given, Sequence) and not isinstance(given, str)
-    strange = [type(item).__name__ for item in given if not isinstance(item, HostDocument)] if listed else []
-    if not listed or strange:
-        raise InputError(
-            f"Expected 'documents' to be a list of documents, got {', '.join(strange) or type(given).__name__}.",
-            "Pass what a retriever returns.",
-        )
-    return tuple(given)
 
 
 def _messages(given: Any) -> tuple[BaseMessage, ...]:

@@ -15,7 +15,8 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
 from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
-from langchain_memrecall._convert import to_documents, to_where
+from langchain_memrecall._convert import to_documents
+from langchain_memrecall._filters import to_where
 from langchain_memrecall._revive import revived
 
 if TYPE_CHECKING:  # the bank imports torch

@@ -9,13 +9,13 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyMemory
 from memrecall_kv.selection import TextCache, walk_documents
 from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Opened, Recall
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from langchain_memrecall._convert import check_documents, to_question
 from langchain_memrecall._steps import Steps
 
 
@@ -95,8 +95,7 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
         self, texts: Sequence[str], question: str, config: RunnableConfig
     ) -> Generator[Recall | None, None, None]:
         """Yield how each kept text was opened first, and `None` at other steps."""
-        if not question.strip():
-            raise InputError("Expected a question, got an empty text.", "The gate judges documents by the question.")
+        to_question(question)
         if not texts:
             return
         bank, where = self._cache.keep(texts)
@@ -123,11 +122,7 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
 def _by_text(documents: Sequence[Document]) -> dict[str, list[Document]]:
     """Return the documents by what they say: equal texts are judged once."""
     sources: dict[str, list[Document]] = {}
-    for document in documents:
-        if not isinstance(document, Document):
-            raise InputError(
-                f"Expected documents, got {type(document).__name__}.", "Use langchain_core.documents.Document."
-            )
+    for document in check_documents(documents):
         same = sources.setdefault(document.page_content, [])
         if document.page_content.strip() and document not in same:
             same.append(document)

@@ -20,7 +20,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
 from langchain_memrecall._base import OverBank
-from langchain_memrecall._convert import to_where
+from langchain_memrecall._filters import to_where
 from langchain_memrecall._host_writer import HostWriter
 from langchain_memrecall._runs import Runs
 from langchain_memrecall._steps import Steps

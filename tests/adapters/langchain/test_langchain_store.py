@@ -67,7 +67,7 @@ def test_k_above_the_number_of_documents_returns_all_of_them(store, documents):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"k": 0}, {"k": -1}, {"fliter": {}}, {"filter": "x"}, {"filter": {"a": {"$gt": 1}}}]
+    "arguments", [{"k": 0}, {"k": -1}, {"k": "3"}, {"fliter": {}}, {"filter": "x"}, {"filter": {"$gt": 1}}]
 )
 def test_a_search_that_cannot_be_meant_is_refused(store, documents, arguments):
     store.add_documents(documents)
@@ -81,17 +81,21 @@ def test_an_empty_question_is_refused_and_an_empty_store_finds_nothing(store):
         store.similarity_search(" ")
 
 
-def test_a_filter_is_metadata_that_must_be_equal(store, documents):
-    store.add_documents(documents)
-    found = store.similarity_search(QUESTION, k=9, filter={"team": "finance"})
-    assert {document.id for document in found} == {"travel", "limits"}
-
-
-def test_what_needs_vectors_is_refused_by_name(store):
-    with pytest.raises(NotImplementedError, match="no vectors, got search by vector"):
+async def test_what_needs_vectors_is_refused_with_what_to_use_instead(store):
+    vector, mmr = (
+        r"Expected a question, got a vector .* Use similarity_search",
+        r"got .*\(mmr\).* Use similarity_search",
+    )
+    with pytest.raises(NotImplementedError, match=vector):
         store.similarity_search_by_vector([0.0])
-    with pytest.raises(NotImplementedError, match="maximal marginal relevance"):
+    with pytest.raises(NotImplementedError, match=vector):
+        await store.asimilarity_search_by_vector([0.0])
+    with pytest.raises(NotImplementedError, match=vector):
+        store.max_marginal_relevance_search_by_vector([0.0])
+    with pytest.raises(NotImplementedError, match=mmr):
         store.as_retriever(search_type="mmr").invoke(QUESTION)
+    with pytest.raises(NotImplementedError, match=mmr):
+        await store.as_retriever(search_type="mmr").ainvoke(QUESTION)
     assert store.embeddings is None
 
 
@@ -119,12 +123,27 @@ def test_it_is_made_as_other_stores_are(worded, documents, make):
     made.close()
 
 
+def test_ids_may_be_given_beside_the_documents(worded, documents):
+    made = MemRecallStore.from_documents(documents, ids=["a", "b", "c", "d"], memory=worded)
+    assert [document.page_content for document in made.get_by_ids(["d"])] == ["The lift is broken."]
+    assert [document.id for document in documents] == ["travel", "limits", "lunch", "lift"]
+    made.close()
+
+
+async def test_texts_of_an_iterator_are_all_remembered(store):
+    ids = [*store.add_texts(iter(["Ada pays."])), *await store.aadd_texts(iter(["Bo signs."]), ids=["b"])]
+    assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs."]
+
+
 def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressed):
     good = Document(id="a", page_content="Ada pays.")
     for bad, ids in (
         ([good, Document(id="b", page_content=" \n")], None),
         ([good, Document(id="a", page_content="Bo signs.")], None),
         ([good], ["a", "b"]),
+        ([good], "a"),
+        (["Ada pays."], None),
+        (good, None),
         ([good, Document(id="b", page_content="Bo signs.")], ["c", "c"]),
     ):
         with pytest.raises(InputError, match="Expected"):
@@ -133,10 +152,11 @@ def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(
     assert store.add_documents([]) == []
 
 
-def test_deleting_without_ids_is_refused_and_deletes_nothing(store, documents):
-    store.add_documents(documents)
-    with pytest.raises(InputError, match="ids"):
-        store.delete()
+@pytest.mark.parametrize("ids", [None, "lift"])
+def test_deleting_without_a_list_of_ids_is_refused_and_deletes_nothing(store, documents, ids):
+    store.add_documents([*documents, Document(id="l", page_content="A letter.")][1:])
+    with pytest.raises(InputError, match="list of ids"):
+        store.delete(ids)
     assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
 
 
