@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from langchain_core.documents import Document as HostDocument
 from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_config_list, patch_config
+from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank
 from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
@@ -30,9 +30,9 @@ Output = TypeVar("Output")
 class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
     """A runnable over a memory bank.
 
-    LangChain runs the inputs of a batch in threads. Here they run one after the other, as with
-    `max_concurrency=1`, because there is one model, and it does one thing at a time. Where another model
-    answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
+    LangChain runs the inputs of a batch in threads. Here they run one after the other, because there is one
+    model, and it does one thing at a time; after an error, or when cancelled, the rest is not begun. Where
+    another model answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
 
     Attributes:
         bank: A bank, or the directory of one, which is opened for reading on first use.
@@ -144,30 +144,40 @@ class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Inpu
         self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return one output per input, in order; options as for any runnable, such as `return_exceptions`."""
-        return super().batch(inputs, self._limited(config, len(inputs)), **options)
+        if self._waits_for_others:
+            return super().batch(inputs, config, **options)
+        return [output for _, output in self.batch_as_completed(inputs, config, **options)]
 
     async def abatch(
         self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return what `batch` returns, without blocking the loop."""
-        return await super().abatch(inputs, self._limited(config, len(inputs)), **options)
+        if self._waits_for_others:
+            return await super().abatch(inputs, config, **options)
+        return [output async for _, output in self.abatch_as_completed(inputs, config, **options)]
 
     def batch_as_completed(
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> Iterator[tuple[int, Any]]:
         """Yield each output as soon as it is there, with the place of its input."""
-        yield from super().batch_as_completed(inputs, self._limited(config, len(inputs)), **options)
+        if self._waits_for_others:
+            yield from super().batch_as_completed(inputs, config, **options)
+            return
+        for place, own in enumerate(get_config_list(config, len(inputs))):
+            (output,) = super().batch([inputs[place]], [own], **options)
+            yield place, output
 
     async def abatch_as_completed(
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> AsyncIterator[tuple[int, Any]]:
         """Yield what `batch_as_completed` yields, without blocking the loop."""
-        async for output in super().abatch_as_completed(inputs, self._limited(config, len(inputs)), **options):
-            yield output
-
-    def _limited(self, config: RunnableConfig | Sequence[RunnableConfig] | None, length: int) -> list[RunnableConfig]:
-        configs = get_config_list(config, length)
-        return configs if self._waits_for_others else [patch_config(one, max_concurrency=1) for one in configs]
+        if self._waits_for_others:
+            async for pair in super().abatch_as_completed(inputs, config, **options):
+                yield pair
+            return
+        for place, own in enumerate(get_config_list(config, len(inputs))):
+            (output,) = await super().abatch([inputs[place]], [own], **options)
+            yield place, output
 
     @property
     def _waits_for_others(self) -> bool:

@@ -10,13 +10,6 @@ QUESTION = "Who approves trips?"
 
 
 @pytest.fixture
-def ask(scripted, bank):
-    runnable = MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-    yield runnable
-    runnable.close()
-
-
-@pytest.fixture
 def asked(bank):
     """A runnable, and the questions that reach its reasoner."""
     questions = []
@@ -102,13 +95,10 @@ def test_a_document_twice_or_without_text_is_recalled_once_or_not_at_all(ask):
     assert [document.id for document in context] == ["a"]
 
 
-def test_a_document_seen_before_is_not_compressed_again(ask, scripted, monkeypatch):
-    compressed = []
-    original = scripted._compress
-    monkeypatch.setattr(scripted, "_compress", lambda chunks: compressed.extend(chunks) or original(chunks))
+def test_a_document_seen_before_is_not_compressed_again(ask, compressions):
     for text in ("Bo signs.", "Cy checks."):
         ask.invoke({"input": QUESTION, "documents": [Document(page_content="Ada pays."), Document(page_content=text)]})
-    assert [chunk.text for chunk in compressed] == ["Ada pays.", "Bo signs.", "Cy checks."]
+    assert compressions == ["Ada pays.", "Bo signs.", "Cy checks."]
 
 
 def test_without_a_bank_each_question_brings_its_documents(scripted):

@@ -35,13 +35,6 @@ PROMPT = ChatPromptTemplate.from_messages([("system", "{context}"), ("human", "{
 
 
 @pytest.fixture
-def ask(scripted, bank):
-    runnable = MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-    yield runnable
-    runnable.close()
-
-
-@pytest.fixture
 def retriever(scripted, bank):
     return MemRecallRetriever(bank=bank, memory=scripted, k=2)
 

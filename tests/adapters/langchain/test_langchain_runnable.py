@@ -42,11 +42,6 @@ class Recorder(BaseCallbackHandler):
         self.steps.append(data)
 
 
-@pytest.fixture
-def ask(scripted, bank):
-    return MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-
-
 def without_seconds(result):
     return {**result, "usage": {**result["usage"], "seconds": 0.0}}
 
@@ -180,11 +175,33 @@ async def test_an_async_batch_runs_one_input_at_a_time_whatever_the_config_says(
     assert recorder.most_open == 1
 
 
-def test_a_batch_can_return_its_errors(ask):
-    good, bad = ask.batch([QUESTION, {"no": "question"}], return_exceptions=True)
-    assert good["answer"]
-    assert isinstance(bad, InputError)
-    assert ask.batch([]) == []
+async def test_a_batch_can_return_its_errors(ask):
+    inputs = [QUESTION, {"no": "question"}, "When is lunch?"]
+    for results in (
+        ask.batch(inputs, return_exceptions=True),
+        await ask.abatch(inputs, return_exceptions=True),
+        [output for _, output in ask.batch_as_completed(inputs, return_exceptions=True)],
+        [output async for _, output in ask.abatch_as_completed(inputs, return_exceptions=True)],
+    ):
+        assert [type(result) for result in results] == [dict, InputError, dict]
+    assert (ask.batch([]), await ask.abatch([])) == ([], [])
+
+
+async def test_after_an_error_a_batch_does_not_begin_the_rest(ask):
+    recorder = Recorder()
+    inputs, config = [{"no": "question"}, QUESTION], {"callbacks": [recorder]}
+    with pytest.raises(InputError):
+        ask.batch(inputs, config)
+    with pytest.raises(InputError):
+        await ask.abatch(inputs, config)
+    assert (len(recorder.errors), recorder.outputs) == (2, [])
+
+
+def test_a_batch_of_a_chain_runs_our_part_one_input_at_a_time(ask):
+    recorder = Recorder()
+    chain = RunnableLambda(str.strip) | ask.with_config(callbacks=[recorder]) | itemgetter("answer")
+    assert chain.batch([f" {QUESTION}"] * 3, {"max_concurrency": 3}) == ["Dana Whitfield does."] * 3
+    assert (recorder.most_open, len(recorder.outputs)) == (1, 3)
 
 
 def test_a_batch_keeps_each_input_to_its_own_config(ask):

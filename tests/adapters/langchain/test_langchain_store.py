@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -27,16 +25,6 @@ def store(worded, tmp_path):
     made = MemRecallStore(tmp_path / "bank", memory=worded)
     yield made
     made.close()
-
-
-@pytest.fixture
-def compressed(worded, monkeypatch):
-    """The texts that went through the compressor."""
-    texts, original = [], worded._compress
-    monkeypatch.setattr(
-        worded, "_compress", lambda chunks: texts.extend(chunk.text for chunk in chunks) or original(chunks)
-    )
-    return texts
 
 
 class TestStandard(VectorStoreIntegrationTests):
@@ -135,7 +123,7 @@ async def test_texts_of_an_iterator_are_all_remembered(store):
     assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs."]
 
 
-def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressed):
+def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressions):
     good = Document(id="a", page_content="Ada pays.")
     for bad, ids in (
         ([good, Document(id="b", page_content=" \n")], None),
@@ -148,7 +136,7 @@ def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(
     ):
         with pytest.raises(InputError, match="Expected"):
             store.add_documents(bad, ids=ids)
-    assert (store.get_by_ids(["a", "b"]), compressed) == ([], [])
+    assert (store.get_by_ids(["a", "b"]), compressions) == ([], [])
     assert store.add_documents([]) == []
 
 
@@ -186,27 +174,27 @@ def sourced(count):
     return [Document(page_content=f"Person {n} does job {n}.", metadata={"source": f"s{n}"}) for n in range(count)]
 
 
-def test_indexing_again_compresses_only_what_changed(store, compressed):
+def test_indexing_again_compresses_only_what_changed(store, compressions):
     records = InMemoryRecordManager("memory")
     records.create_schema()
     pages = sourced(100)
     options = {"cleanup": "incremental", "source_id_key": "source", "key_encoder": "sha256"}
     assert index(pages, records, store, **options)["num_added"] == 100
-    compressed.clear()
+    compressions.clear()
     pages[42] = Document(page_content="Dana approves trips.", metadata={"source": "s42"})
     result = index(pages, records, store, **options)
     assert result == {"num_added": 1, "num_updated": 0, "num_skipped": 99, "num_deleted": 1}
-    assert compressed == ["Dana approves trips."]
+    assert compressions == ["Dana approves trips."]
     assert len(store.similarity_search("job", k=200)) == 100
 
 
-async def test_indexing_asynchronously_and_in_full_forgets_what_is_gone(store, compressed):
+async def test_indexing_asynchronously_and_in_full_forgets_what_is_gone(store, compressions):
     records = InMemoryRecordManager("memory")
     await records.acreate_schema()
     options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
     await aindex(sourced(5), records, store, **options)
     result = await aindex(sourced(4), records, store, **options)
-    assert (result["num_deleted"], result["num_skipped"], len(compressed)) == (1, 4, 5)
+    assert (result["num_deleted"], result["num_skipped"], len(compressions)) == (1, 4, 5)
     assert await store.asimilarity_search("Person 4 does job 4.", k=9, filter={"source": "s4"}) == []
 
 
@@ -264,12 +252,7 @@ def test_a_replaced_text_is_found_by_its_new_words_and_not_by_its_old_ones(store
     assert store.similarity_search("apples", k=1)[0].id == "b"
 
 
-async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path):
-    memory, gate, _ = waiting
-    store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=memory)
-    task = asyncio.create_task(store.asimilarity_search(QUESTION, k=1))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    assert not task.done()
-    gate.go.set()
-    assert len(await task) == 1
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
+    store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=waiting[0])
+    assert len(await meanwhile(store.asimilarity_search(QUESTION, k=1))) == 1
     store.close()
