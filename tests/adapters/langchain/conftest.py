@@ -1,7 +1,16 @@
 import pytest
 from langchain_core.documents import Document
+from memrecall_kv import GateConfig, MemRecallConfig
+from memrecall_kv.testing import tiny_memory
 
 from langchain_memrecall import MemRecallRetriever, MemRecallRunnable
+
+
+@pytest.fixture(scope="session")
+def worded(memory):
+    """A memory whose gate listens to shared words, as the trained one does."""
+    gate = GateConfig(threshold=0.0, lexical_weight=20.0)
+    return tiny_memory(MemRecallConfig(**{**dict(memory.config), "gate": gate}), backbone=memory.backbone)
 
 
 @pytest.fixture

@@ -1,23 +1,14 @@
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.indexing import InMemoryRecordManager, aindex, index
 from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
-from memrecall_kv import GateConfig, MemRecallConfig
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 
-from langchain_memrecall import MemRecallDocumentCompressor, MemRecallRetriever, MemRecallRunnable, MemRecallStore
+from langchain_memrecall import MemRecallStore
 
 QUESTION = "Who approves trips?"
-
-
-@pytest.fixture(scope="module")
-def worded(memory):
-    """A memory whose gate listens to shared words, as the trained one does."""
-    gate = GateConfig(threshold=0.0, lexical_weight=20.0)
-    return tiny_memory(MemRecallConfig(**{**dict(memory.config), "gate": gate}), backbone=memory.backbone)
 
 
 @pytest.fixture
@@ -168,88 +159,6 @@ def test_an_open_bank_is_used_and_left_open(worded, bank):
     assert len(store.similarity_search(QUESTION, k=9)) == 4
     store.close()
     assert len(bank) == 4
-
-
-def sourced(count):
-    return [Document(page_content=f"Person {n} does job {n}.", metadata={"source": f"s{n}"}) for n in range(count)]
-
-
-def test_indexing_again_compresses_only_what_changed(store, compressions):
-    records = InMemoryRecordManager("memory")
-    records.create_schema()
-    pages = sourced(100)
-    options = {"cleanup": "incremental", "source_id_key": "source", "key_encoder": "sha256"}
-    assert index(pages, records, store, **options)["num_added"] == 100
-    compressions.clear()
-    pages[42] = Document(page_content="Dana approves trips.", metadata={"source": "s42"})
-    result = index(pages, records, store, **options)
-    assert result == {"num_added": 1, "num_updated": 0, "num_skipped": 99, "num_deleted": 1}
-    assert compressions == ["Dana approves trips."]
-    assert len(store.similarity_search("job", k=200)) == 100
-
-
-async def test_indexing_asynchronously_and_in_full_forgets_what_is_gone(store, compressions):
-    records = InMemoryRecordManager("memory")
-    await records.acreate_schema()
-    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
-    await aindex(sourced(5), records, store, **options)
-    result = await aindex(sourced(4), records, store, **options)
-    assert (result["num_deleted"], result["num_skipped"], len(compressions)) == (1, 4, 5)
-    assert await store.asimilarity_search("Person 4 does job 4.", k=9, filter={"source": "s4"}) == []
-
-
-def texts_recalled(worded, path):
-    """Every text that any route over a bank gives back."""
-    ask = MemRecallRunnable(bank=path, memory=worded, top_k=50)
-    retriever = MemRecallRetriever(bank=path, memory=worded, k=50)
-    store = MemRecallStore(path, memory=worded)
-    compressor = MemRecallDocumentCompressor(memory=worded, top_n=50)
-    result = ask.invoke("What does person 1 do?")
-    found = [
-        *result["context"],
-        *retriever.invoke("What does person 1 do?"),
-        *store.similarity_search("What does person 1 do?", k=50),
-        *compressor.compress_documents(retriever.invoke("What does person 1 do?"), "What does person 1 do?"),
-    ]
-    for opened in (ask, retriever, store, compressor):
-        opened.close()
-    return {document.page_content for document in found}, result["answer"]
-
-
-@pytest.mark.parametrize("how", ["delete", "index"])
-def test_deleted_and_replaced_text_comes_back_by_no_route(store, worded, tmp_path, how):
-    records = InMemoryRecordManager("memory")
-    records.create_schema()
-    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
-    before = sourced(3)
-    index(before, records, store, **options)
-    assert texts_recalled(worded, tmp_path / "bank")[0] == {page.page_content for page in before}
-    after = [before[0], Document(page_content="Person 1 left.", metadata={"source": "s1"})]
-    if how == "index":
-        index(after, records, store, **options)
-    else:
-        ids = [document.id for document in store.similarity_search("job", k=9) if document.metadata["source"] != "s0"]
-        store.delete(ids)
-        store.add_documents(after[1:])
-    recalled, answer = texts_recalled(worded, tmp_path / "bank")
-    assert recalled == {"Person 0 does job 0.", "Person 1 left."}
-    assert "job 1" not in answer
-
-
-def test_a_reader_that_is_open_sees_deletions_at_once(store, worded, documents, tmp_path):
-    store.add_documents(documents)
-    ask = MemRecallRunnable(bank=tmp_path / "bank", memory=worded, top_k=9)
-    assert len(ask.invoke(QUESTION)["context"]) == 4
-    store.delete(["travel"])
-    assert "travel" not in {document.id for document in ask.invoke(QUESTION)["context"]}
-    ask.close()
-
-
-def test_a_replaced_text_is_found_by_its_new_words_and_not_by_its_old_ones(store):
-    store.add_documents([Document(id="a", page_content="apples"), Document(id="b", page_content="pears")])
-    assert store.similarity_search("apples", k=1)[0].id == "a"
-    store.add_documents([Document(id="a", page_content="pears"), Document(id="b", page_content="apples")])
-    assert store.similarity_search("apples", k=1)[0].id == "b"
 
 
 async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
