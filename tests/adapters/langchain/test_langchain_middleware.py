@@ -13,6 +13,8 @@ from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 
 from langchain_memrecall import MemRecallMiddleware, MemRecallRetriever, MemRecallStore, create_memrecall_tool
 
+CALL = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
+
 
 class Scripted(BaseChatModel):
     """Says its lines one after the other and keeps what it was shown."""
@@ -94,8 +96,7 @@ def test_turns_that_are_shown_are_not_recalled_as_well(memory, tmp_path):
 
 
 def test_a_tools_answer_is_never_shown_without_its_call(middleware):
-    call = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
-    model = Scripted(lines=["Hello.", call, "Dana does."], shown=[])
+    model = Scripted(lines=["Hello.", CALL, "Dana does."], shown=[])
 
     def recall(question: str) -> str:
         """Recall."""
@@ -109,14 +110,20 @@ def test_a_tools_answer_is_never_shown_without_its_call(middleware):
     assert "My name is Ada." in system(model.shown[2])  # in every model call of the turn
 
 
-def test_an_agent_calls_our_tool_and_keeps_the_documents_as_artifact(memory, bank):
-    call = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
-    model = Scripted(lines=[call, "Dana does."], shown=[])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_agent_has_our_tool_and_our_memory_at_once(middleware, memory, bank, is_async):
+    model = Scripted(lines=["Hello Ada.", CALL, "Dana does."], shown=[])
     tool = create_memrecall_tool(MemRecallRetriever(bank=bank, memory=memory, k=2))
-    result = create_agent(model, [tool]).invoke({"messages": [HumanMessage("Who approves trips?")]})
+    agent = create_agent(model, [tool], middleware=[middleware], checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    for text in ("My name is Ada.", "Who approves my trips?"):
+        given = {"messages": [HumanMessage(text)]}
+        result = await agent.ainvoke(given, config) if is_async else agent.invoke(given, config)
     (answered,) = [message for message in result["messages"] if isinstance(message, ToolMessage)]
+    last = model.shown[-1]
+    assert "My name is Ada." in system(last)
     assert len(answered.artifact) == 2
-    assert answered.artifact[0].page_content in model.shown[1][-1].text
+    assert answered.artifact[0].page_content in last[-1].text
     assert result["messages"][-1].text == "Dana does."
 
 

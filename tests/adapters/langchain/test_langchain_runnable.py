@@ -259,6 +259,17 @@ def test_a_setting_can_be_made_configurable(memory, bank):
         top_k=ConfigurableField(id="top_k", name="blocks")
     )
     assert len(ask.with_config(configurable={"top_k": 3}).invoke(QUESTION)["context"]) == 3
+    with pytest.raises(ValidationError):
+        ask.invoke(QUESTION, {"configurable": {"top_k": 0}})
+
+
+async def test_an_argument_of_a_call_that_does_not_exist_is_refused_by_name(ask):
+    with pytest.raises(TypeError, match="filter"):
+        ask.invoke(QUESTION, filter={"team": "finance"})  # it belongs into the input
+    with pytest.raises(TypeError, match="filter"):
+        await ask.ainvoke(QUESTION, filter={"team": "finance"})
+    with pytest.raises(TypeError, match="filter"):
+        list(ask.stream(QUESTION, filter={"team": "finance"}))
 
 
 @pytest.mark.parametrize("settings", [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"llm": "gpt"}, {"modle": "typo"}])
