@@ -244,17 +244,17 @@ class MemRecallStore(VectorStore):
                 yield None
 
 
-def _identified(documents: Sequence[Document], ids: list[str] | None) -> list[Document]:
+def _identified(documents: Iterable[Document], ids: list[str] | None) -> list[Document]:
     """Return the documents under the ids that were given for them."""
-    check_documents(documents)
+    listed = check_documents(documents)
     if ids is None:
-        return list(documents)
-    if isinstance(ids, str) or len(ids) != len(documents):
+        return listed
+    if isinstance(ids, str) or len(ids) != len(listed):
         raise InputError(
-            f"Expected a list of {len(documents)} ids, one per document, got {ids!r}.", "Pass as many as documents."
+            f"Expected a list of {len(listed)} ids, one per document, got {ids!r}.", "Pass as many as documents."
         )
     return [
-        document.model_copy(update={"id": given or document.id}) for document, given in zip(documents, ids, strict=True)
+        document.model_copy(update={"id": given or document.id}) for document, given in zip(listed, ids, strict=True)
     ]
 
 

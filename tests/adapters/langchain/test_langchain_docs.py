@@ -7,27 +7,18 @@ from pathlib import Path
 
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.language_models import FakeListChatModel
 from memrecall_kv import lazy
 
 PAGE = Path(__file__).parents[3] / "docs" / "langchain.md"
 ANSWER = "Dana Whitfield does."
 
 
-class Polite(BaseChatModel):
-    """Says the same to everything."""
-
-    @property
-    def _llm_type(self):
-        return "polite"
+class Polite(FakeListChatModel):
+    """LangChain's fake, which an agent may give tools to."""
 
     def bind_tools(self, tools, **kwargs):
         return self
-
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-        return ChatResult(generations=[ChatGeneration(message=AIMessage("Dana, if you please."))])
 
 
 @pytest.fixture
@@ -37,7 +28,7 @@ def page(scripted, documents, monkeypatch, tmp_path):
     monkeypatch.setitem(lazy._loaded, (None, "auto"), scripted)  # what a name would load
     for document in documents:
         document.metadata["source"] = f"{document.id}.md"
-    scope = {"documents": documents, "model": Polite()}
+    scope = {"documents": documents, "model": Polite(responses=["Dana, if you please."])}
     text = PAGE.read_text(encoding="utf-8")
 
     async def run(heading):

@@ -109,9 +109,10 @@ def test_ids_may_be_given_beside_the_documents(worded, documents):
     made.close()
 
 
-async def test_texts_of_an_iterator_are_all_remembered(store):
+async def test_what_an_iterator_gives_is_all_remembered(store):
     ids = [*store.add_texts(iter(["Ada pays."])), *await store.aadd_texts(iter(["Bo signs."]), ids=["b"])]
-    assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs."]
+    ids += store.add_documents(iter([Document(page_content="Cy checks.")]), ids=["c"])
+    assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs.", "Cy checks."]
 
 
 def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressions):

@@ -103,6 +103,8 @@ def test_a_mistake_of_the_caller_is_an_error_of_the_tool(tool):
         tool.invoke(call(" "))
     with pytest.raises(InputError, match="MemRecallRetriever"):
         create_memrecall_tool(lambda question: question)
+    with pytest.raises(InputError, match="got one without a bank"):
+        create_memrecall_tool(MemRecallRunnable())
 
 
 async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
