@@ -17,6 +17,7 @@ from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents
 from langchain_memrecall._filters import to_where
+from langchain_memrecall._growing import check_bank
 from langchain_memrecall._memory_settings import MemorySettings
 from langchain_memrecall._revive import revived
 
@@ -57,9 +58,9 @@ class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Inpu
 
     @field_validator("bank")
     @classmethod
-    def _bank_is_named(cls, bank: Any) -> Any:
-        if (bank is None and cls._needs_bank) or bank == "":
-            raise InputError("Expected a bank, got none.", "Pass an open bank or the path of one.")
+    def _bank_is_one(cls, bank: Any) -> Any:
+        if bank is not None or cls._needs_bank:
+            check_bank(bank)
         return bank
 
     @field_validator("filter")

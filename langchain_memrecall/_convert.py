@@ -42,7 +42,12 @@ def to_document(host: HostDocument) -> Document:
 
 
 def _content_id(document: HostDocument) -> str:
-    content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    try:
+        content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    except TypeError as error:
+        raise InputError(
+            f"Expected the keys of a document's metadata to be texts, got {list(document.metadata)}.", "Use texts."
+        ) from error
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyMemory
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
+
+def check_memory(given: Any) -> None:
+    """Refuse what is given for a memory and is none.
+
+    Raises:
+        InputError: If it is neither a `MemRecall` nor `None`.
+    """
+    if given is not None and not hasattr(given, "walk"):
+        raise InputError(
+            f"Expected memory to be a MemRecall, got {type(given).__name__} {given!r}.",
+            "Name a model to load with name_or_path=.",
+        )
 
 
 class MemorySettings(BaseModel):
@@ -24,6 +38,12 @@ class MemorySettings(BaseModel):
     memory: Any = Field(default=None, exclude=True, repr=False)
 
     _memory: LazyMemory = PrivateAttr()
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_one(cls, memory: Any) -> Any:
+        check_memory(memory)
+        return memory
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model without loading it."""

@@ -19,6 +19,7 @@ from memrecall_kv.types import Opened, Where
 from langchain_memrecall._convert import check_documents, to_count, to_document, to_documents, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import GrowingBank
+from langchain_memrecall._memory_settings import check_memory
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall
@@ -39,7 +40,7 @@ class MemRecallStore(VectorStore):
         memory: A `MemRecall` to use instead of loading one.
 
     Raises:
-        InputError: If `bank` is something else.
+        InputError: If `bank` or `memory` is something else.
 
     Example:
         ```python
@@ -57,6 +58,7 @@ class MemRecallStore(VectorStore):
         device: str = "auto",
         memory: MemRecall | None = None,
     ) -> None:
+        check_memory(memory)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 
@@ -168,7 +170,7 @@ class MemRecallStore(VectorStore):
         if ids is None or isinstance(ids, str):
             raise InputError(f"Expected a list of ids to delete, got {ids!r}.", "Name each document to forget.")
         with self._bank.writing() as writable:
-            for doc_id in ids:
+            for doc_id in map(str, ids):
                 if doc_id in writable:
                     writable.delete(doc_id)
         return True
@@ -176,7 +178,7 @@ class MemRecallStore(VectorStore):
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids, leaving out what is not there."""
         bank = self._bank.get()
-        return [_to_host(bank, doc_id) for doc_id in ids if doc_id in bank]
+        return [_to_host(bank, doc_id) for doc_id in map(str, ids) if doc_id in bank]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return exactly `k` documents, or all there are; arguments as for `similarity_search_with_score`."""
@@ -253,8 +255,10 @@ def _identified(documents: Iterable[Document], ids: list[str] | None) -> list[Do
         raise InputError(
             f"Expected a list of {len(listed)} ids, one per document, got {ids!r}.", "Pass as many as documents."
         )
+    # a number becomes a text, as in a document of LangChain's that is made with it
+    texts = [None if given is None else str(given) for given in ids]
     return [
-        document.model_copy(update={"id": given or document.id}) for document, given in zip(listed, ids, strict=True)
+        document.model_copy(update={"id": given or document.id}) for document, given in zip(listed, texts, strict=True)
     ]
 
 

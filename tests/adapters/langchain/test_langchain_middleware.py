@@ -234,7 +234,7 @@ def test_steps_are_custom_events_of_the_agents_run(middleware):
     assert ("memrecall_step", "opened") in Steps.stages
 
 
-@pytest.mark.parametrize("settings", [{"keep_turns": 0}, {"top_k": 0}, {"bank": 7}])
+@pytest.mark.parametrize("settings", [{"keep_turns": 0}, {"top_k": 0}, {"bank": 7}, {"memory": "x"}])
 def test_an_impossible_setting_is_refused(memory, settings):
     with pytest.raises(InputError, match="Expected"):
         MemRecallMiddleware(**{"memory": memory, **settings})

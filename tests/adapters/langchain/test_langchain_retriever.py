@@ -70,7 +70,9 @@ def test_without_k_the_settings_decide(bank, open_only):
     assert [found.id for found in MemRecallRetriever(bank=bank, memory=open_only(17)).invoke(QUESTION)] == ["lunch"]
 
 
-@pytest.mark.parametrize("settings", [{"top_k": 3}, {"k": 0}, {"bank": None}, {"bank": ""}, {"modle": "typo"}])
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 3}, {"k": 0}, {"bank": None}, {"bank": ""}, {"bank": 7}, {"memory": "x"}, {"modle": "typo"}]
+)
 def test_a_mistyped_or_impossible_setting_is_refused(memory, bank, settings):
     with pytest.raises(ValidationError):
         MemRecallRetriever(**{"bank": bank, "memory": memory, **settings})

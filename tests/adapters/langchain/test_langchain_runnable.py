@@ -272,7 +272,10 @@ async def test_an_argument_of_a_call_that_does_not_exist_is_refused_by_name(ask)
         list(ask.stream(QUESTION, filter={"team": "finance"}))
 
 
-@pytest.mark.parametrize("settings", [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"llm": "gpt"}, {"modle": "typo"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"bank": []}, {"llm": "gpt"}, {"prompt": "{context}"}, {"modle": "x"}],
+)
 def test_a_mistyped_or_impossible_setting_is_refused(memory, bank, settings):
     with pytest.raises(ValidationError):
         MemRecallRunnable(**{"bank": bank, "memory": memory, **settings})

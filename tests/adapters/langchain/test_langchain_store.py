@@ -3,7 +3,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
-from memrecall_kv.errors import FingerprintMismatchError, InputError
+from memrecall_kv.errors import BankError, FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 
 from langchain_memrecall import MemRecallStore
@@ -123,10 +123,13 @@ def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(
         ([good], ["a", "b"]),
         ([good], "a"),
         (["Ada pays."], None),
+        ([good, Document(page_content="Bo signs.", metadata={1: 2, "a": 3})], None),
+        ([good, Document(id="b", page_content="Bo signs.", metadata={1: 2})], None),
+        ([good, Document(page_content="Bo signs.", metadata={"of": {1, 2}})], None),
         (good, None),
         ([good, Document(id="b", page_content="Bo signs.")], ["c", "c"]),
     ):
-        with pytest.raises(InputError, match="Expected"):
+        with pytest.raises(InputError, match=r"Expected|is not JSON"):
             store.add_documents(bad, ids=ids)
     assert (store.get_by_ids(["a", "b"]), compressions) == ([], [])
     assert store.add_documents([]) == []
@@ -144,6 +147,27 @@ def test_deleting_without_a_list_of_ids_is_refused_and_deletes_nothing(store, do
 def test_what_is_no_bank_is_refused(worded, bank):
     with pytest.raises(InputError, match="bank"):
         MemRecallStore(bank, memory=worded)
+
+
+def test_what_is_no_memory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="name_or_path"):
+        MemRecallStore(tmp_path, memory="some/model")
+
+
+def test_a_file_is_refused_as_a_bank_by_reading_as_by_writing(worded, documents, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    store = MemRecallStore(tmp_path / "file", memory=worded)
+    for use in (lambda: store.similarity_search(QUESTION), lambda: store.add_documents(documents)):
+        with pytest.raises(BankError, match="is a file"):
+            use()
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_numbers_as_ids_are_the_texts_they_are_in_langchains_documents(store):
+    assert store.add_texts(["Ada pays.", "Bo signs."], ids=[0, 1]) == ["0", "1"]
+    assert [document.page_content for document in store.get_by_ids([1])] == ["Bo signs."]
+    store.delete([1])
+    assert [document.id for document in store.similarity_search(QUESTION, k=9)] == ["0"]
 
 
 def test_a_directory_of_another_model_is_refused_and_left_as_it_is(store, worded, documents, tmp_path):
