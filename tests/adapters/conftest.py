@@ -59,6 +59,12 @@ class WaitingGate:
             raise TimeoutError("nobody let the gate go: the event loop was blocked")
         return [1.0] * len(blocks)
 
+    async def reading(self, work):
+        """Start something, and return its task when it has come to this gate."""
+        task = asyncio.create_task(work)
+        assert await asyncio.to_thread(self.entered.wait, 20)
+        return task
+
 
 @pytest.fixture
 def waiting():
@@ -77,8 +83,7 @@ def meanwhile(waiting):
     _, gate, _ = waiting
 
     async def watched(work):
-        task = asyncio.create_task(work)
-        assert await asyncio.to_thread(gate.entered.wait, 20)
+        task = await gate.reading(work)
         assert not task.done()
         gate.go.set()
         return await task
@@ -92,8 +97,7 @@ def cancelled(waiting):
     _, gate, _ = waiting
 
     async def cancel(work):
-        task = asyncio.create_task(work)
-        assert await asyncio.to_thread(gate.entered.wait, 20)
+        task = await gate.reading(work)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

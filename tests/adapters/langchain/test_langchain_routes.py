@@ -63,8 +63,9 @@ def test_a_chain_that_goes_on_with_the_answer(ask):
     chain = itemgetter("question") | ask | itemgetter("answer") | ChatPromptTemplate.from_template("Is it so: {it}?")
     with pytest.raises(KeyError):
         chain.invoke({"input": QUESTION})
-    chain = ask | (lambda result: {"it": result["answer"]}) | ChatPromptTemplate.from_template("Is it so: {it}?")
-    assert chain.invoke(QUESTION).to_string() == "Human: Is it so: Dana Whitfield does.?"
+    prompt = ChatPromptTemplate.from_template("{input} Is it so: {answer}?")
+    assert (ask | prompt).invoke(QUESTION).to_string() == f"Human: {QUESTION} Is it so: Dana Whitfield does.?"
+    assert (ask | prompt | model("It is.") | StrOutputParser()).invoke(QUESTION) == "It is."
 
 
 def test_langchains_retrieval_chain_with_our_retriever_streams_sources_first(retriever):
