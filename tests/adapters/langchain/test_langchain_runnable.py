@@ -211,7 +211,8 @@ def test_a_batch_keeps_each_input_to_its_own_config(ask):
 
 
 def test_settings_are_saved_and_loaded_without_the_model(memory, bank):
-    ask = MemRecallRunnable(bank=bank, memory=memory, name_or_path="some/model", top_k=3, filter={"team": "finance"})
+    recent = {"$or": [{"team": "finance"}, {"year": {"$gte": 2024}}]}
+    ask = MemRecallRunnable(bank=bank, memory=memory, name_or_path="some/model", top_k=3, filter=recent)
     saved = dumps(ask)
     assert json.loads(saved)["id"] == ["langchain_memrecall", "runnable", "MemRecallRunnable"]
     assert json.loads(saved)["kwargs"] == {
@@ -219,7 +220,7 @@ def test_settings_are_saved_and_loaded_without_the_model(memory, bank):
         "name_or_path": "some/model",
         "device": "auto",
         "top_k": 3,
-        "filter": {"team": "finance"},
+        "filter": recent,
     }
     loaded = MemRecallRunnable.load(saved)
     assert loaded.model_dump() == ask.model_dump()
