@@ -8,8 +8,11 @@ from typing import Any
 
 from langchain_core.documents import Document as HostDocument
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
 from memrecall_kv.errors import InputError
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
+
+from langchain_memrecall._convert import check_documents
 
 _ANSWER_CHARACTERS = 300
 """How much of an answer goes before the question that follows it: enough for who and what it was about."""
@@ -80,14 +83,17 @@ class Asked:
 
 
 def to_asked(given: Any) -> Asked:
-    """Return what an input asks.
+    """Return what an input asks; of a prompt or a message, as a chain hands them on, the last message does.
 
     Raises:
-        InputError: If the input is neither a text nor a dict of the keys of `MemRecallInput`, each of its type.
-            An unknown key is refused: a mistyped filter must not mean no filter.
+        InputError: If the input is nothing of this, nor a text, nor a dict of the keys of `MemRecallInput`, each of
+            its type. An unknown key is refused: a mistyped filter must not mean no filter.
     """
     if isinstance(given, str):
         return Asked(given)
+    if isinstance(given, PromptValue | BaseMessage):
+        *before, last = [given] if isinstance(given, BaseMessage) else given.to_messages()
+        return Asked(str(last.text), chat_history=tuple(before))
     if not isinstance(given, Mapping):
         raise InputError(
             f"Expected a question or a dict, got {type(given).__name__}.", 'Pass a text or {"input": text}.'
@@ -103,20 +109,9 @@ def to_asked(given: Any) -> Asked:
     return Asked(
         given[names[0]],
         given.get("filter"),
-        _documents(given["documents"]) if "documents" in given else None,
+        tuple(check_documents(given["documents"])) if "documents" in given else None,
         _messages(given.get("chat_history") or ()),
     )
-
-
-def _documents(given: Any) -> tuple[HostDocument, ...]:
-    listed = isinstance(given, Sequence) and not isinstance(given, str)
-    strange = [type(item).__name__ for item in given if not isinstance(item, HostDocument)] if listed else []
-    if not listed or strange:
-        raise InputError(
-            f"Expected 'documents' to be a list of documents, got {', '.join(strange) or type(given).__name__}.",
-            "Pass what a retriever returns.",
-        )
-    return tuple(given)
 
 
 def _messages(given: Any) -> tuple[BaseMessage, ...]:

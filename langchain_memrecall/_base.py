@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from langchain_core.documents import Document as HostDocument
 from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_config_list, patch_config
+from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
-from pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+from memrecall_kv.lazy import LazyBank
+from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
 
-from langchain_memrecall._convert import to_documents, to_where
+from langchain_memrecall._convert import to_documents
+from langchain_memrecall._filters import to_where
+from langchain_memrecall._growing import check_bank
+from langchain_memrecall._memory_settings import MemorySettings
 from langchain_memrecall._revive import revived
 
 if TYPE_CHECKING:  # the bank imports torch
@@ -25,50 +28,44 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
-class OverBank(RunnableSerializable[Input, Output]):
+class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
     """A runnable over a memory bank.
 
-    LangChain runs the inputs of a batch in threads. Here they run one after the other, as with
-    `max_concurrency=1`, because there is one model, and it does one thing at a time. Where another model
-    answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
+    LangChain runs the inputs of a batch in threads. Here they run one after the other, because there is one
+    model, and it does one thing at a time; after an error, or when cancelled, the rest is not begun. Where
+    another model answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
 
     Attributes:
         bank: A bank, or the directory of one, which is opened for reading on first use.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
         filter: Metadata that a document must have to be recalled; a filter in a call narrows it further.
-        memory: A `MemRecall` to use instead of loading one; not saved.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
     """
 
+    # Once more, because the host's own, which ignores unknown arguments, is merged last.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     _needs_bank: ClassVar[bool] = True
 
     bank: Any
-    name_or_path: str | None = None
-    device: str = "auto"
     filter: dict[str, Any] | None = None
-    memory: Any = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
     _bank: LazyBank = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
         self._bank = LazyBank(self.bank, self._memory)
 
     @field_validator("bank")
     @classmethod
-    def _bank_is_named(cls, bank: Any) -> Any:
-        if (bank is None and cls._needs_bank) or bank == "":
-            raise InputError("Expected a bank, got none.", "Pass an open bank or the path of one.")
+    def _bank_is_one(cls, bank: Any) -> Any:
+        if bank is not None or cls._needs_bank:
+            check_bank(bank)
         return bank
 
     @field_validator("filter")
     @classmethod
-    def _filter_is_plain(cls, condition: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _filter_is_one(cls, condition: dict[str, Any] | None) -> dict[str, Any] | None:
         to_where(condition)
         return condition
 
@@ -145,59 +142,43 @@ class OverBank(RunnableSerializable[Input, Output]):
         self._bank.close()
 
     def batch(
-        self,
-        inputs: list[Input],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
-        """Return one output per input, in order."""
-        single = self._limited(config, len(inputs))
-        return super().batch(inputs, single, return_exceptions=return_exceptions, **kwargs)
+        """Return one output per input, in order; options as for any runnable, such as `return_exceptions`."""
+        if self._waits_for_others:
+            return super().batch(inputs, config, **options)
+        return [output for _, output in self.batch_as_completed(inputs, config, **options)]
 
     async def abatch(
-        self,
-        inputs: list[Input],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return what `batch` returns, without blocking the loop."""
-        single = self._limited(config, len(inputs))
-        return await super().abatch(inputs, single, return_exceptions=return_exceptions, **kwargs)
+        if self._waits_for_others:
+            return await super().abatch(inputs, config, **options)
+        return [output async for _, output in self.abatch_as_completed(inputs, config, **options)]
 
     def batch_as_completed(
-        self,
-        inputs: Sequence[Input],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> Iterator[tuple[int, Any]]:
         """Yield each output as soon as it is there, with the place of its input."""
-        single = self._limited(config, len(inputs))
-        options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
-        yield from super().batch_as_completed(inputs, single, **options)
+        if self._waits_for_others:
+            yield from super().batch_as_completed(inputs, config, **options)
+            return
+        for place, own in enumerate(get_config_list(config, len(inputs))):
+            (output,) = super().batch([inputs[place]], [own], **options)
+            yield place, output
 
     async def abatch_as_completed(
-        self,
-        inputs: Sequence[Input],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> AsyncIterator[tuple[int, Any]]:
         """Yield what `batch_as_completed` yields, without blocking the loop."""
-        single = self._limited(config, len(inputs))
-        options: dict[str, Any] = {"return_exceptions": return_exceptions, **kwargs}
-        async for output in super().abatch_as_completed(inputs, single, **options):
-            yield output
-
-    def _limited(self, config: RunnableConfig | Sequence[RunnableConfig] | None, length: int) -> list[RunnableConfig]:
-        configs = get_config_list(config, length)
-        return configs if self._waits_for_others else [patch_config(one, max_concurrency=1) for one in configs]
+        if self._waits_for_others:
+            async for pair in super().abatch_as_completed(inputs, config, **options):
+                yield pair
+            return
+        for place, own in enumerate(get_config_list(config, len(inputs))):
+            (output,) = await super().abatch([inputs[place]], [own], **options)
+            yield place, output
 
     @property
     def _waits_for_others(self) -> bool:

@@ -1,4 +1,4 @@
-"""LangChain's documents, inputs and filters to MemRecall's values and back; nothing of the host's is written to."""
+"""LangChain's documents and arguments to MemRecall's values and back; nothing of the host's is written to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from langchain_core.documents import Document as HostDocument
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Document, Recall, Where
+from memrecall_kv.types import Document, Recall
 
 
 def to_documents(documents: Iterable[HostDocument]) -> list[Document]:
@@ -22,11 +22,7 @@ def to_documents(documents: Iterable[HostDocument]) -> list[Document]:
             replace the other.
     """
     converted: dict[str, Document] = {}
-    for host in documents:
-        if not isinstance(host, HostDocument):
-            raise InputError(
-                f"Expected documents, got {type(host).__name__}.", "Use langchain_core.documents.Document."
-            )
+    for host in check_documents(documents):
         if not host.page_content.strip():
             continue
         document = to_document(host)
@@ -46,7 +42,12 @@ def to_document(host: HostDocument) -> Document:
 
 
 def _content_id(document: HostDocument) -> str:
-    content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    try:
+        content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    except TypeError as error:
+        raise InputError(
+            f"Expected the keys of a document's metadata to be texts, got {list(document.metadata)}.", "Use texts."
+        ) from error
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -73,28 +74,41 @@ def to_host(recall: Recall, source: HostDocument | None = None) -> HostDocument:
     )
 
 
-def to_where(*filters: Mapping[str, Any] | None) -> Where | None:
-    """Return the core's filter for metadata that equals all of `filters`; `None` if there are none.
+def check_documents(given: Iterable[Any]) -> list[HostDocument]:
+    """Return what was given as a list of documents.
 
     Raises:
-        InputError: If a filter is no mapping, or holds an operator instead of a value.
+        InputError: If it is something else, or something else is among it.
     """
-    wanted: list[tuple[str, Any]] = []
-    for condition in filters:
-        if condition is None:
-            continue
-        if not isinstance(condition, Mapping):
-            raise InputError(
-                f"Expected a filter to be a dict of metadata, got {type(condition).__name__}.",
-                'Write it like {"team": "finance"}.',
-            )
-        for key, value in condition.items():
-            if key.startswith("$") or (isinstance(value, Mapping) and any(str(name).startswith("$") for name in value)):
-                raise InputError(
-                    f"Expected values that metadata must equal, got the operator {key}: {value!r}.",
-                    "Give the value itself; other comparisons are not supported.",
-                )
-            wanted.append((key, value))
-    if not wanted:
-        return None
-    return lambda _, metadata: all(key in metadata and metadata[key] == value for key, value in wanted)
+    several = isinstance(given, Iterable) and not isinstance(given, str | Mapping | HostDocument)
+    listed = list(given) if several else []
+    strange = sorted({type(one).__name__ for one in listed if not isinstance(one, HostDocument)})
+    if strange or not several:
+        raise InputError(
+            f"Expected a list of documents, got {', '.join(strange) or type(given).__name__}.",
+            "Use langchain_core.documents.Document.",
+        )
+    return listed
+
+
+def to_question(given: Any) -> str:
+    """Return a question that is one.
+
+    Raises:
+        InputError: If it is empty or no text.
+    """
+    if isinstance(given, str) and given.strip():
+        return given
+    got = "an empty text" if isinstance(given, str) else type(given).__name__
+    raise InputError(f"Expected a question, got {got}.", "Pass what is asked as a text.")
+
+
+def to_count(name: str, given: Any) -> int | None:
+    """Return how many are wanted; `None` leaves it to the settings.
+
+    Raises:
+        InputError: If it is no whole number, or below 1.
+    """
+    if given is None or (isinstance(given, int) and given >= 1):
+        return given
+    raise InputError(f"Expected {name} to be a whole number of at least 1, got {given!r}.", "Ask for 1 or more.")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
 
 if TYPE_CHECKING:  # it imports torch
     from memrecall_kv import MemoryBank
+
+
+def check_bank(given: Any) -> None:
+    """Refuse what is neither a bank nor the path of one.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if given == "" or not (isinstance(given, str | Path) or hasattr(given, "put_document")):
+        raise InputError(
+            f"Expected a bank, got {type(given).__name__} {given!r}.", "Pass an open bank or the path of one."
+        )
 
 
 class GrowingBank(LazyBank):
@@ -24,17 +36,15 @@ class GrowingBank(LazyBank):
     """
 
     def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
-        if bank == "" or not (bank is None or isinstance(bank, str | Path) or hasattr(bank, "put_document")):
-            raise InputError(
-                f"Expected a bank, got {type(bank).__name__} {bank!r}.", "Pass an open bank or the path of one."
-            )
+        if bank is not None:
+            check_bank(bank)
         super().__init__(bank, memory)
         self._directory = Path(bank) if isinstance(bank, str | Path) else None
 
     def get(self) -> MemoryBank:
         """Return the bank for reading, making an empty one first if there is none."""
         directory = self._directory
-        if directory is not None and not (directory.exists() and any(directory.iterdir())):
+        if directory is not None and not (directory.is_dir() and any(directory.iterdir())):
             with self.writing():
                 pass
         return super().get()

@@ -9,17 +9,17 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyMemory
 from memrecall_kv.selection import TextCache, walk_documents
 from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Opened, Recall
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from langchain_memrecall._convert import check_documents, to_question
+from langchain_memrecall._memory_settings import MemorySettings
 from langchain_memrecall._steps import Steps
 
 
-class MemRecallDocumentCompressor(BaseDocumentCompressor):
+class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
     """Keeps the documents the gate opens, in the order it opens them.
 
     Each document is compressed once and kept in a cache under the hash of its text, so that one seen before
@@ -29,10 +29,8 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
     Attributes:
         top_n: Documents to return, exactly, as long as there are as many; `None` leaves it to the memory's
             settings: those of `scan.top_k` blocks, or of all above `gate.threshold`.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
-        memory: A `MemRecall` to use instead of loading one.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Example:
         ```python
@@ -41,21 +39,14 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
         ```
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     top_n: int | None = Field(default=None, ge=1)
-    name_or_path: str | None = None
-    device: str = "auto"
     cache_path: str | None = None
-    memory: Any = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
     _cache: TextCache = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the cache, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
         self._cache = TextCache(self.cache_path, self._memory)
 
     def close(self) -> None:
@@ -95,8 +86,7 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
         self, texts: Sequence[str], question: str, config: RunnableConfig
     ) -> Generator[Recall | None, None, None]:
         """Yield how each kept text was opened first, and `None` at other steps."""
-        if not question.strip():
-            raise InputError("Expected a question, got an empty text.", "The gate judges documents by the question.")
+        to_question(question)
         if not texts:
             return
         bank, where = self._cache.keep(texts)
@@ -123,11 +113,7 @@ class MemRecallDocumentCompressor(BaseDocumentCompressor):
 def _by_text(documents: Sequence[Document]) -> dict[str, list[Document]]:
     """Return the documents by what they say: equal texts are judged once."""
     sources: dict[str, list[Document]] = {}
-    for document in documents:
-        if not isinstance(document, Document):
-            raise InputError(
-                f"Expected documents, got {type(document).__name__}.", "Use langchain_core.documents.Document."
-            )
+    for document in check_documents(documents):
         same = sources.setdefault(document.page_content, [])
         if document.page_content.strip() and document not in same:
             same.append(document)

@@ -17,6 +17,7 @@ from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Document, Metadata, Opened, Recall
 
 from langchain_memrecall._growing import GrowingBank
+from langchain_memrecall._memory_settings import check_memory
 from langchain_memrecall._steps import Steps
 
 try:
@@ -64,7 +65,8 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         memory: A `MemRecall` to use instead of loading one.
 
     Raises:
-        InputError: If a number is below 1 or `bank` is something else; in a run, if its config does not hold `scope`.
+        InputError: If a number is below 1, or `bank` or `memory` something else; in a run, if its config does not
+            hold `scope`.
 
     Example:
         ```python
@@ -93,6 +95,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         self._keep_turns = keep_turns
         self._scope_key = scope
         self._top_k = top_k
+        check_memory(memory)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 

@@ -15,7 +15,8 @@ from memrecall_kv.types import Opened, Recall
 from pydantic import ConfigDict, Field
 
 from langchain_memrecall._base import OverBank
-from langchain_memrecall._convert import to_host, to_where
+from langchain_memrecall._convert import to_count, to_host, to_question
+from langchain_memrecall._filters import to_where
 from langchain_memrecall._runs import PROVIDER
 from langchain_memrecall._steps import Steps
 
@@ -75,9 +76,9 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         self, query: str, k: int | None, condition: dict[str, Any] | None, config: RunnableConfig
     ) -> Generator[Recall | None, None, None]:
         """Yield each block as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
-        where = to_where(self.filter, condition)
+        question, count, where = to_question(query), to_count("k", k) or self.k, to_where(self.filter, condition)
         bank, memory = self._bank.get(), self._memory.get()
         steps = Steps(config)
-        for event in memory.walk(bank, query, top_k=self.k if k is None else k, where=where):
+        for event in memory.walk(bank, question, top_k=count, where=where):
             steps.send(event)
             yield event.recall if isinstance(event, Opened) else None

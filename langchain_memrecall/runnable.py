@@ -20,7 +20,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
 from langchain_memrecall._base import OverBank
-from langchain_memrecall._convert import to_where
+from langchain_memrecall._filters import to_where
 from langchain_memrecall._host_writer import HostWriter
 from langchain_memrecall._runs import Runs
 from langchain_memrecall._steps import Steps
@@ -34,7 +34,8 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     (metadata a document must have to be recalled), `"documents"` (answer from these instead of the bank) and
     `"chat_history"` (earlier messages, for a follow-up question). Gives `input`, `context` (the recalled
     chunks as documents, in order of recall), `answer`, `usage` and `trace`. A stream gives them in this
-    order, the answer piece by piece, as dicts that can be added up.
+    order, the answer piece by piece, as dicts that can be added up. Behind a prompt or a model in a chain, the
+    last message is the question, and those before it are the history.
 
     Each step is sent as a custom event `memrecall_step`, whose `stage` is `scored`, `opened`, `noted` or
     `finished`. Recalling is a retriever's run below this one, and writing a chat model's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -14,10 +14,12 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyMemory
 from memrecall_kv.selection import walk_documents
 from memrecall_kv.streaming import in_thread
-from memrecall_kv.types import Opened
+from memrecall_kv.types import Opened, Where
 
-from langchain_memrecall._convert import to_document, to_documents, to_where
+from langchain_memrecall._convert import check_documents, to_count, to_document, to_documents, to_question
+from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import GrowingBank
+from langchain_memrecall._memory_settings import check_memory
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall
@@ -38,7 +40,7 @@ class MemRecallStore(VectorStore):
         memory: A `MemRecall` to use instead of loading one.
 
     Raises:
-        InputError: If `bank` is something else.
+        InputError: If `bank` or `memory` is something else.
 
     Example:
         ```python
@@ -56,6 +58,7 @@ class MemRecallStore(VectorStore):
         device: str = "auto",
         memory: MemRecall | None = None,
     ) -> None:
+        check_memory(memory)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 
@@ -86,10 +89,17 @@ class MemRecallStore(VectorStore):
         return store
 
     @classmethod
-    def from_documents(cls, documents: list[Document], embedding: Embeddings | None = None, **kwargs: Any) -> Self:
+    def from_documents(
+        cls,
+        documents: list[Document],
+        embedding: Embeddings | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Return a store of documents; arguments as for `from_texts`."""
         store = cls(**kwargs)
-        store.add_documents(documents)
+        store.add_documents(documents, ids=ids)
         return store
 
     @property
@@ -111,41 +121,56 @@ class MemRecallStore(VectorStore):
             **kwargs: What other stores take besides, such as `batch_size`; changes nothing here.
 
         Raises:
-            InputError: If a document has no text, two different ones share an id, or the number of ids is
-                another; nothing is written then.
+            InputError: If something else is among the documents, one has no text, two different ones share an
+                id, or the number of ids is another; nothing is written then.
         """
-        if ids is not None:
-            if len(ids) != len(documents):
-                raise InputError(
-                    f"Expected an id per document, got {len(ids)} for {len(documents)}.", "Pass as many as documents."
-                )
-            documents = [
-                document.model_copy(update={"id": given or document.id})
-                for document, given in zip(documents, ids, strict=True)
-            ]
-        blank = [place for place, document in enumerate(documents) if not document.page_content.strip()]
+        given = _identified(documents, ids)
+        blank = [place for place, document in enumerate(given) if not document.page_content.strip()]
         if blank:
             raise InputError(
-                f"Expected documents with text, got none in number {blank[0]} (id {documents[blank[0]].id!r}).",
+                f"Expected documents with text, got none in number {blank[0]} (id {given[blank[0]].id!r}).",
                 "Leave documents without text out.",
             )
-        if not documents:
+        if not given:
             return []
-        converted = to_documents(documents)
+        converted = to_documents(given)
         with self._bank.writing() as writable:
             self._memory.get().ingest(writable, converted)
-        return [to_document(document).id for document in documents]
+        return [to_document(document).id for document in given]
+
+    # LangChain's own would find nothing left in an iterator, and remember nothing without a word
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Compress texts, as `add_documents` does."""
+        return super().add_texts(list(texts), metadatas, ids=ids, **kwargs)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Compress texts, as `add_documents` does, without blocking the loop."""
+        return await super().aadd_texts(list(texts), metadatas, ids=ids, **kwargs)
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Forget documents; one that is not there is no mistake.
 
         Raises:
-            InputError: If there are no ids: everything is not deleted by accident.
+            InputError: If there is no list of ids: nothing is deleted by accident.
         """
-        if ids is None:
-            raise InputError("Expected ids to delete, got none.", "Pass a list of ids.")
+        if ids is None or isinstance(ids, str):
+            raise InputError(f"Expected a list of ids to delete, got {ids!r}.", "Name each document to forget.")
         with self._bank.writing() as writable:
-            for doc_id in ids:
+            for doc_id in map(str, ids):
                 if doc_id in writable:
                     writable.delete(doc_id)
         return True
@@ -153,7 +178,7 @@ class MemRecallStore(VectorStore):
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids, leaving out what is not there."""
         bank = self._bank.get()
-        return [_to_host(bank, doc_id) for doc_id in ids if doc_id in bank]
+        return [_to_host(bank, doc_id) for doc_id in map(str, ids) if doc_id in bank]
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return exactly `k` documents, or all there are; arguments as for `similarity_search_with_score`."""
@@ -169,10 +194,11 @@ class MemRecallStore(VectorStore):
         Args:
             query: What is asked.
             k: Documents to return.
-            **kwargs: `filter`: metadata that a document must have.
+            **kwargs: `filter`: metadata that a document must have, with operators if wanted; or, as in LangChain's
+                own in-memory store, a function of the document.
 
         Raises:
-            InputError: If the question is empty, `k` below 1, or an argument unknown.
+            InputError: If the question is empty, `k` below 1, an argument unknown, or the filter none.
         """
         return [found for found in self._found(query, k, **kwargs) if found is not None]
 
@@ -185,32 +211,59 @@ class MemRecallStore(VectorStore):
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """Refuse: there are no vectors."""
-        self._refuse("search by vector")
+        raise _no_vectors("a vector to search by")
 
     def max_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
+        """Refuse: there are no vectors to compare documents by."""
+        raise _no_vectors("a search for maximal marginal relevance (mmr)")
+
+    def max_marginal_relevance_search_by_vector(
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
         """Refuse: there are no vectors."""
-        self._refuse("maximal marginal relevance")
+        raise _no_vectors("a vector to search by")
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda probability: probability
 
     def _found(
-        self, query: str, k: int, *, filter: dict[str, Any] | None = None, **unknown: Any
+        self, query: str, k: int, *, filter: dict[str, Any] | Callable[[Document], bool] | None = None, **unknown: Any
     ) -> Generator[tuple[Document, float] | None, None, None]:
         """Yield each document as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
         if unknown:
-            raise InputError(f"Expected 'k' and 'filter', got {_listed(unknown)}.", "See similarity_search_with_score.")
+            raise InputError(
+                f"Expected 'k' and 'filter', got {', '.join(map(repr, unknown))}.", "See similarity_search_with_score."
+            )
+        question, count = to_question(query), to_count("k", k)
         bank = self._bank.get()
-        for event in walk_documents(self._memory.get(), bank, query, top_n=k, where=to_where(filter)):
+        where = _where(bank, filter) if callable(filter) else to_where(filter)
+        for event in walk_documents(self._memory.get(), bank, question, top_n=count, where=where):
             if isinstance(event, Opened):
                 yield _to_host(bank, event.recall.chunk.doc_id), event.recall.gate_probability
             else:
                 yield None
 
-    def _refuse(self, wanted: str) -> NoReturn:
-        raise NotImplementedError(f"{type(self).__name__} holds no vectors, got {wanted}. Use similarity_search.")
+
+def _identified(documents: Iterable[Document], ids: list[str] | None) -> list[Document]:
+    """Return the documents under the ids that were given for them."""
+    listed = check_documents(documents)
+    if ids is None:
+        return listed
+    if isinstance(ids, str) or len(ids) != len(listed):
+        raise InputError(
+            f"Expected a list of {len(listed)} ids, one per document, got {ids!r}.", "Pass as many as documents."
+        )
+    # a number becomes a text, as in a document of LangChain's that is made with it
+    texts = [None if given is None else str(given) for given in ids]
+    return [
+        document.model_copy(update={"id": given or document.id}) for document, given in zip(listed, texts, strict=True)
+    ]
+
+
+def _where(bank: MemoryBank, holds: Callable[[Document], bool]) -> Where:
+    return lambda doc_id, _: doc_id in bank and bool(holds(_to_host(bank, doc_id)))
 
 
 def _to_host(bank: MemoryBank, doc_id: str) -> Document:
@@ -218,5 +271,9 @@ def _to_host(bank: MemoryBank, doc_id: str) -> Document:
     return Document(id=doc_id, page_content=stored.text, metadata=dict(stored.metadata))
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
+def _no_vectors(got: str) -> NotImplementedError:
+    """Return what LangChain's own stores raise for a search they do not have."""
+    return NotImplementedError(
+        f"Expected a question, got {got}: MemRecallStore holds no vectors. "
+        "Use similarity_search, similarity_search_with_score, or as_retriever with another search_type."
+    )

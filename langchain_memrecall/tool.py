@@ -40,7 +40,7 @@ def create_memrecall_tool(
         description: When it should; say what the documents are about.
 
     Raises:
-        InputError: If `source` is something else.
+        InputError: If `source` is something else, or has no bank: a tool is asked a question and nothing more.
 
     Example:
         ```python
@@ -52,6 +52,8 @@ def create_memrecall_tool(
         raise InputError(
             f"Expected a MemRecallRetriever or a MemRecallRunnable, got {type(source).__name__}.", "Make one first."
         )
+    if source.bank is None:
+        raise InputError("Expected a runnable over a bank, got one without a bank.", "Make it with bank=.")
 
     # to a parameter of this name LangChain passes the callbacks of the tool's children; `config` would be the caller's
     def recall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:

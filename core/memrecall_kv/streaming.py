@@ -6,16 +6,18 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
-    """Yield what `stream()` yields, made in one worker thread that sees the caller's context.
+    """Yield what `stream()` yields, made in a thread of its own that sees the caller's context.
 
     The generator runs from start to end in a single thread, because what it switches in PyTorch it
-    switches for that thread, and it never waits for its reader.
+    switches for that thread, and it never waits for its reader. It takes none of the loop's few worker
+    threads: what it waits for, such as a host's model, may need one.
     Leaving early (`aclose`, cancellation) closes the generator after the item it is working on.
     """
     loop = asyncio.get_running_loop()
@@ -34,7 +36,8 @@ async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGene
             if not abandoned.is_set():
                 loop.call_soon_threadsafe(items.put_nowait, None)
 
-    worker = loop.run_in_executor(None, contextvars.copy_context().run, work)
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memrecall")
+    worker = loop.run_in_executor(executor, contextvars.copy_context().run, work)
     try:
         while (item := await items.get()) is not None:
             yield item[0]
@@ -42,3 +45,4 @@ async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGene
     finally:
         abandoned.set()
         worker.cancel()  # not started yet: never will be; running: ends by the flag
+        executor.shutdown(wait=False)

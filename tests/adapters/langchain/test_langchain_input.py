@@ -1,19 +1,14 @@
 import pytest
 from langchain_core.documents import Document
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from memrecall_kv.errors import InputError
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
 from langchain_memrecall import MemRecallRunnable
 
 QUESTION = "Who approves trips?"
-
-
-@pytest.fixture
-def ask(scripted, bank):
-    runnable = MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-    yield runnable
-    runnable.close()
 
 
 @pytest.fixture
@@ -102,13 +97,10 @@ def test_a_document_twice_or_without_text_is_recalled_once_or_not_at_all(ask):
     assert [document.id for document in context] == ["a"]
 
 
-def test_a_document_seen_before_is_not_compressed_again(ask, scripted, monkeypatch):
-    compressed = []
-    original = scripted._compress
-    monkeypatch.setattr(scripted, "_compress", lambda chunks: compressed.extend(chunks) or original(chunks))
+def test_a_document_seen_before_is_not_compressed_again(ask, compressions):
     for text in ("Bo signs.", "Cy checks."):
         ask.invoke({"input": QUESTION, "documents": [Document(page_content="Ada pays."), Document(page_content=text)]})
-    assert [chunk.text for chunk in compressed] == ["Ada pays.", "Bo signs.", "Cy checks."]
+    assert compressions == ["Ada pays.", "Bo signs.", "Cy checks."]
 
 
 def test_without_a_bank_each_question_brings_its_documents(scripted):
@@ -139,6 +131,18 @@ def test_a_long_answer_does_not_push_the_follow_up_out_of_the_window(asked):
     ask, questions = asked
     ask.invoke({"input": "And?", "chat_history": [("human", "Lunch?"), ("ai", "word " * 5000)]})
     assert len(questions[0]) < 400
+
+
+async def test_a_prompt_or_a_model_may_ask(asked):
+    ask, questions = asked
+    prompt = ChatPromptTemplate.from_messages([("human", "Lunch?"), ("ai", "Noon."), ("human", "{text}")])
+    assert (prompt | ask).invoke({"text": "And dinner?"})["input"] == "And dinner?"
+    model = GenericFakeChatModel(messages=iter([AIMessage("Who approves trips?")] * 3))
+    (model | ask).invoke("Ask something.")
+    await (model | ask).ainvoke("Ask something.")
+    list((model | ask).stream("Ask something."))  # its pieces are put together
+    (PromptTemplate.from_template("Who does {text}?") | ask).invoke({"text": "it"})
+    assert questions == ["Noon. And dinner?", *["Who approves trips?"] * 3, "Who does it?"]
 
 
 def test_the_schemas_name_every_key(ask):

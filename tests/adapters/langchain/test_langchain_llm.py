@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
@@ -185,6 +186,14 @@ async def test_leaving_an_async_stream_stops_the_model(scripted, bank):
             break
     await stream.aclose()
     assert await asyncio.to_thread(llm.stopped.wait, 20)
+
+
+@pytest.mark.timeout(30)
+async def test_a_model_without_async_methods_finds_a_thread_however_many_wait_for_it(scripted, bank):
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    llm = GenericFakeChatModel(messages=iter([AIMessage(SENTENCE)] * 8))
+    ask = MemRecallRunnable(bank=bank, memory=scripted, top_k=1, llm=llm)
+    assert [result["answer"] for result in await ask.abatch([QUESTION] * 8)] == [SENTENCE] * 8
 
 
 class Crowded(Scribe):

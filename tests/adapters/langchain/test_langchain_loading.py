@@ -35,8 +35,8 @@ async def first_of(stream):
 
 
 @pytest.mark.parametrize("route", ["ainvoke", "astream", "retriever"])
-async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path, route):
-    memory, gate, _ = waiting
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path, route):
+    memory = waiting[0]
     ask = MemRecallRunnable.from_documents(documents, bank=tmp_path / "bank", memory=memory)
     retriever = MemRecallRetriever(bank=tmp_path / "bank", memory=memory)
     work = {
@@ -44,41 +44,28 @@ async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_pat
         "astream": lambda: first_of(ask.astream(QUESTION)),
         "retriever": lambda: retriever.ainvoke(QUESTION),
     }
-    task = asyncio.create_task(work[route]())
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    assert not task.done()
-    gate.go.set()
-    await task
+    assert await meanwhile(work[route]())
     ask.close()
     retriever.close()
 
 
-async def test_cancelling_a_retriever_stops_the_scan(documents, waiting, tmp_path):
+async def test_cancelling_a_retriever_stops_the_scan(documents, waiting, cancelled, tmp_path):
     memory, gate, _ = waiting
     scored = []
     retriever = MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=4)
     score = gate.score
     gate.score = lambda *arguments: scored.append(1) or score(*arguments)
-    task = asyncio.create_task(retriever.ainvoke(QUESTION))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    gate.go.set()
+    await cancelled(retriever.ainvoke(QUESTION))
     await asyncio.to_thread(retriever.invoke, "When is lunch?", k=1)
     assert len(scored) == 2
     retriever.close()
 
 
-async def test_cancelling_a_question_stops_the_work(documents, waiting, tmp_path):
-    memory, gate, answered = waiting
+@pytest.mark.parametrize("route", ["ainvoke", "abatch"])
+async def test_cancelling_a_question_or_a_batch_stops_the_work(documents, waiting, cancelled, tmp_path, route):
+    memory, _, answered = waiting
     ask = MemRecallRunnable.from_documents(documents, bank=tmp_path / "bank", memory=memory)
-    task = asyncio.create_task(ask.ainvoke(QUESTION))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    gate.go.set()
+    await cancelled(ask.ainvoke(QUESTION) if route == "ainvoke" else ask.abatch([QUESTION, "What is broken?"]))
     await ask.ainvoke("When is lunch?")
     assert answered == ["When is lunch?"]
     ask.close()

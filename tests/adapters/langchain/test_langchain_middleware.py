@@ -1,7 +1,5 @@
 """An agent of LangChain's with a scripted model, whose memory is ours."""
 
-import asyncio
-
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
@@ -14,6 +12,8 @@ from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 
 from langchain_memrecall import MemRecallMiddleware, MemRecallRetriever, MemRecallStore, create_memrecall_tool
+
+CALL = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
 
 
 class Scripted(BaseChatModel):
@@ -96,8 +96,7 @@ def test_turns_that_are_shown_are_not_recalled_as_well(memory, tmp_path):
 
 
 def test_a_tools_answer_is_never_shown_without_its_call(middleware):
-    call = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
-    model = Scripted(lines=["Hello.", call, "Dana does."], shown=[])
+    model = Scripted(lines=["Hello.", CALL, "Dana does."], shown=[])
 
     def recall(question: str) -> str:
         """Recall."""
@@ -111,14 +110,20 @@ def test_a_tools_answer_is_never_shown_without_its_call(middleware):
     assert "My name is Ada." in system(model.shown[2])  # in every model call of the turn
 
 
-def test_an_agent_calls_our_tool_and_keeps_the_documents_as_artifact(memory, bank):
-    call = AIMessage("", tool_calls=[{"name": "recall", "args": {"question": "Who?"}, "id": "1", "type": "tool_call"}])
-    model = Scripted(lines=[call, "Dana does."], shown=[])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_agent_has_our_tool_and_our_memory_at_once(middleware, memory, bank, is_async):
+    model = Scripted(lines=["Hello Ada.", CALL, "Dana does."], shown=[])
     tool = create_memrecall_tool(MemRecallRetriever(bank=bank, memory=memory, k=2))
-    result = create_agent(model, [tool]).invoke({"messages": [HumanMessage("Who approves trips?")]})
+    agent = create_agent(model, [tool], middleware=[middleware], checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "1"}}
+    for text in ("My name is Ada.", "Who approves my trips?"):
+        given = {"messages": [HumanMessage(text)]}
+        result = await agent.ainvoke(given, config) if is_async else agent.invoke(given, config)
     (answered,) = [message for message in result["messages"] if isinstance(message, ToolMessage)]
+    last = model.shown[-1]
+    assert "My name is Ada." in system(last)
     assert len(answered.artifact) == 2
-    assert answered.artifact[0].page_content in model.shown[1][-1].text
+    assert answered.artifact[0].page_content in last[-1].text
     assert result["messages"][-1].text == "Dana does."
 
 
@@ -174,13 +179,11 @@ def test_forgetting_a_conversation_leaves_the_others(middleware):
     assert "fig" in system(model.shown[-1])
 
 
-def test_a_turn_is_compressed_once(middleware, memory, monkeypatch):
-    compressed, original = [], memory._compress
-    monkeypatch.setattr(memory, "_compress", lambda chunks: compressed.extend(chunks) or original(chunks))
+def test_a_turn_is_compressed_once(middleware, compressions):
     agent = create_agent(Scripted(shown=[]), middleware=[middleware], checkpointer=InMemorySaver())
     for text in ("One.", "Two.", "Three."):
         say(agent, text)
-    assert [chunk.text for chunk in compressed] == [f"User: {n}.\nAssistant: Noted." for n in ("One", "Two", "Three")]
+    assert compressions == [f"User: {n}.\nAssistant: Noted." for n in ("One", "Two", "Three")]
 
 
 def test_the_hosts_request_is_not_changed(middleware):
@@ -231,7 +234,7 @@ def test_steps_are_custom_events_of_the_agents_run(middleware):
     assert ("memrecall_step", "opened") in Steps.stages
 
 
-@pytest.mark.parametrize("settings", [{"keep_turns": 0}, {"top_k": 0}, {"bank": 7}])
+@pytest.mark.parametrize("settings", [{"keep_turns": 0}, {"top_k": 0}, {"bank": 7}, {"memory": "x"}])
 def test_an_impossible_setting_is_refused(memory, settings):
     with pytest.raises(InputError, match="Expected"):
         MemRecallMiddleware(**{"memory": memory, **settings})
@@ -247,7 +250,7 @@ def test_a_bank_of_another_model_is_refused(memory, tmp_path):
         say(agent, "One.")
 
 
-async def test_the_loop_goes_on_while_the_gate_reads(waiting, tmp_path):
+async def test_the_loop_goes_on_while_the_gate_reads(waiting, meanwhile, tmp_path):
     memory, gate, _ = waiting
     gate.go.set()
     middleware = MemRecallMiddleware(tmp_path / "chats", memory=memory, keep_turns=1)
@@ -256,9 +259,6 @@ async def test_the_loop_goes_on_while_the_gate_reads(waiting, tmp_path):
     await agent.ainvoke({"messages": [HumanMessage("One.")]}, config)
     gate.go.clear()
     gate.entered.clear()
-    task = asyncio.create_task(agent.ainvoke({"messages": [HumanMessage("Two.")]}, config))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    assert not task.done()
-    gate.go.set()
-    assert len((await task)["messages"]) == 4
+    result = await meanwhile(agent.ainvoke({"messages": [HumanMessage("Two.")]}, config))
+    assert len(result["messages"]) == 4
     middleware.close()

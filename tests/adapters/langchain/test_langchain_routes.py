@@ -20,7 +20,9 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from memrecall_kv import pipeline
 from memrecall_kv.errors import InputError
+from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
 from langchain_memrecall import (
@@ -32,13 +34,6 @@ from langchain_memrecall import (
 
 QUESTION = "Who approves trips?"
 PROMPT = ChatPromptTemplate.from_messages([("system", "{context}"), ("human", "{input}")])
-
-
-@pytest.fixture
-def ask(scripted, bank):
-    runnable = MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-    yield runnable
-    runnable.close()
 
 
 @pytest.fixture
@@ -68,8 +63,9 @@ def test_a_chain_that_goes_on_with_the_answer(ask):
     chain = itemgetter("question") | ask | itemgetter("answer") | ChatPromptTemplate.from_template("Is it so: {it}?")
     with pytest.raises(KeyError):
         chain.invoke({"input": QUESTION})
-    chain = ask | (lambda result: {"it": result["answer"]}) | ChatPromptTemplate.from_template("Is it so: {it}?")
-    assert chain.invoke(QUESTION).to_string() == "Human: Is it so: Dana Whitfield does.?"
+    prompt = ChatPromptTemplate.from_template("{input} Is it so: {answer}?")
+    assert (ask | prompt).invoke(QUESTION).to_string() == f"Human: {QUESTION} Is it so: Dana Whitfield does.?"
+    assert (ask | prompt | model("It is.") | StrOutputParser()).invoke(QUESTION) == "It is."
 
 
 def test_langchains_retrieval_chain_with_our_retriever_streams_sources_first(retriever):
@@ -141,6 +137,24 @@ async def test_a_batch_of_mixed_inputs_gives_what_single_calls_give(ask, width):
     config = {"max_concurrency": width}
     assert [without_seconds(result) for result in ask.batch(inputs, config)] == single
     assert [without_seconds(result) for result in await ask.abatch(inputs, config)] == single
+    completed = dict(ask.batch_as_completed(inputs, config, return_exceptions=True))
+    assert {place: without_seconds(result) for place, result in completed.items()} == dict(enumerate(single))
+
+
+def test_a_batch_opens_the_bank_and_makes_the_word_index_once(worded, bank, monkeypatch):
+    memory = tiny_memory(worded.config, backbone=worded.backbone)
+    opened, indexed, open_bank = [], [], memory.open_bank
+
+    def counted(texts):
+        indexed.append(texts)
+        return LexicalIndex(texts)
+
+    monkeypatch.setattr(memory, "open_bank", lambda *where, **how: opened.append(where) or open_bank(*where, **how))
+    monkeypatch.setattr(pipeline, "LexicalIndex", counted)
+    ask = MemRecallRunnable(bank=bank.path, memory=memory, top_k=2)
+    assert len(ask.batch([f"Who does job {number}?" for number in range(16)])) == 16
+    assert (len(opened), len(indexed)) == (1, 1)
+    ask.close()
 
 
 # deprecated by LangChain, and still in use; its successor is the graph below

@@ -42,11 +42,6 @@ class Recorder(BaseCallbackHandler):
         self.steps.append(data)
 
 
-@pytest.fixture
-def ask(scripted, bank):
-    return MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-
-
 def without_seconds(result):
     return {**result, "usage": {**result["usage"], "seconds": 0.0}}
 
@@ -180,11 +175,33 @@ async def test_an_async_batch_runs_one_input_at_a_time_whatever_the_config_says(
     assert recorder.most_open == 1
 
 
-def test_a_batch_can_return_its_errors(ask):
-    good, bad = ask.batch([QUESTION, {"no": "question"}], return_exceptions=True)
-    assert good["answer"]
-    assert isinstance(bad, InputError)
-    assert ask.batch([]) == []
+async def test_a_batch_can_return_its_errors(ask):
+    inputs = [QUESTION, {"no": "question"}, "When is lunch?"]
+    for results in (
+        ask.batch(inputs, return_exceptions=True),
+        await ask.abatch(inputs, return_exceptions=True),
+        [output for _, output in ask.batch_as_completed(inputs, return_exceptions=True)],
+        [output async for _, output in ask.abatch_as_completed(inputs, return_exceptions=True)],
+    ):
+        assert [type(result) for result in results] == [dict, InputError, dict]
+    assert (ask.batch([]), await ask.abatch([])) == ([], [])
+
+
+async def test_after_an_error_a_batch_does_not_begin_the_rest(ask):
+    recorder = Recorder()
+    inputs, config = [{"no": "question"}, QUESTION], {"callbacks": [recorder]}
+    with pytest.raises(InputError):
+        ask.batch(inputs, config)
+    with pytest.raises(InputError):
+        await ask.abatch(inputs, config)
+    assert (len(recorder.errors), recorder.outputs) == (2, [])
+
+
+def test_a_batch_of_a_chain_runs_our_part_one_input_at_a_time(ask):
+    recorder = Recorder()
+    chain = RunnableLambda(str.strip) | ask.with_config(callbacks=[recorder]) | itemgetter("answer")
+    assert chain.batch([f" {QUESTION}"] * 3, {"max_concurrency": 3}) == ["Dana Whitfield does."] * 3
+    assert (recorder.most_open, len(recorder.outputs)) == (1, 3)
 
 
 def test_a_batch_keeps_each_input_to_its_own_config(ask):
@@ -194,7 +211,8 @@ def test_a_batch_keeps_each_input_to_its_own_config(ask):
 
 
 def test_settings_are_saved_and_loaded_without_the_model(memory, bank):
-    ask = MemRecallRunnable(bank=bank, memory=memory, name_or_path="some/model", top_k=3, filter={"team": "finance"})
+    recent = {"$or": [{"team": "finance"}, {"year": {"$gte": 2024}}]}
+    ask = MemRecallRunnable(bank=bank, memory=memory, name_or_path="some/model", top_k=3, filter=recent)
     saved = dumps(ask)
     assert json.loads(saved)["id"] == ["langchain_memrecall", "runnable", "MemRecallRunnable"]
     assert json.loads(saved)["kwargs"] == {
@@ -202,7 +220,7 @@ def test_settings_are_saved_and_loaded_without_the_model(memory, bank):
         "name_or_path": "some/model",
         "device": "auto",
         "top_k": 3,
-        "filter": {"team": "finance"},
+        "filter": recent,
     }
     loaded = MemRecallRunnable.load(saved)
     assert loaded.model_dump() == ask.model_dump()
@@ -242,9 +260,23 @@ def test_a_setting_can_be_made_configurable(memory, bank):
         top_k=ConfigurableField(id="top_k", name="blocks")
     )
     assert len(ask.with_config(configurable={"top_k": 3}).invoke(QUESTION)["context"]) == 3
+    with pytest.raises(ValidationError):
+        ask.invoke(QUESTION, {"configurable": {"top_k": 0}})
 
 
-@pytest.mark.parametrize("settings", [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"llm": "gpt"}, {"modle": "typo"}])
+async def test_an_argument_of_a_call_that_does_not_exist_is_refused_by_name(ask):
+    with pytest.raises(TypeError, match="filter"):
+        ask.invoke(QUESTION, filter={"team": "finance"})  # it belongs into the input
+    with pytest.raises(TypeError, match="filter"):
+        await ask.ainvoke(QUESTION, filter={"team": "finance"})
+    with pytest.raises(TypeError, match="filter"):
+        list(ask.stream(QUESTION, filter={"team": "finance"}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"k": 3}, {"top_k": 0}, {"bank": ""}, {"bank": []}, {"llm": "gpt"}, {"prompt": "{context}"}, {"modle": "x"}],
+)
 def test_a_mistyped_or_impossible_setting_is_refused(memory, bank, settings):
     with pytest.raises(ValidationError):
         MemRecallRunnable(**{"bank": bank, "memory": memory, **settings})

@@ -1,25 +1,14 @@
-import asyncio
-
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.indexing import InMemoryRecordManager, aindex, index
 from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
-from memrecall_kv import GateConfig, MemRecallConfig
-from memrecall_kv.errors import FingerprintMismatchError, InputError
+from memrecall_kv.errors import BankError, FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 
-from langchain_memrecall import MemRecallDocumentCompressor, MemRecallRetriever, MemRecallRunnable, MemRecallStore
+from langchain_memrecall import MemRecallStore
 
 QUESTION = "Who approves trips?"
-
-
-@pytest.fixture(scope="module")
-def worded(memory):
-    """A memory whose gate listens to shared words, as the trained one does."""
-    gate = GateConfig(threshold=0.0, lexical_weight=20.0)
-    return tiny_memory(MemRecallConfig(**{**dict(memory.config), "gate": gate}), backbone=memory.backbone)
 
 
 @pytest.fixture
@@ -27,16 +16,6 @@ def store(worded, tmp_path):
     made = MemRecallStore(tmp_path / "bank", memory=worded)
     yield made
     made.close()
-
-
-@pytest.fixture
-def compressed(worded, monkeypatch):
-    """The texts that went through the compressor."""
-    texts, original = [], worded._compress
-    monkeypatch.setattr(
-        worded, "_compress", lambda chunks: texts.extend(chunk.text for chunk in chunks) or original(chunks)
-    )
-    return texts
 
 
 class TestStandard(VectorStoreIntegrationTests):
@@ -67,7 +46,7 @@ def test_k_above_the_number_of_documents_returns_all_of_them(store, documents):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"k": 0}, {"k": -1}, {"fliter": {}}, {"filter": "x"}, {"filter": {"a": {"$gt": 1}}}]
+    "arguments", [{"k": 0}, {"k": -1}, {"k": "3"}, {"fliter": {}}, {"filter": "x"}, {"filter": {"$gt": 1}}]
 )
 def test_a_search_that_cannot_be_meant_is_refused(store, documents, arguments):
     store.add_documents(documents)
@@ -81,17 +60,21 @@ def test_an_empty_question_is_refused_and_an_empty_store_finds_nothing(store):
         store.similarity_search(" ")
 
 
-def test_a_filter_is_metadata_that_must_be_equal(store, documents):
-    store.add_documents(documents)
-    found = store.similarity_search(QUESTION, k=9, filter={"team": "finance"})
-    assert {document.id for document in found} == {"travel", "limits"}
-
-
-def test_what_needs_vectors_is_refused_by_name(store):
-    with pytest.raises(NotImplementedError, match="no vectors, got search by vector"):
+async def test_what_needs_vectors_is_refused_with_what_to_use_instead(store):
+    vector, mmr = (
+        r"Expected a question, got a vector .* Use similarity_search",
+        r"got .*\(mmr\).* Use similarity_search",
+    )
+    with pytest.raises(NotImplementedError, match=vector):
         store.similarity_search_by_vector([0.0])
-    with pytest.raises(NotImplementedError, match="maximal marginal relevance"):
+    with pytest.raises(NotImplementedError, match=vector):
+        await store.asimilarity_search_by_vector([0.0])
+    with pytest.raises(NotImplementedError, match=vector):
+        store.max_marginal_relevance_search_by_vector([0.0])
+    with pytest.raises(NotImplementedError, match=mmr):
         store.as_retriever(search_type="mmr").invoke(QUESTION)
+    with pytest.raises(NotImplementedError, match=mmr):
+        await store.as_retriever(search_type="mmr").ainvoke(QUESTION)
     assert store.embeddings is None
 
 
@@ -119,24 +102,44 @@ def test_it_is_made_as_other_stores_are(worded, documents, make):
     made.close()
 
 
-def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressed):
+def test_ids_may_be_given_beside_the_documents(worded, documents):
+    made = MemRecallStore.from_documents(documents, ids=["a", "b", "c", "d"], memory=worded)
+    assert [document.page_content for document in made.get_by_ids(["d"])] == ["The lift is broken."]
+    assert [document.id for document in documents] == ["travel", "limits", "lunch", "lift"]
+    made.close()
+
+
+async def test_what_an_iterator_gives_is_all_remembered(store):
+    ids = [*store.add_texts(iter(["Ada pays."])), *await store.aadd_texts(iter(["Bo signs."]), ids=["b"])]
+    ids += store.add_documents(iter([Document(page_content="Cy checks.")]), ids=["c"])
+    assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs.", "Cy checks."]
+
+
+def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressions):
     good = Document(id="a", page_content="Ada pays.")
     for bad, ids in (
         ([good, Document(id="b", page_content=" \n")], None),
         ([good, Document(id="a", page_content="Bo signs.")], None),
         ([good], ["a", "b"]),
+        ([good], "a"),
+        (["Ada pays."], None),
+        ([good, Document(page_content="Bo signs.", metadata={1: 2, "a": 3})], None),
+        ([good, Document(id="b", page_content="Bo signs.", metadata={1: 2})], None),
+        ([good, Document(page_content="Bo signs.", metadata={"of": {1, 2}})], None),
+        (good, None),
         ([good, Document(id="b", page_content="Bo signs.")], ["c", "c"]),
     ):
-        with pytest.raises(InputError, match="Expected"):
+        with pytest.raises(InputError, match=r"Expected|is not JSON"):
             store.add_documents(bad, ids=ids)
-    assert (store.get_by_ids(["a", "b"]), compressed) == ([], [])
+    assert (store.get_by_ids(["a", "b"]), compressions) == ([], [])
     assert store.add_documents([]) == []
 
 
-def test_deleting_without_ids_is_refused_and_deletes_nothing(store, documents):
-    store.add_documents(documents)
-    with pytest.raises(InputError, match="ids"):
-        store.delete()
+@pytest.mark.parametrize("ids", [None, "lift"])
+def test_deleting_without_a_list_of_ids_is_refused_and_deletes_nothing(store, documents, ids):
+    store.add_documents([*documents, Document(id="l", page_content="A letter.")][1:])
+    with pytest.raises(InputError, match="list of ids"):
+        store.delete(ids)
     assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
 
 
@@ -144,6 +147,27 @@ def test_deleting_without_ids_is_refused_and_deletes_nothing(store, documents):
 def test_what_is_no_bank_is_refused(worded, bank):
     with pytest.raises(InputError, match="bank"):
         MemRecallStore(bank, memory=worded)
+
+
+def test_what_is_no_memory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="name_or_path"):
+        MemRecallStore(tmp_path, memory="some/model")
+
+
+def test_a_file_is_refused_as_a_bank_by_reading_as_by_writing(worded, documents, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    store = MemRecallStore(tmp_path / "file", memory=worded)
+    for use in (lambda: store.similarity_search(QUESTION), lambda: store.add_documents(documents)):
+        with pytest.raises(BankError, match="is a file"):
+            use()
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_numbers_as_ids_are_the_texts_they_are_in_langchains_documents(store):
+    assert store.add_texts(["Ada pays.", "Bo signs."], ids=[0, 1]) == ["0", "1"]
+    assert [document.page_content for document in store.get_by_ids([1])] == ["Bo signs."]
+    store.delete([1])
+    assert [document.id for document in store.similarity_search(QUESTION, k=9)] == ["0"]
 
 
 def test_a_directory_of_another_model_is_refused_and_left_as_it_is(store, worded, documents, tmp_path):
@@ -162,94 +186,7 @@ def test_an_open_bank_is_used_and_left_open(worded, bank):
     assert len(bank) == 4
 
 
-def sourced(count):
-    return [Document(page_content=f"Person {n} does job {n}.", metadata={"source": f"s{n}"}) for n in range(count)]
-
-
-def test_indexing_again_compresses_only_what_changed(store, compressed):
-    records = InMemoryRecordManager("memory")
-    records.create_schema()
-    pages = sourced(100)
-    options = {"cleanup": "incremental", "source_id_key": "source", "key_encoder": "sha256"}
-    assert index(pages, records, store, **options)["num_added"] == 100
-    compressed.clear()
-    pages[42] = Document(page_content="Dana approves trips.", metadata={"source": "s42"})
-    result = index(pages, records, store, **options)
-    assert result == {"num_added": 1, "num_updated": 0, "num_skipped": 99, "num_deleted": 1}
-    assert compressed == ["Dana approves trips."]
-    assert len(store.similarity_search("job", k=200)) == 100
-
-
-async def test_indexing_asynchronously_and_in_full_forgets_what_is_gone(store, compressed):
-    records = InMemoryRecordManager("memory")
-    await records.acreate_schema()
-    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
-    await aindex(sourced(5), records, store, **options)
-    result = await aindex(sourced(4), records, store, **options)
-    assert (result["num_deleted"], result["num_skipped"], len(compressed)) == (1, 4, 5)
-    assert await store.asimilarity_search("Person 4 does job 4.", k=9, filter={"source": "s4"}) == []
-
-
-def texts_recalled(worded, path):
-    """Every text that any route over a bank gives back."""
-    ask = MemRecallRunnable(bank=path, memory=worded, top_k=50)
-    retriever = MemRecallRetriever(bank=path, memory=worded, k=50)
-    store = MemRecallStore(path, memory=worded)
-    compressor = MemRecallDocumentCompressor(memory=worded, top_n=50)
-    result = ask.invoke("What does person 1 do?")
-    found = [
-        *result["context"],
-        *retriever.invoke("What does person 1 do?"),
-        *store.similarity_search("What does person 1 do?", k=50),
-        *compressor.compress_documents(retriever.invoke("What does person 1 do?"), "What does person 1 do?"),
-    ]
-    for opened in (ask, retriever, store, compressor):
-        opened.close()
-    return {document.page_content for document in found}, result["answer"]
-
-
-@pytest.mark.parametrize("how", ["delete", "index"])
-def test_deleted_and_replaced_text_comes_back_by_no_route(store, worded, tmp_path, how):
-    records = InMemoryRecordManager("memory")
-    records.create_schema()
-    options = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
-    before = sourced(3)
-    index(before, records, store, **options)
-    assert texts_recalled(worded, tmp_path / "bank")[0] == {page.page_content for page in before}
-    after = [before[0], Document(page_content="Person 1 left.", metadata={"source": "s1"})]
-    if how == "index":
-        index(after, records, store, **options)
-    else:
-        ids = [document.id for document in store.similarity_search("job", k=9) if document.metadata["source"] != "s0"]
-        store.delete(ids)
-        store.add_documents(after[1:])
-    recalled, answer = texts_recalled(worded, tmp_path / "bank")
-    assert recalled == {"Person 0 does job 0.", "Person 1 left."}
-    assert "job 1" not in answer
-
-
-def test_a_reader_that_is_open_sees_deletions_at_once(store, worded, documents, tmp_path):
-    store.add_documents(documents)
-    ask = MemRecallRunnable(bank=tmp_path / "bank", memory=worded, top_k=9)
-    assert len(ask.invoke(QUESTION)["context"]) == 4
-    store.delete(["travel"])
-    assert "travel" not in {document.id for document in ask.invoke(QUESTION)["context"]}
-    ask.close()
-
-
-def test_a_replaced_text_is_found_by_its_new_words_and_not_by_its_old_ones(store):
-    store.add_documents([Document(id="a", page_content="apples"), Document(id="b", page_content="pears")])
-    assert store.similarity_search("apples", k=1)[0].id == "a"
-    store.add_documents([Document(id="a", page_content="pears"), Document(id="b", page_content="apples")])
-    assert store.similarity_search("apples", k=1)[0].id == "b"
-
-
-async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path):
-    memory, gate, _ = waiting
-    store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=memory)
-    task = asyncio.create_task(store.asimilarity_search(QUESTION, k=1))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    assert not task.done()
-    gate.go.set()
-    assert len(await task) == 1
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
+    store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=waiting[0])
+    assert len(await meanwhile(store.asimilarity_search(QUESTION, k=1))) == 1
     store.close()

@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import ToolCall
@@ -105,14 +103,11 @@ def test_a_mistake_of_the_caller_is_an_error_of_the_tool(tool):
         tool.invoke(call(" "))
     with pytest.raises(InputError, match="MemRecallRetriever"):
         create_memrecall_tool(lambda question: question)
+    with pytest.raises(InputError, match="got one without a bank"):
+        create_memrecall_tool(MemRecallRunnable())
 
 
-async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, tmp_path):
-    memory, gate, _ = waiting
-    retriever = MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=memory, k=1)
-    task = asyncio.create_task(create_memrecall_tool(retriever).ainvoke(call()))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
-    assert not task.done()
-    gate.go.set()
-    assert (await task).artifact
+async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
+    retriever = MemRecallRetriever.from_documents(documents, bank=tmp_path / "bank", memory=waiting[0], k=1)
+    assert (await meanwhile(create_memrecall_tool(retriever).ainvoke(call()))).artifact
     retriever.close()

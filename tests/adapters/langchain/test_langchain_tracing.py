@@ -46,11 +46,6 @@ class Tracer(BaseCallbackHandler):
         self.steps.append((name, data["stage"], run_id))
 
 
-@pytest.fixture
-def ask(scripted, bank):
-    return MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
-
-
 @pytest.mark.parametrize("route", ["invoke", "stream", "ainvoke", "astream"])
 async def test_recalling_and_writing_are_runs_below_the_answers(ask, route):
     tracer = Tracer()
