@@ -7,19 +7,20 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore.types import BaseDocumentStore
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.lazy import LazyBank
 from memrecall_kv.types import Document
 
 from llama_index_memrecall._convert import owner_of, ref_doc_of, to_documents
+from llama_index_memrecall._memory_settings import MemorySettings
 
 _OWNER = "MemoryBlockEncoder"
 _CALL = "call"
 
 
-class MemoryBlockEncoder(TransformComponent):
+class MemoryBlockEncoder(MemorySettings, TransformComponent):
     """Compresses the nodes that pass through it into a bank, and hands them on as they came.
 
     All nodes of a document come in one call, as they do in an `IngestionPipeline` without worker processes: what
@@ -30,28 +31,19 @@ class MemoryBlockEncoder(TransformComponent):
 
     Attributes:
         bank: Directory of the bank, created if need be.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
-        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Raises:
         pydantic.ValidationError: If an argument is unknown or missing.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     bank: str
-    name_or_path: str | None = None
-    device: str = "auto"
-    memory: Any = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
     _bank: LazyBank = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
         self._bank = LazyBank(self.bank, self._memory)
 
     @classmethod
@@ -67,10 +59,6 @@ class MemoryBlockEncoder(TransformComponent):
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
         """Return an encoder with the settings that `to_dict` returned."""
         return super().from_dict({name: value for name, value in data.items() if name != _CALL}, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: a copy loads its model by name."""
-        return type(self).from_dict, (self.to_dict(),)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Compress what is new, forget what these documents said before, and return the nodes.
