@@ -266,6 +266,11 @@ def _split(engine: type, options: EngineOptions | FillOptions) -> tuple[dict[str
 
 
 def _refuse_unknown(engine: type, given: Iterable[str], known: type) -> None:
-    unknown = sorted(set(given) - set(known.__annotations__))
+    takes = sorted(known.__annotations__)
+    unknown = sorted(set(given).difference(takes))
     if unknown:
-        raise TypeError(f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}")
+        raise TypeError(
+            f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(takes)}. "
+            "For other options of LlamaIndex's, such as node_postprocessors, put MemRecallRetriever into a "
+            "RetrieverQueryEngine."
+        )

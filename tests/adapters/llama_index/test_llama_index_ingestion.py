@@ -2,7 +2,6 @@
 
 import asyncio
 import pickle
-import threading
 
 import pytest
 from llama_index.core import Document
@@ -24,18 +23,6 @@ QUESTION = "Who approves trips?"
 @pytest.fixture
 def encoder(memory, tmp_path):
     return MemoryBlockEncoder(bank=str(tmp_path / "bank"), memory=memory)
-
-
-@pytest.fixture
-def compressions(memory, monkeypatch):
-    seen, compress = [], type(memory)._compress
-
-    def spy(self, chunks):
-        seen.extend(chunk.text for chunk in chunks)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", spy)
-    return seen
 
 
 def pipeline(encoder, strategy=DocstoreStrategy.UPSERTS):
@@ -156,15 +143,8 @@ def test_settings_survive_a_round_trip_and_typos_are_refused(encoder):
             MemoryBlockEncoder(**wrong)
 
 
-async def test_the_loop_goes_on_while_the_encoder_compresses(encoder, memory, monkeypatch):
-    entered, go, compress = threading.Event(), threading.Event(), type(memory)._compress
-
-    def waiting(self, chunks):
-        entered.set()
-        assert go.wait(20)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", waiting)
+async def test_the_loop_goes_on_while_the_encoder_compresses(encoder, waiting_compressor):
+    entered, go = waiting_compressor
     task = asyncio.create_task(encoder.acall([TextNode(text="Rui approves hires.")]))
     assert await asyncio.to_thread(entered.wait, 20)
     assert not task.done()
