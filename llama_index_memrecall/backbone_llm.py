@@ -12,50 +12,33 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
-from memrecall_kv.lazy import LazyMemory
 from memrecall_kv.streaming import in_thread
 
+from llama_index_memrecall._memory_settings import MemorySettings
 
-class BackboneLLM(CustomLLM):
+
+class BackboneLLM(MemorySettings, CustomLLM):
     """Completes prompts with the backbone that also reads memory blocks, greedily; no weights are loaded twice.
 
     It is as small as the backbone: `MemRecallIndex.as_chat_engine` uses it where no `llm` is given.
 
     Attributes:
         max_tokens: Most tokens of a reply.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
-        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Raises:
         pydantic.ValidationError: If an argument is unknown or out of range.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     max_tokens: int = Field(default=128, ge=1)
-    name_or_path: str | None = None
-    device: str = "auto"
-    memory: Any = Field(default=None, exclude=True, repr=False)
-
-    _memory: LazyMemory = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model without loading it."""
-        super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name in serialised form."""
         return "BackboneLLM"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: a copy loads its model by name."""
-        return type(self).from_dict, (self.to_dict(),)
 
     @property
     def metadata(self) -> LLMMetadata:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Self
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore.types import BaseDocumentStore
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.lazy import LazyBank
 from memrecall_kv.types import Document
 
-from llama_index_memrecall._convert import owner_of, ref_doc_of, to_documents
+from llama_index_memrecall._convert import has_text, owner_of, ref_doc_of, to_documents
+from llama_index_memrecall._memory_settings import MemorySettings
 
 _OWNER = "MemoryBlockEncoder"
 _CALL = "call"
 
 
-class MemoryBlockEncoder(TransformComponent):
+class MemoryBlockEncoder(MemorySettings, TransformComponent):
     """Compresses the nodes that pass through it into a bank, and hands them on as they came.
 
     All nodes of a document come in one call, as they do in an `IngestionPipeline` without worker processes: what
@@ -30,28 +32,21 @@ class MemoryBlockEncoder(TransformComponent):
 
     Attributes:
         bank: Directory of the bank, created if need be.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
-        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+        docstore: That of the pipeline, for calling `prune` with it on every run; not part of `to_dict`.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Raises:
         pydantic.ValidationError: If an argument is unknown or missing.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     bank: str
-    name_or_path: str | None = None
-    device: str = "auto"
-    memory: Any = Field(default=None, exclude=True, repr=False)
+    docstore: BaseDocumentStore | None = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
     _bank: LazyBank = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
         self._bank = LazyBank(self.bank, self._memory)
 
     @classmethod
@@ -68,10 +63,6 @@ class MemoryBlockEncoder(TransformComponent):
         """Return an encoder with the settings that `to_dict` returned."""
         return super().from_dict({name: value for name, value in data.items() if name != _CALL}, **kwargs)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: a copy loads its model by name."""
-        return type(self).from_dict, (self.to_dict(),)
-
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Compress what is new, forget what these documents said before, and return the nodes.
 
@@ -83,11 +74,15 @@ class MemoryBlockEncoder(TransformComponent):
         incoming = {node.node_id for node in nodes}
         sources = {node.ref_doc_id for node in nodes if node.ref_doc_id is not None}
         kept = {document.id for document in documents}
+        is_gone = _gone_from(self.docstore)
+
+        def is_stale(stored: Document) -> bool:
+            again = stored.id in incoming or ref_doc_of(stored.metadata) in sources
+            return stored.id not in kept and (again or is_gone(_source_of(stored)))
+
         with self._bank.writing() as writable:
             self._memory.get().ingest(writable, documents)
-        self._delete(
-            lambda stored: stored.id not in kept and (stored.id in incoming or ref_doc_of(stored.metadata) in sources)
-        )
+        self._delete(is_stale)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -99,15 +94,35 @@ class MemoryBlockEncoder(TransformComponent):
         self._delete(lambda stored: ref_doc_id in (stored.id, ref_doc_of(stored.metadata)))
 
     def prune(self, docstore: BaseDocumentStore) -> None:
-        """Delete what the bank holds of documents that are no longer in a pipeline's docstore.
+        """Delete what the bank holds of documents that are no longer in a pipeline's docstore, or blank there.
 
-        An `IngestionPipeline` does not tell its transformations what it deletes: call this after
-        a run with `DocstoreStrategy.UPSERTS_AND_DELETE`.
+        An `IngestionPipeline` tells its transformations of neither: call this after a run with
+        `DocstoreStrategy.UPSERTS_AND_DELETE`, unless the encoder has the pipeline's `docstore`.
         """
-        self._delete(lambda stored: not docstore.document_exists(ref_doc_of(stored.metadata) or stored.id))
+        is_gone = _gone_from(docstore)
+        self._delete(lambda stored: is_gone(_source_of(stored)))
 
     def _delete(self, is_stale: Callable[[Document], bool]) -> None:
         with self._bank.writing() as writable:
             for stored in writable.documents():
                 if owner_of(stored.metadata) == _OWNER and is_stale(stored):
                     writable.delete(stored.id)
+
+
+def _source_of(stored: Document) -> str:
+    """Return the id under which a pipeline's docstore knows what a node in a bank was cut from."""
+    return ref_doc_of(stored.metadata) or stored.id
+
+
+def _gone_from(docstore: BaseDocumentStore | None) -> Callable[[str], bool]:
+    """Return a function that says whether a document was deleted from a docstore, or is blank there."""
+
+    @cache
+    def is_gone(doc_id: str) -> bool:
+        # by its hash: a pipeline with `store_doc_text=False` keeps nothing else
+        if docstore is None or docstore.get_document_hash(doc_id) is None:
+            return docstore is not None
+        held = docstore.get_document(doc_id, raise_error=False)
+        return held is not None and not has_text(held)
+
+    return is_gone

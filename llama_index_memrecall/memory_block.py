@@ -6,19 +6,20 @@ import asyncio
 import hashlib
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.lazy import LazyBank
 from memrecall_kv.types import Document, Metadata
 
+from llama_index_memrecall._memory_settings import MemorySettings
 from llama_index_memrecall._walk import Findings
 
 _SESSION = "session_id"
 _CHARACTERS_PER_TOKEN = 4
 
 
-class MemRecallMemoryBlock(BaseMemoryBlock[str]):
+class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
     """Keeps the turns that LlamaIndex's `Memory` flushes, and recalls those that matter to the latest user message.
 
     Sessions do not see each other: what was put under a session is recalled for that session alone.
@@ -28,9 +29,7 @@ class MemRecallMemoryBlock(BaseMemoryBlock[str]):
         priority: 0 is never truncated; higher numbers go first when the token limit is reached.
         bank: A bank or its directory, to keep memories; `None` for a temporary one.
         top_k: Memories to recall, exactly; `None` leaves it to the memory's settings.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
-        memory: A `MemRecall` to use instead of loading one.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Raises:
         pydantic.ValidationError: If an argument is unknown or out of range.
@@ -41,23 +40,16 @@ class MemRecallMemoryBlock(BaseMemoryBlock[str]):
         ```
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     name: str = Field(default="memrecall", description="Name of the memory block.")
     description: str | None = Field(default="Earlier turns of the conversation that matter now.")
     bank: Any = None
     top_k: int | None = Field(default=None, ge=1)
-    name_or_path: str | None = None
-    device: str = "auto"
-    memory: Any = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
     _bank: LazyBank = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
         self._bank = LazyBank(self.bank, self._memory)
 
     async def _aget(self, messages: list[ChatMessage] | None = None, **block_kwargs: Any) -> str:

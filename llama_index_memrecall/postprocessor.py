@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.selection import TextCache, blocks_for
 from memrecall_kv.types import Noted, Opened
 
-from llama_index_memrecall._cache import Candidates, NodeCache, distinct
+from llama_index_memrecall._candidates import Candidates, distinct
 from llama_index_memrecall._convert import has_text, with_step
 from llama_index_memrecall._host_llm import notes_node
+from llama_index_memrecall._memory_settings import MemorySettings
 from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import dispatcher
 
 
-class MemRecallPostprocessor(BaseNodePostprocessor):
+class MemRecallPostprocessor(MemorySettings, BaseNodePostprocessor):
     """Keeps the nodes the gate opens, in the order it opens them.
 
     Each node is compressed once and kept in a cache under the hash of its text, so that a node seen
@@ -37,32 +37,23 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
             settings: the nodes of `scan.top_k` blocks, or of all above `gate.threshold`.
         working_memory: Whether the notes taken while reading come as one more node, the last, without a score;
             it does not count as one of `top_n`.
-        name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
-        device: Where it is loaded.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
-        memory: A `MemRecall` to use instead of loading one; not part of `to_dict`.
+        name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
     Raises:
         pydantic.ValidationError: If an argument is unknown or out of range.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
     top_n: int | None = Field(default=None, ge=1)
     working_memory: bool = False
-    name_or_path: str | None = None
-    device: str = "auto"
     cache_path: str | None = None
-    memory: Any = Field(default=None, exclude=True, repr=False)
 
-    _memory: LazyMemory = PrivateAttr()
-    _cache: NodeCache = PrivateAttr()
+    _cache: TextCache = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the cache, loading neither."""
         super().model_post_init(context)
-        self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
-        self._cache = NodeCache(self.cache_path, self._memory, MetadataMode.EMBED)
+        self._cache = TextCache(self.cache_path, self._memory)
 
     @classmethod
     def class_name(cls) -> str:
@@ -80,10 +71,6 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
     def close(self) -> None:
         """Close the cache, and remove it if it was temporary."""
         self._cache.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings alone: a copy loads its model by name and has a cache of its own."""
-        return type(self).from_dict, (self.to_dict(),)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -135,9 +122,10 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
 
     def _recalled(self, nodes: Sequence[NodeWithScore], question: str, findings: Findings) -> list[NodeWithScore]:
         """Return the nodes that are opened, until there are `top_n`, and leave in `findings` what was learned."""
-        candidates = self._cache.candidates(nodes)
-        has_all, enough = False, self._enough(candidates)
-        walk = findings.walk(self._memory.get(), candidates.bank, candidates.where, question, enough)
+        candidates = Candidates.among(nodes, self._cache, MetadataMode.EMBED)
+        bank, where, has_all = candidates.bank, candidates.where, False
+        blocks = None if self.top_n is None else blocks_for(bank, self.top_n, where)
+        walk = findings.walk(self._memory.get(), bank, where, question, blocks)
         with closing(walk) as events:
             for event in events:
                 if has_all and not isinstance(event, Noted):
@@ -147,14 +135,6 @@ class MemRecallPostprocessor(BaseNodePostprocessor):
                     if has_all and not self.working_memory:
                         break
         return candidates.sources(findings.recalls)
-
-    def _enough(self, candidates: Candidates) -> int | None:
-        """Return the fewest blocks that are sure to hold `top_n` nodes; `None` if there is no such number."""
-        if self.top_n is None:
-            return None
-        chunks = candidates.bank.chunks(candidates.where)
-        sizes = sorted(Counter(chunk.doc_id for chunk in chunks).values(), reverse=True)
-        return sum(sizes[: self.top_n - 1]) + 1
 
 
 def _query_of(query_bundle: QueryBundle | None) -> QueryBundle:

@@ -21,9 +21,10 @@ from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
 from memrecall_kv.errors import InputError
+from memrecall_kv.selection import TextCache
 
 from llama_index_memrecall._answer import Asking
-from llama_index_memrecall._cache import NodeCache
+from llama_index_memrecall._candidates import Candidates
 from llama_index_memrecall._host_llm import checked_mode, make_synthesizer
 from llama_index_memrecall._scope import Scope
 from llama_index_memrecall.events import dispatcher
@@ -109,7 +110,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
             refine_template=refine_template,
         )
         # for nodes that are handed to `synthesize`
-        self._given = NodeCache(None, self._retriever.lazy_memory, MetadataMode.NONE)
+        self._given = TextCache(None, self._retriever.lazy_memory)
 
     @classmethod
     def from_documents(cls, documents: Sequence[HostDocument], **options: Unpack[FillOptions]) -> Self:
@@ -232,7 +233,10 @@ class MemRecallQueryEngine(BaseQueryEngine):
     def _asking_of(
         self, query: QueryType, nodes: Sequence[NodeWithScore], additional: Sequence[NodeWithScore] | None
     ) -> Asking:
-        return self._asking(_as_bundle(query), lambda: self._given.candidates(nodes).scope(), additional or ())
+        def scope() -> Scope:
+            return Candidates.among(nodes, self._given, MetadataMode.NONE).scope()
+
+        return self._asking(_as_bundle(query), scope, additional or ())
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return {} if self._synthesizer is None else {"response_synthesizer": self._synthesizer}
@@ -262,6 +266,11 @@ def _split(engine: type, options: EngineOptions | FillOptions) -> tuple[dict[str
 
 
 def _refuse_unknown(engine: type, given: Iterable[str], known: type) -> None:
-    unknown = sorted(set(given) - set(known.__annotations__))
+    takes = sorted(known.__annotations__)
+    unknown = sorted(set(given).difference(takes))
     if unknown:
-        raise TypeError(f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}")
+        raise TypeError(
+            f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(takes)}. "
+            "For other options of LlamaIndex's, such as node_postprocessors, put MemRecallRetriever into a "
+            "RetrieverQueryEngine."
+        )

@@ -36,7 +36,7 @@ def walk_documents(
     if top_n is not None and top_n < 1:
         raise InputError(f"Expected at least 1 document, got {top_n}.", "Ask for 1 or more.")
     seen: set[str] = set()
-    blocks = None if top_n is None else _enough(bank, top_n, where)
+    blocks = None if top_n is None else blocks_for(bank, top_n, where)
     with closing(memory.walk(bank, question, top_k=blocks, where=where)) as events:
         for event in events:
             if isinstance(event, Opened):
@@ -51,7 +51,7 @@ def walk_documents(
                 yield event
 
 
-def _enough(bank: MemoryBank, top_n: int, where: Where | None) -> int:
+def blocks_for(bank: MemoryBank, top_n: int, where: Where | None = None) -> int:
     """Return the fewest blocks that are sure to belong to `top_n` documents."""
     sizes = sorted(Counter(chunk.doc_id for chunk in bank.chunks(where)).values(), reverse=True)
     return sum(sizes[: top_n - 1]) + 1
@@ -89,6 +89,17 @@ class TextCache:
             return key in keys
 
         return self._bank.get(), where
+
+    def clear(self) -> None:
+        """Forget every text, and free the room it took; what is needed again is compressed again.
+
+        Raises:
+            BankError: If the cache cannot be written.
+        """
+        with self._bank.writing() as writable:
+            for document in writable.documents():
+                writable.delete(document.id)
+            writable.compact()
 
     def close(self) -> None:
         """Close the cache, and remove it if it was temporary."""

@@ -137,6 +137,33 @@ def waiting():
     return tiny_memory(gate=gate, reasoner=ScriptedReasoner({}, reply)), gate, answered
 
 
+@pytest.fixture
+def compressions(memory, monkeypatch):
+    """Texts of the chunks that went through the compressor."""
+    seen, compress = [], type(memory)._compress
+
+    def spy(self, chunks):
+        seen.extend(chunk.text for chunk in chunks)
+        return compress(self, chunks)
+
+    monkeypatch.setattr(type(memory), "_compress", spy)
+    return seen
+
+
+@pytest.fixture
+def waiting_compressor(memory, monkeypatch):
+    """Two events: that compressing has begun, and that it may go on."""
+    entered, go, compress = threading.Event(), threading.Event(), type(memory)._compress
+
+    def waiting(self, chunks):
+        entered.set()
+        assert go.wait(20)
+        return compress(self, chunks)
+
+    monkeypatch.setattr(type(memory), "_compress", waiting)
+    return entered, go
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     path, backbone = tmp_path_factory.mktemp("checkpoint"), tiny_backbone()

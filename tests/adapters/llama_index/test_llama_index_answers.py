@@ -225,26 +225,28 @@ async def test_synthesize_answers_from_nodes_that_were_found_elsewhere(engine, a
     assert nodes[0].metadata == {}
 
 
-async def test_token_counters_see_what_the_local_reasoner_read_and_wrote(memory, documents, event_log):
+@pytest.mark.parametrize("route", ["sync", "async"])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_token_counters_see_what_the_local_reasoner_read_and_wrote(
+    memory, documents, event_log, streaming, route
+):
     counter = TokenCountingHandler(tokenizer=str.split)
-    for streaming in (False, True):
-        counter.reset_counts()
-        event_log.events.clear()
-        engine = MemRecallQueryEngine.from_documents(
-            documents, memory=memory, top_k=2, streaming=streaming, callback_manager=CallbackManager([counter])
-        )
-        response = engine.query(QUESTION)
-        str(response)
-        usage = response.metadata["usage"]
-        assert usage["generated_tokens"] > 0
-        assert counter.completion_llm_token_count == usage["generated_tokens"]
-        assert counter.prompt_llm_token_count == usage["prompt_tokens"]
-        assert len(counter.llm_token_counts) == 1
-        (start,), (end,) = event_log.of("LLMCompletionStartEvent"), event_log.of("LLMCompletionEndEvent")
-        assert (start.prompt, end.prompt) == (QUESTION, QUESTION)
-        assert end.response.text == event_log.of("RecallFinishedEvent")[0].response
-        await engine.aquery(QUESTION)
-        engine.close()
+    engine = MemRecallQueryEngine.from_documents(
+        documents, memory=memory, top_k=2, streaming=streaming, callback_manager=CallbackManager([counter])
+    )
+    response = engine.query(QUESTION) if route == "sync" else await engine.aquery(QUESTION)
+    if streaming:
+        response = response.get_response() if route == "sync" else await response.get_response()
+    usage = response.metadata["usage"]
+    assert min(usage["prompt_tokens"], usage["generated_tokens"]) > 0
+    assert counter.completion_llm_token_count == usage["generated_tokens"]
+    assert counter.prompt_llm_token_count == usage["prompt_tokens"]
+    assert counter.total_llm_token_count == usage["prompt_tokens"] + usage["generated_tokens"]
+    assert len(counter.llm_token_counts) == 1
+    (start,), (end,) = event_log.of("LLMCompletionStartEvent"), event_log.of("LLMCompletionEndEvent")
+    assert (start.prompt, end.prompt) == (QUESTION, QUESTION)
+    assert end.response.text == event_log.of("RecallFinishedEvent")[0].response
+    engine.close()
 
 
 def test_token_counters_see_the_hosts_llm_once_per_call(scripted, documents, llm):

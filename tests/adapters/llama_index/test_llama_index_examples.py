@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 from llama_index.core import Settings
+from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.llms import MockLLM
+from llama_index.core.vector_stores import SimpleVectorStore
+from memrecall_kv import MemRecall, lazy
+
+from llama_index_memrecall import MemRecallIndex
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+PAGE = (EXAMPLES.parent / "docs" / "llama-index.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
 def run(name, memory, capsys):
@@ -26,14 +34,87 @@ def test_postprocessing_prints_two_of_three_nodes(memory, capsys):
 
 
 def test_the_documented_change_is_the_one_line_in_which_the_example_differs():
-    page = (EXAMPLES.parent / "docs" / "llama-index.md").read_text(encoding="utf-8")
-    (diff,) = re.findall(r"```diff\n(.*?)```", page, re.S)
+    (diff,) = re.findall(r"```diff\n(.*?)```", PAGE, re.S)
     source = (EXAMPLES / "llama_index_swap.py").read_text(encoding="utf-8")
     code = {" ".join(line.replace("return", "").replace("index =", "").split()) for line in source.splitlines()}
     changed = [line for line in diff.splitlines() if line[:1] in "+-" and "import" not in line]
     assert [line[0] for line in changed] == ["-", "+"]
     for line in diff.splitlines():
         assert " ".join(line[1:].replace("index =", "").split()) in code or "import" in line
+
+
+class TextStore(SimpleVectorStore):
+    """LlamaIndex's store; a pipeline takes only one that says it keeps text."""
+
+    stores_text: bool = True
+
+
+@pytest.fixture
+def documented(memory, documents, monkeypatch, tmp_path):
+    """What the page takes for granted: documents, models of the host's, a default memory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lazy, "_load", lambda *_: memory)
+    monkeypatch.setattr(MemRecall, "from_pretrained", lambda: memory)
+    embedding = MockEmbedding(embed_dim=4)
+    monkeypatch.setattr(Settings, "_embed_model", embedding)
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    return {"documents": documents, "embed_model": embedding, "vector_store": TextStore()}
+
+
+def check_index(names):
+    assert len(names["response"].source_nodes) == 3
+    assert Path("storage/docstore.json").exists()
+
+
+def check_engine(names):
+    assert len(names["response"].source_nodes) == 3
+    assert {"usage", "trace"} < set(names["response"].metadata)
+
+
+def check_postprocessor(names):
+    assert [source.metadata["recall_step"] for source in names["response"].source_nodes] == [0, 1, 2]
+
+
+def check_encoder(names):
+    names["pipeline"].run(documents=names["documents"][1:])
+    names["engine"].retriever.top_k = 9
+    found = {source.node.ref_doc_id for source in names["engine"].retrieve("Who approves travel?")}
+    assert found == {"limits", "lunch", "lift"}
+
+
+def check_memory_block(names):
+    assert names["memory"].memory_blocks[0].bank == "chats.bank"
+
+
+CHECKS = [check_index, check_engine, check_postprocessor, check_encoder, check_memory_block]
+
+
+@pytest.mark.parametrize(("number", "check"), list(enumerate(CHECKS)), ids=[check.__name__ for check in CHECKS])
+def test_the_code_on_the_page_runs_and_does_what_it_says(documented, number, check):
+    run_block(BLOCKS[number], documented)
+    check(documented)
+    for value in documented.values():
+        if not isinstance(value, type) and hasattr(value, "close"):
+            value.close()
+
+
+def test_the_lines_that_compact_a_bank_take_the_deleted_blocks_bytes_out(documented, memory):
+    *others, block = BLOCKS
+    assert len(others) == len(CHECKS)
+    index = MemRecallIndex.from_documents(documented["documents"], bank="handbook.bank", memory=memory)
+    index.delete_ref_doc("travel")
+    index.close()
+    before = bank_bytes()
+    run_block(block, documented)
+    assert bank_bytes() < before
+
+
+def bank_bytes():
+    return sum(segment.stat().st_size for segment in Path("handbook.bank").glob("*.kvs"))
+
+
+def run_block(block, names):
+    exec(compile(block, "llama-index.md", "exec"), names)  # noqa: S102 - it is ours
 
 
 @pytest.mark.real

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import shutil
 
 import llama_index.core
 import pytest
@@ -7,7 +8,7 @@ from llama_index.core import Document, Settings, StorageContext, SummaryIndex, l
 from llama_index.core.base.response.schema import StreamingResponse
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.node_parser import TokenTextSplitter
-from llama_index.core.schema import IndexNode, TextNode
+from llama_index.core.schema import ImageNode, IndexNode, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv import MemRecallConfig
 from memrecall_kv.errors import FingerprintMismatchError, InputError
@@ -200,8 +201,6 @@ def test_a_stored_index_is_loaded_and_compresses_nothing_again(index, memory, tm
 def test_what_was_deleted_after_the_bank_was_written_is_not_recalled_by_a_loaded_index(index, memory, tmp_path):
     copy = tmp_path / "old"
     index.close()
-    import shutil
-
     shutil.copytree(tmp_path / "bank", copy)
     index.delete_ref_doc("travel", delete_from_docstore=True)
     index.storage_context.persist(str(tmp_path / "storage"))
@@ -251,6 +250,14 @@ def test_an_empty_index_answers_that_nothing_was_found(memory):
     index.close()
 
 
+def test_nodes_without_text_and_the_same_node_twice_do_no_harm(memory, nodes):
+    silent = [TextNode(id_="blank", text=" \n"), ImageNode(id_="image", image_url="https://example.org/a.png")]
+    index = MemRecallIndex([*nodes, nodes[0], *silent], memory=memory)
+    found = ids(index.as_retriever(top_k=9).retrieve(QUESTION))
+    assert sorted(found) == sorted(ids(nodes))
+    index.close()
+
+
 def test_what_an_index_node_stands_for_is_followed_and_the_node_is_left_alone(memory):
     target = TextNode(id_="target", text="The handbook itself.")
     node = IndexNode(id_="index", text="A summary of the handbook.", index_id="handbook", obj=target)
@@ -266,18 +273,8 @@ def test_an_unknown_option_is_refused(memory, options):
         MemRecallIndex([], memory=memory, **options)
 
 
-async def test_the_loop_goes_on_while_something_is_compressed(memory, monkeypatch):
-    import threading
-
-    index, entered, go = MemRecallIndex.from_documents([], memory=memory), threading.Event(), threading.Event()
-    compress = type(memory)._compress
-
-    def waiting(self, chunks):
-        entered.set()
-        assert go.wait(20)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", waiting)
+async def test_the_loop_goes_on_while_something_is_compressed(memory, waiting_compressor):
+    index, (entered, go) = MemRecallIndex.from_documents([], memory=memory), waiting_compressor
     task = asyncio.create_task(index.ainsert(Document(text="Dana approves trips.")))
     assert await asyncio.to_thread(entered.wait, 20)
     assert not task.done()

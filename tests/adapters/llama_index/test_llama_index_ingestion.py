@@ -2,7 +2,6 @@
 
 import asyncio
 import pickle
-import threading
 
 import pytest
 from llama_index.core import Document
@@ -27,21 +26,15 @@ def encoder(memory, tmp_path):
 
 
 @pytest.fixture
-def compressions(memory, monkeypatch):
-    seen, compress = [], type(memory)._compress
-
-    def spy(self, chunks):
-        seen.extend(chunk.text for chunk in chunks)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", spy)
-    return seen
+def following(memory, tmp_path):
+    """An encoder that knows its pipeline's docstore."""
+    return MemoryBlockEncoder(bank=str(tmp_path / "bank"), docstore=SimpleDocumentStore(), memory=memory)
 
 
 def pipeline(encoder, strategy=DocstoreStrategy.UPSERTS):
     return IngestionPipeline(
         transformations=[TokenTextSplitter(chunk_size=40, chunk_overlap=0), encoder, MockEmbedding(embed_dim=2)],
-        docstore=SimpleDocumentStore(),
+        docstore=encoder.docstore or SimpleDocumentStore(),
         docstore_strategy=strategy,
         vector_store=SimpleTextStore(),  # without one LlamaIndex falls back to another strategy
     )
@@ -123,6 +116,39 @@ def test_what_a_pipeline_deletes_from_its_docstore_is_pruned(encoder):
     assert recalled(encoder) == {"Other."}
 
 
+@pytest.mark.parametrize("route", ["sync", "async"])
+async def test_with_the_pipelines_docstore_what_it_deletes_is_gone_at_once(following, route):
+    ingestion = pipeline(following, DocstoreStrategy.UPSERTS_AND_DELETE)
+    for documents in (["long", "b", "c"], ["b", "c"], ["b", "d"]):
+        batch = [Document(id_=name, text=long("trips") if name == "long" else f"Text {name}.") for name in documents]
+        if route == "sync":
+            ingestion.run(documents=batch)
+        else:
+            await ingestion.arun(documents=batch)
+        if "long" not in documents:
+            assert recalled(following) == {f"Text {name}." for name in documents}
+
+
+@pytest.mark.parametrize("how", ["prune", "next run"])
+def test_a_document_that_became_blank_goes_with_the_next_run_or_when_pruned(following, how):
+    ingestion, other = pipeline(following), Document(id_="b", text="Other.")
+    ingestion.run(documents=[Document(id_="long", text=long("trips")), other])
+    ingestion.run(documents=[Document(id_="long", text=" \n"), other])  # a splitter makes no node of it
+    if how == "prune":
+        following.prune(ingestion.docstore)
+    else:
+        ingestion.run(documents=[other])
+    assert recalled(following) == {"Other."}
+
+
+def test_a_docstore_that_keeps_no_text_still_knows_its_documents(following):
+    ingestion = pipeline(following)
+    for name in "abc":
+        ingestion.run(documents=[Document(id_=name, text=f"Text {name}.")], store_doc_text=False)
+    following.prune(ingestion.docstore)
+    assert recalled(following) == {"Text a.", "Text b.", "Text c."}
+
+
 def test_a_node_that_became_empty_forgets_what_it_said(encoder, nodes):
     encoder(nodes)
     encoder([TextNode(id_="node-travel", text=" "), ImageNode(id_="image", image_url="https://example.org/a.png")])
@@ -147,24 +173,18 @@ def test_bad_nodes_and_banks_are_refused(encoder, memory):
 
 
 def test_settings_survive_a_round_trip_and_typos_are_refused(encoder):
+    encoder.docstore = SimpleDocumentStore()
     data = encoder.to_dict()
-    assert "memory" not in data
+    assert not {"memory", "docstore"} & set(data)
     assert MemoryBlockEncoder.from_dict(data).bank == encoder.bank
     assert pickle.loads(pickle.dumps(encoder)).bank == encoder.bank  # noqa: S301
-    for wrong in ({}, {"bank": "b", "modle": "typo"}):
+    for wrong in ({}, {"bank": "b", "modle": "typo"}, {"bank": "b", "docstore": {}}):
         with pytest.raises(ValidationError):
             MemoryBlockEncoder(**wrong)
 
 
-async def test_the_loop_goes_on_while_the_encoder_compresses(encoder, memory, monkeypatch):
-    entered, go, compress = threading.Event(), threading.Event(), type(memory)._compress
-
-    def waiting(self, chunks):
-        entered.set()
-        assert go.wait(20)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", waiting)
+async def test_the_loop_goes_on_while_the_encoder_compresses(encoder, waiting_compressor):
+    entered, go = waiting_compressor
     task = asyncio.create_task(encoder.acall([TextNode(text="Rui approves hires.")]))
     assert await asyncio.to_thread(entered.wait, 20)
     assert not task.done()

@@ -12,8 +12,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
-from memrecall_kv.errors import BankError
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from memrecall_kv import MemRecallConfig, ScanConfig
+from memrecall_kv.errors import BankError, FingerprintMismatchError, InputError
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemRecallPostprocessor
@@ -116,6 +117,25 @@ def test_a_missing_question_is_refused_and_no_nodes_give_none(gate, found):
     with pytest.raises(ValueError, match="both"):
         gate.postprocess_nodes(found, QueryBundle(QUESTION), QUESTION)
     assert gate.postprocess_nodes([], query_str=QUESTION) == []
+    with pytest.raises(InputError, match="question"):
+        gate.postprocess_nodes(found, query_str="  ")
+
+
+def test_what_only_matters_after_another_node_was_read_is_kept_too():
+    """Lunch comes first and means nothing until Dana's note is there: the gate looks again."""
+    texts = {"lunch": "Lunch with Dana is at noon.", "dana": "Dana approves trips.", "lift": "The lift is broken."}
+    given = [NodeWithScore(node=TextNode(id_=name, text=text)) for name, text in texts.items()]
+
+    def script(question, notes, block):
+        matters = {len(texts["dana"]): True, len(texts["lunch"]): "Dana" in notes}
+        return float(matters.get(block.num_source_tokens, False))
+
+    config = MemRecallConfig(**{**dict(tiny_memory().config), "scan": ScanConfig(top_k=None)})
+    reasoner = ScriptedReasoner({texts["dana"]: "Dana approves."}, lambda question, known: "")
+    gate = MemRecallPostprocessor(memory=tiny_memory(config, gate=ScriptedGate(script), reasoner=reasoner))
+    kept = gate.postprocess_nodes(given, query_str=QUESTION)
+    assert [(node.node_id, node.metadata["recall_step"]) for node in kept] == [("dana", 0), ("lunch", 1)]
+    gate.close()
 
 
 async def test_the_async_route_gives_the_same_and_refuses_the_same(gate, found):
@@ -166,10 +186,14 @@ def test_a_node_without_text_comes_last_and_only_if_there_is_room(gate, found):
     assert gate.postprocess_nodes([image], query_str=QUESTION) == []
 
 
-def test_it_tells_both_of_the_hosts_channels(memory, found, event_log):
+@pytest.mark.parametrize("route", ["sync", "async"])
+async def test_it_tells_both_of_the_hosts_channels(memory, found, event_log, route):
     debug = LlamaDebugHandler(print_trace_on_end=False)
     gate = MemRecallPostprocessor(memory=memory, top_n=2, callback_manager=CallbackManager([debug]))
-    kept = gate.postprocess_nodes(found, query_str=QUESTION)
+    if route == "sync":
+        kept = gate.postprocess_nodes(found, query_str=QUESTION)
+    else:
+        kept = await gate.apostprocess_nodes(found, query_str=QUESTION)
     (start,), (end,) = event_log.of("ReRankStartEvent"), event_log.of("ReRankEndEvent")
     assert (start.top_n, ids(start.nodes), start.query.query_str) == (2, ids(found), QUESTION)
     assert ids(end.nodes) == ids(kept)
@@ -266,6 +290,16 @@ def test_an_error_of_the_core_passes_through(memory, found, tmp_path):
     gate = MemRecallPostprocessor(memory=memory, cache_path=str(tmp_path / "cache"))
     with pytest.raises(BankError):
         gate.postprocess_nodes(found, query_str=QUESTION)
+
+
+def test_a_cache_of_another_model_is_refused(memory, found, tmp_path):
+    path = str(tmp_path / "cache")
+    first = MemRecallPostprocessor(memory=memory, cache_path=path)
+    first.postprocess_nodes(found, query_str=QUESTION)
+    first.close()
+    other = MemRecallPostprocessor(memory=tiny_memory(backbone=tiny_backbone(seed=1)), cache_path=path)
+    with pytest.raises(FingerprintMismatchError):
+        other.postprocess_nodes(found, query_str=QUESTION)
 
 
 async def test_it_works_inside_the_hosts_query_engine_on_both_routes(gate, found):

@@ -35,19 +35,6 @@ def index(nodes):
     return VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
 
 
-@pytest.fixture
-def compressions(memory, monkeypatch):
-    """Texts of the chunks that went through the compressor."""
-    seen, compress = [], type(memory)._compress
-
-    def spy(self, chunks):
-        seen.extend(chunk.text for chunk in chunks)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", spy)
-    return seen
-
-
 class Proposing(BaseRetriever):
     """Finds what it is told to, and says on which route."""
 

@@ -95,6 +95,15 @@ def test_a_query_tells_both_of_the_hosts_channels(memory, documents, event_log):
     engine.close()
 
 
+def test_a_note_that_is_taken_is_an_event_of_its_own(scripted, documents, event_log):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=4)
+    response = engine.query(QUESTION)
+    (noted,) = event_log.of("WorkingMemoryUpdatedEvent")
+    assert (noted.text, noted.chunk_id) == ("Dana approves.", "travel#0")
+    assert noted.chunk_id in ids(response.source_nodes)
+    engine.close()
+
+
 async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, event_log, span_log):
     debug = LlamaDebugHandler(print_trace_on_end=False)
     engine = MemRecallQueryEngine.from_documents(

@@ -6,6 +6,7 @@ import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
+from memrecall_kv import lazy
 from memrecall_kv.errors import InputError
 from pydantic import ValidationError
 
@@ -22,11 +23,11 @@ from llama_index_memrecall import (
 QUESTION = "Who approves trips?"
 DANA = "Dana approves trips."
 MODELS = [BackboneLLM, MemoryBlockEncoder, MemRecallMemoryBlock, MemRecallPostprocessor]
-COMPONENTS = [BackboneLLM, MemoryBlockEncoder, MemRecallPostprocessor]
+NEED_A_BANK = [MemoryBlockEncoder, MemRecallQueryEngine, MemRecallRetriever]
 
 
 def made(cls, **settings):
-    return cls(**({"bank": "somewhere"} if cls is MemoryBlockEncoder else {}), **settings)
+    return cls(**({"bank": "somewhere"} if cls in NEED_A_BANK else {}), **settings)
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -47,16 +48,23 @@ def test_no_setting_has_a_name_pydantic_reserves(cls):
     assert not [name for name in ours if name.startswith("model_")]
 
 
-@pytest.mark.parametrize("cls", COMPONENTS)
+@pytest.mark.parametrize("cls", MODELS)
 def test_a_copy_through_pickle_has_the_settings_and_not_the_model(cls, memory):
     original = made(cls, memory=memory, name_or_path="some/model")
     again = pickle.loads(pickle.dumps(original))  # noqa: S301
     assert (again.memory, again.name_or_path) == (None, "some/model")
 
 
-@pytest.mark.parametrize("cls", MODELS)
-def test_making_one_loads_no_model(cls):
-    made(cls, name_or_path="no/such/model")
+@pytest.mark.parametrize("cls", [*MODELS, MemRecallQueryEngine, MemRecallRetriever])
+def test_making_one_loads_no_model_before_it_is_needed(cls, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lazy, "_load", lambda *args: asked.append(args))
+    component = made(cls, name_or_path="some/model")
+    assert asked == []
+    if cls is MemRecallQueryEngine:
+        component = component.retriever
+    (component.lazy_memory if cls not in MODELS else component._memory).get()
+    assert asked == [("some/model", "auto")]
 
 
 async def test_no_route_reads_the_hosts_default_models(memory, documents):
@@ -112,4 +120,17 @@ def test_a_renamed_index_still_deletes_from_its_bank(memory, documents, tmp_path
     index.delete_ref_doc("travel")
     with memory.open_bank(tmp_path / "bank", read_only=True) as bank:
         assert DANA not in {document.text for document in bank.documents()}
+    index.close()
+
+
+@pytest.mark.parametrize("make", [MemRecallQueryEngine, MemRecallQueryEngine.from_bank])
+def test_postprocessors_are_refused_with_the_way_that_takes_them(make, tmp_path):
+    with pytest.raises(TypeError, match=r"'node_postprocessors'.*RetrieverQueryEngine"):
+        make(tmp_path, node_postprocessors=[MemRecallPostprocessor()])
+
+
+def test_postprocessors_are_refused_by_an_index_too(memory, documents):
+    index = MemRecallIndex.from_documents(documents, memory=memory)
+    with pytest.raises(TypeError, match=r"'node_postprocessors'.*RetrieverQueryEngine"):
+        index.as_query_engine(node_postprocessors=[MemRecallPostprocessor()])
     index.close()
