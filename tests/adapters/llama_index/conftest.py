@@ -1,7 +1,6 @@
 import threading
 
 import pytest
-import torch
 from llama_index.core import Document
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -9,17 +8,9 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.schema import TextNode
-from memrecall_kv import MemRecallConfig, ScanConfig
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
 from pydantic import Field
 
 from llama_index_memrecall import MemRecallQueryEngine
-
-
-@pytest.fixture(scope="session")
-def memory():
-    torch.set_num_threads(1)
-    return tiny_memory()
 
 
 @pytest.fixture
@@ -94,62 +85,6 @@ def streaming(scripted, documents):
     engine.close()
 
 
-@pytest.fixture(scope="session")
-def scripted(memory):
-    """The same backbone with notes and answers that are known."""
-    notes = {"Dana approves trips.": "Dana approves."}
-    return tiny_memory(reasoner=ScriptedReasoner(notes, lambda question, known: "Dana Whitfield does."))
-
-
-@pytest.fixture
-def open_only(memory):
-    """Returns a memory whose gate opens just the blocks made of a text of so many bytes."""
-
-    def make(size):
-        config = MemRecallConfig(**{**dict(memory.config), "scan": ScanConfig(top_k=None)})
-        gate = ScriptedGate(lambda question, notes, block: float(block.num_source_tokens == size))
-        return tiny_memory(config, gate=gate)
-
-    return make
-
-
-class WaitingGate:
-    """Says of every block that it matters, but only when it is let go."""
-
-    def __init__(self):
-        self.entered, self.go = threading.Event(), threading.Event()
-
-    def score(self, question, memory, blocks):
-        self.entered.set()
-        if not self.go.wait(timeout=20):
-            raise TimeoutError("nobody let the gate go: the event loop was blocked")
-        return [1.0] * len(blocks)
-
-
-@pytest.fixture
-def waiting():
-    gate, answered = WaitingGate(), []
-
-    def reply(question, memory):
-        answered.append(question)
-        return "Dana."
-
-    return tiny_memory(gate=gate, reasoner=ScriptedReasoner({}, reply)), gate, answered
-
-
-@pytest.fixture
-def compressions(memory, monkeypatch):
-    """Texts of the chunks that went through the compressor."""
-    seen, compress = [], type(memory)._compress
-
-    def spy(self, chunks):
-        seen.extend(chunk.text for chunk in chunks)
-        return compress(self, chunks)
-
-    monkeypatch.setattr(type(memory), "_compress", spy)
-    return seen
-
-
 @pytest.fixture
 def waiting_compressor(memory, monkeypatch):
     """Two events: that compressing has begun, and that it may go on."""
@@ -162,14 +97,6 @@ def waiting_compressor(memory, monkeypatch):
 
     monkeypatch.setattr(type(memory), "_compress", waiting)
     return entered, go
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    path, backbone = tmp_path_factory.mktemp("checkpoint"), tiny_backbone()
-    backbone.model.save_pretrained(path)
-    backbone.tokenizer.save_pretrained(path)
-    return str(path)
 
 
 class RecordingLLM(CustomLLM):
