@@ -13,12 +13,12 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyBank
+from memrecall_kv.memory_settings import MemorySettings
 from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import check_bank
-from langchain_memrecall._memory_settings import MemorySettings
 from langchain_memrecall._revive import revived
 
 if TYPE_CHECKING:  # the bank imports torch

@@ -13,11 +13,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from memrecall_kv.errors import InputError, MissingDependencyError
 from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.memory_settings import check_memory
 from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Document, Metadata, Opened, Recall
 
 from langchain_memrecall._growing import GrowingBank
-from langchain_memrecall._memory_settings import check_memory
 from langchain_memrecall._steps import Steps
 
 try:

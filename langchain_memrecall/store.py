@@ -12,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyMemory
+from memrecall_kv.memory_settings import check_memory
 from memrecall_kv.selection import walk_documents
 from memrecall_kv.streaming import in_thread
 from memrecall_kv.types import Opened, Where
@@ -19,7 +20,6 @@ from memrecall_kv.types import Opened, Where
 from langchain_memrecall._convert import check_documents, to_count, to_document, to_documents, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import GrowingBank
-from langchain_memrecall._memory_settings import check_memory
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall

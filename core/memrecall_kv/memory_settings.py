@@ -1,12 +1,13 @@
-"""What the pydantic classes of this package share: which memory they use, and that they are strict about settings."""
+"""What the pydantic classes of both adapters share: which memory they use, and that they are strict about settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+
 from memrecall_kv.errors import InputError
 from memrecall_kv.lazy import LazyMemory
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 
 def check_memory(given: Any) -> None:
