@@ -3,14 +3,15 @@
     python benchmarks/multihop.py --checkpoint CHECKPOINT --data hotpotqa_dev --rows 150 --out RESULT.json
 
 With `--pool 1000` every row is filled up with paragraphs of the haystack. Blocks are compressed and stored as a bank
-stores them (int8). `hops` opens one block after the other, each time with the sentence of the one before that is
-nearest to the question; `one look` ranks all blocks by the question alone. Rows of dev files evaluate only; what is
+stores them (int8). `hops` opens one block after the other, each time with the notes that the pipeline's reasoner
+takes of those before; `one look` ranks all blocks by the question alone. Rows of dev files evaluate only; what is
 fitted (the weight of words, the threshold) is fitted with `--data held_out`: train rows that no stage trained on.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from typing import Any
 
@@ -56,6 +57,11 @@ class Question:
         order = sorted(range(len(shares)), key=lambda number: (-shares[number], number))
         return order[:limit]
 
+    def note(self, memory: WorkingMemory, number: int) -> WorkingMemory:
+        """Return the memory after the pipeline's reasoner read a chunk; with readback it needs no block."""
+        reasoner, chunk = self._memory.parts.reasoner, self.chunks[number]
+        return reasoner.update(self.row["question"], memory, chunk, self.blocks([number])[0], Tally())
+
     def judge(self, known: str, numbers: list[int], weight: float, asked: str | None = None) -> dict[int, float]:
         """Return the probabilities of blocks under notes, for the row's question or another."""
         asked = self.row["question"] if asked is None else asked
@@ -69,21 +75,19 @@ class Question:
         return {n: shift_odds(seen[n], weight * shares[n]) for n in numbers}
 
 
-def walk(
-    question: Question, k: int, weight: float, limit: int | None
-) -> tuple[list[int], list[str], list[dict[int, float]]]:
-    """Open k blocks one after the other; return them, their notes, and the probabilities of each look."""
+def walk(question: Question, k: int, weight: float, limit: int | None) -> tuple[list[int], list[dict[int, float]]]:
+    """Open k blocks one after the other; return them and the probabilities of each look."""
     opened: list[int] = []
-    notes: list[str] = []
+    memory = WorkingMemory()
     looks = []
     while len(opened) < min(k, len(question.texts)):
-        known = " ".join(notes)
+        known = memory.text
         judged = question.judge(known, question.candidates(known, limit), weight)
         looks.append(judged)
         left = {number: p for number, p in judged.items() if number not in opened}
         opened.append(max(left, key=lambda number: left[number]))
-        notes.append(prompts.closest_sentence(question.texts[opened[-1]], f"{question.row['question']} {known}"))
-    return opened, notes, looks
+        memory = question.note(memory, opened[-1])
+    return opened, looks
 
 
 def answer(memory: MemRecall, question: Question, numbers: list[int], readback: str) -> str:
@@ -121,8 +125,8 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
         shares = question.words.scores(row["question"])
         ranked["gate, one look"] = sorted(first, key=lambda n: -first[n])
         if not options.pool:
-            ranked["gate, hops"], _, _ = walk(question, k, 0.0, limit)
-        opened, _, looks = walk(question, k, options.weight, limit)
+            ranked["gate, hops"], _ = walk(question, k, 0.0, limit)
+        opened, looks = walk(question, k, options.weight, limit)
         ranked["gate and words, one look"] = sorted(
             first, key=lambda n: -shift_odds(first[n], options.weight * shares[n])
         )
@@ -160,7 +164,7 @@ def known_hop(question: Question, weight: float) -> dict[str, float]:
     found = dict.fromkeys(ABLATIONS, 0.0)
     for last in question.gold:
         others = [number for number in question.gold if number != last]
-        known = " ".join(prompts.closest_sentence(question.texts[n], question.row["question"]) for n in others)
+        known = functools.reduce(question.note, others, WorkingMemory()).text
         judged = question.judge(known, every, weight)
         looks = {
             "with": judged,

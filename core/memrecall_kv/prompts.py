@@ -104,10 +104,17 @@ def sentences(text: str) -> list[str]:
     return [" ".join(part.split()) for part in _SENTENCE_END.split(text.strip()) if part.strip()]
 
 
-def closest_sentence(text: str, wanted: str) -> str:
-    """Return the sentence of a text that shares most content words with what is wanted, the first of equals."""
-    words = content_words(wanted)
-    return max(sentences(text), key=lambda sentence: len(words & content_words(sentence)), default="")
+def closest_sentences(text: str, wanted: str, count: int = 1) -> str:
+    """Return the sentences of a text that share most content words with what is wanted, in their order in the text.
+
+    Args:
+        text: Where they stand.
+        wanted: What is asked, and what is known.
+        count: How many; of equals the first ones.
+    """
+    words, found = content_words(wanted), sentences(text)
+    best = sorted(range(len(found)), key=lambda place: (-len(words & content_words(found[place])), place))[:count]
+    return " ".join(found[place] for place in sorted(best))
 
 
 def is_nothing(reply: str) -> bool:

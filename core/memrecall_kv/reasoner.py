@@ -27,6 +27,9 @@ from memrecall_kv.kv import Context, KVAccess, whole_blocks
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 
+_NOTED_SENTENCES = 2
+"""Sentences of a block's text that a tuned reasoner notes."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -99,7 +102,7 @@ class BackboneReasoner:
         if prompts.is_nothing(text):
             return memory
         if not rewriting and self._config.readback != "off":
-            text = prompts.closest_sentence(chunk.text, f"{question} {text}")
+            text = prompts.closest_sentences(chunk.text, f"{question} {text}")
         return self._noted(memory, chunk, text, rewriting=rewriting)
 
     def _noted(self, memory: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
@@ -197,12 +200,19 @@ class TunedReasoner(BackboneReasoner):
     ) -> WorkingMemory:
         """Note a block; see `Reasoner`.
 
-        With readback the sentence nearest to the question is noted and nothing is generated: that the block
-        matters was the gate's decision, and the answer reads the whole text.
+        With readback the sentences nearest to the question are noted and nothing is generated: that the block
+        matters was the gate's decision, and the answer reads the whole text. What comes next is mostly named by the
+        newest note; older ones keep one sentence, so that the gate, which reads the end of a memory, sees them all.
         """
         if self._config.readback == "off":
             return super().update(question, memory, chunk, block, tally)
-        return self._noted(memory, chunk, prompts.closest_sentence(chunk.text, f"{question} {memory.text}"))
+        text = prompts.closest_sentences(chunk.text, f"{question} {memory.text}", _NOTED_SENTENCES)
+        if text in {note.text for note in memory.notes}:
+            return memory
+        older = (Note(prompts.closest_sentences(note.text, question), note.chunk_id) for note in memory.notes)
+        brief = WorkingMemory(tuple(older))
+        noted = self._noted(brief, chunk, text)
+        return memory if noted is brief else noted
 
     def answer(
         self,

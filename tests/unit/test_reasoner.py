@@ -95,10 +95,10 @@ def test_pieces_join_to_whole_characters_on_one_line(kv: KVAccess) -> None:
 def test_with_readback_a_note_is_a_sentence_of_the_chunk() -> None:
     text = "It was late. The Rabbit took a watch out of its pocket! 'Oh dear,' it said."
     assert (
-        prompts.closest_sentence(text, "what did the rabbit take out?") == "The Rabbit took a watch out of its pocket!"
+        prompts.closest_sentences(text, "what did the rabbit take out?") == "The Rabbit took a watch out of its pocket!"
     )
-    assert prompts.closest_sentence("彼は犬だ。猫は魚を食べる。", "猫は魚を食べる") == "猫は魚を食べる。"
-    assert prompts.closest_sentence("no end", "x") == "no end"
+    assert prompts.closest_sentences("彼は犬だ。猫は魚を食べる。", "猫は魚を食べる") == "猫は魚を食べる。"
+    assert prompts.closest_sentences("no end", "x") == "no end"
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,7 @@ def _recall(
     opened = [int(first.argmax())]
     memory = ""
     while len(opened) < len(gold):
-        memory = f"{memory} {prompts.closest_sentence(row.paragraphs[opened[-1]].text, row.question)}".strip()
+        memory = f"{memory} {prompts.closest_sentences(row.paragraphs[opened[-1]].text, row.question)}".strip()
         left = scores(memory)
         left[opened] = float("-inf")
         opened.append(int(left.argmax()))

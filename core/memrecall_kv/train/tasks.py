@@ -167,7 +167,7 @@ def validation_task(backbone: Backbone, examples: Sequence[Example]) -> Task:
 def evidence(text: str, example: Example) -> str:
     """Return the sentence of a paragraph that an answer rests on: one that holds it and is nearest to the question."""
     holding = [sentence for sentence in prompts.sentences(text) if example.answers[0] in sentence]
-    return prompts.closest_sentence("\n\n".join(holding) or text, f"{example.question} {example.answers[0]}")
+    return prompts.closest_sentences("\n\n".join(holding) or text, f"{example.question} {example.answers[0]}")
 
 
 class _Draft:
