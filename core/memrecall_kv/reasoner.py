@@ -4,7 +4,7 @@ Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
 
 1. Working memory is a list of notes, each with the chunk it came from; `memory="rewrite"` is the paper's.
 2. Names and numbers suffer most from compression, so original text is read again (`readback`): a note is
-   the sentence of the chunk nearest to what was read from the block, and the answer reads the opened
+   sentences of the chunk nearest to what was read from the block, and the answer reads the opened
    chunks. `readback="off"` is the paper's.
 3. No evidence, or an answer that says so, is an explicit not-found.
 """
