@@ -151,7 +151,15 @@ def test_the_page_has_the_machine_and_a_line_for_every_cell():
     summary = summarize(rows())
     page = markdown(summary, RECORD)
     assert page.startswith("Some CPU, 2 cores, 1 threads, cpu; Python 3.11, torch 2.13; revision abc, seed 7")
-    for title in ("Answers", "Evidence", "Cost", "Against ours", "Against the shortest length", "Gate"):
+    for title in (
+        "t, sub-EM by length",
+        "Answers",
+        "Evidence",
+        "Cost",
+        "Against ours",
+        "Against the shortest length",
+        "Gate",
+    ):
         assert f"## {title}" in page
     assert "| ours | t | 50 | 10 | 80.0 [" in page
     widths = {line.count("|") for line in page.partition("## Answers")[2].partition("## ")[0].splitlines() if line}

@@ -14,7 +14,10 @@ def markdown(summary: dict[str, Any], record: dict[str, Any]) -> str:
         record: Of `run.json`: seed, settings and machines.
     """
     cells = summary["cells"]
-    parts = [_machine(record), "## Answers", _answers(cells)]
+    parts = [_machine(record)]
+    for task in dict.fromkeys(cell["task"] for cell in cells if cell["order"] == "own"):
+        parts += [f"## {task}, sub-EM by length", overview(summary, task)]
+    parts += ["## Answers", _answers(cells)]
     if any(cell["evidence"] for cell in cells):
         parts += ["## Evidence", _evidence(cells)]
     parts += ["## Cost", _cost(cells)]
