@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,6 +113,8 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     pool = [f"{line['title']}: {line['text']}" for line in lines]
     encoder = TextEncoder() if options.minilm else None
     likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
+    if options.ranks:
+        return answered(memory, options, {row["id"]: row for row in rows})
     records = []
     started = time.perf_counter()
     for row in rows:
@@ -148,6 +152,15 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
         if len(records) % 10 == 0:
             print(f"{len(records)}/{len(rows)}, {time.perf_counter() - started:.0f} s", flush=True)
     return records
+
+
+def answered(memory: MemRecall, options: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of an earlier run with answers from what it found."""
+    records = json.loads(options.ranks.read_text(encoding="utf-8"))["rows"]
+    for record in records:
+        question = Question(memory, rows[record["id"]], [])
+        record["answers"] = answers(memory, question, record["ranked"], options)
+    return list(records)
 
 
 ABLATIONS = {
@@ -190,6 +203,8 @@ def answers(
         ways |= {"all texts": list(range(len(question.texts))), "gold texts": question.gold}
     replies = {}
     for name, order in ways.items():
+        if options.ways and name not in options.ways:
+            continue
         numbers = order if name.startswith(("all", "gold")) else order[:k]
         replies[name] = answer(memory, question, numbers, "off" if name.endswith("blocks") else "answer")
     return {"replies": replies, "gold": question.row["answers"]}
@@ -228,6 +243,8 @@ def main() -> None:
     arguments.add_argument("--weight", type=float, default=1.0, help="of shared words")
     arguments.add_argument("--ratio", type=int, help="compression ratio instead of the checkpoint's")
     arguments.add_argument("--answers", action="store_true")
+    arguments.add_argument("--ways", nargs="+", help="to find the texts that are answered from; all if left out")
+    arguments.add_argument("--ranks", type=Path, help="answer from what an earlier result found; without --pool")
     arguments.add_argument("--minilm", action="store_true")
     arguments.add_argument("--likelihood", action="store_true")
     options = arguments.parse_args()
