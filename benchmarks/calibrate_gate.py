@@ -56,7 +56,9 @@ def fit(data: list[tuple[float, float, float, float]], weight: float | None = No
 def rates(path: Path, values: tuple[float, float, float], threshold: float) -> dict[str, float]:
     """Return precision, recall, false-positive rate and calibration error of the first look at a threshold."""
     scale, weight, offset = values
-    judged = [(_logistic(scale * o + weight * s + offset), bool(label)) for o, s, label, _ in samples([path])]
+    odds, shares, labels, _ = torch.tensor(samples([path]), dtype=torch.float64).T
+    probabilities = torch.sigmoid(scale * odds + weight * shares + offset)
+    judged = list(zip(probabilities.tolist(), labels.bool().tolist(), strict=True))
     right = sum(label and p > threshold for p, label in judged)
     opened = sum(p > threshold for p, _ in judged)
     others = sum(not label for _, label in judged)
@@ -68,10 +70,6 @@ def rates(path: Path, values: tuple[float, float, float], threshold: float) -> d
         "false-positive rate": (opened - right) / max(1, others),
         "calibration error": calibration_error(judged),
     }
-
-
-def _logistic(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
 
 
 def write(checkpoint: Path, values: tuple[float, float, float]) -> None:

@@ -60,7 +60,7 @@ class Question:
         return order[:limit]
 
     def note(self, memory: WorkingMemory, number: int) -> WorkingMemory:
-        """Return the memory after the pipeline's reasoner read a chunk; with readback it needs no block."""
+        """Return the memory after the pipeline's reasoner read a chunk."""
         reasoner, chunk = self._memory.parts.reasoner, self.chunks[number]
         return reasoner.update(self.row["question"], memory, chunk, self.blocks([number])[0], Tally())
 
@@ -113,8 +113,6 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     pool = [f"{line['title']}: {line['text']}" for line in lines]
     encoder = TextEncoder() if options.minilm else None
     likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
-    if options.ranks:
-        return answered(memory, options, {row["id"]: row for row in rows})
     records = []
     started = time.perf_counter()
     for row in rows:
@@ -154,13 +152,14 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     return records
 
 
-def answered(memory: MemRecall, options: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of an earlier run with answers from what it found."""
-    records = json.loads(options.ranks.read_text(encoding="utf-8"))["rows"]
-    for record in records:
-        question = Question(memory, rows[record["id"]], [])
-        record["answers"] = answers(memory, question, record["ranked"], options)
-    return list(records)
+def answered(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records that an earlier run has of these rows, with answers from what it found."""
+    found = {record["id"]: record for record in json.loads(options.ranks.read_text(encoding="utf-8"))["rows"]}
+    records = []
+    for row in rows:
+        ranked = found[row["id"]]["ranked"]
+        records.append({**found[row["id"]], "answers": answers(memory, Question(memory, row, []), ranked, options)})
+    return records
 
 
 ABLATIONS = {
@@ -255,7 +254,7 @@ def main() -> None:
         settings = memory.config.model_dump() | {"compressor": compressor}
         memory = MemRecall.from_pretrained(options.checkpoint, config=MemRecallConfig(**settings))
     rows = sampled_rows(options)
-    records = measure(memory, options, rows)
+    records = (answered if options.ranks else measure)(memory, options, rows)
     print(f"\n{options.data}, {len(records)} rows\n\n{report(records, options.k)}\n")
     save(options, rows=records)
 

@@ -207,12 +207,12 @@ class TunedReasoner(BackboneReasoner):
         if self._config.readback == "off":
             return super().update(question, memory, chunk, block, tally)
         text = prompts.closest_sentences(chunk.text, f"{question} {memory.text}", _NOTED_SENTENCES)
-        if text in {note.text for note in memory.notes}:
+        noted = self._noted(memory, chunk, text)
+        if noted is memory:
             return memory
-        older = (Note(prompts.closest_sentences(note.text, question), note.chunk_id) for note in memory.notes)
-        brief = WorkingMemory(tuple(older))
-        noted = self._noted(brief, chunk, text)
-        return memory if noted is brief else noted
+        *older, newest = noted.notes
+        brief = (Note(prompts.closest_sentences(note.text, question), note.chunk_id) for note in older)
+        return WorkingMemory((*brief, newest))
 
     def answer(
         self,

@@ -57,6 +57,13 @@ def bridge(config: MemRecallConfig) -> MemRecall:
     return tiny_memory(config, gate=ScriptedGate(script), reasoner=scripted)
 
 
+def filled(stack: ExitStack, memory: MemRecall, folder: Path, documents: Sequence[Document]) -> MemoryBank:
+    """A bank that holds the documents."""
+    bank = stack.enter_context(memory.open_bank(folder / "b"))
+    memory.ingest(bank, documents)
+    return bank
+
+
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     """Closes what a test enters."""
@@ -74,8 +81,7 @@ def test_rescan_answers_a_question_whose_second_hop_comes_first(
     stack: ExitStack, tmp_path: Path, order: list[Document]
 ) -> None:
     memory = bridge(settings(top_k=None, schedule="rescan"))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     answer = memory.ask(bank, QUESTION)
     assert (answer.text, answer.found, answer.grounded) == ("chief of protocol", True, True)
     assert [recall.chunk.doc_id for recall in answer.evidence] == ["film", "woman"]
@@ -93,8 +99,7 @@ def test_rescan_answers_a_question_whose_second_hop_comes_first(
 @pytest.mark.parametrize("schedule", ["sequential", "lookahead"])
 def test_one_pass_misses_it_and_says_so(stack: ExitStack, tmp_path: Path, order: list[Document], schedule: str) -> None:
     memory = bridge(settings(top_k=None, schedule=schedule))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     answer = memory.ask(bank, QUESTION)
     assert [recall.chunk.doc_id for recall in answer.evidence] == ["film"]
     assert (answer.text, answer.found) == ("Not found in the documents.", False)
@@ -104,8 +109,7 @@ def test_a_refusal_opens_one_block_more_and_answers_again(
     stack: ExitStack, tmp_path: Path, order: list[Document]
 ) -> None:
     memory = bridge(settings(top_k=None, schedule="sequential", second_look=0.15))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     events = list(memory.stream(bank, QUESTION))
     answer = events[-1].answer
     assert (answer.text, answer.found, answer.grounded) == ("chief of protocol", True, True)
@@ -129,8 +133,7 @@ def test_a_refusal_opens_one_block_more_and_answers_again(
 )
 def test_there_is_no_second_look_where(stack: ExitStack, tmp_path: Path, order: list[Document], scan: dict) -> None:
     memory = bridge(settings(**scan))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     answer = memory.ask(bank, QUESTION)
     assert ([recall.chunk.doc_id for recall in answer.evidence], answer.found) == (["film"], False)
 
@@ -139,8 +142,7 @@ def test_whoever_writes_is_asked_again_after_the_second_look_and_never_more(
     stack: ExitStack, tmp_path: Path, order: list[Document]
 ) -> None:
     memory = bridge(settings(top_k=None, schedule="sequential", second_look=0.05))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     asked: list[list[str]] = []
 
     def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
@@ -154,16 +156,14 @@ def test_whoever_writes_is_asked_again_after_the_second_look_and_never_more(
 
 def test_exactly_k_is_multi_hop_aware(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
     memory = bridge(settings())
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     assert [r.chunk.doc_id for r in memory.recall(bank, QUESTION, top_k=2)] == ["film", "woman"]
     assert len(memory.recall(bank, QUESTION, top_k=7)) == 3
 
 
 def test_events_come_in_order_and_end_with_done(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
     memory = bridge(settings(top_k=None))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, order)
+    bank = filled(stack, memory, tmp_path, order)
     events = list(memory.stream(bank, QUESTION))
     kinds = [type(event) for event in events]
     assert kinds.index(Opened) < kinds.index(Noted) < kinds.index(Token)
@@ -253,8 +253,7 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(stack: ExitStack, tmp_pa
 
 def test_the_answer_from_disk_is_the_answer_from_memory(stack: ExitStack, tmp_path: Path) -> None:
     memory = tiny_memory()
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, FACTS)
+    bank = filled(stack, memory, tmp_path, FACTS)
     first = memory.ask(bank, "who?")
     bank.close()
     second = memory.ask(stack.enter_context(memory.open_bank(tmp_path / "b", read_only=True)), "who?")
@@ -263,8 +262,7 @@ def test_the_answer_from_disk_is_the_answer_from_memory(stack: ExitStack, tmp_pa
 
 def test_mistakes_are_refused(stack: ExitStack, tmp_path: Path) -> None:
     memory = tiny_memory(backbone=tiny_backbone(window=256))
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, FACTS)
+    bank = filled(stack, memory, tmp_path, FACTS)
     with pytest.raises(InputError, match="empty"):
         memory.ask(bank, "  ")
     with pytest.raises(InputError, match="top_k"):
@@ -312,8 +310,7 @@ def test_a_saved_pipeline_loads_and_scores_the_same(stack: ExitStack, tmp_path: 
 
 def test_threads_share_one_backbone(stack: ExitStack, tmp_path: Path) -> None:
     memory = tiny_memory()
-    bank = stack.enter_context(memory.open_bank(tmp_path / "b"))
-    memory.ingest(bank, FACTS)
+    bank = filled(stack, memory, tmp_path, FACTS)
     expected = memory.ask(bank, "who?").text
     replies: list[str] = []
     threads = [threading.Thread(target=lambda: replies.append(memory.ask(bank, "who?").text)) for _ in range(4)]

@@ -30,13 +30,12 @@ def markdown(summary: dict[str, Any], record: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def overview(summary: dict[str, Any], task: str, measure: str = "sub_em") -> str:
-    """Return a table with a line for every system and a column for every length of a task.
+def overview(summary: dict[str, Any], task: str) -> str:
+    """Return a table of sub-EM with a line for every system and a column for every length of a task.
 
     Args:
         summary: Of `summarize`.
         task: Which task's cells; those with the evidence in its own order, one question at a time.
-        measure: `em`, `f1` or `sub_em`.
     """
     cells = [
         cell for cell in summary["cells"] if (cell["task"], cell["order"], cell["concurrency"]) == (task, "own", 1)
@@ -49,7 +48,7 @@ def overview(summary: dict[str, Any], task: str, measure: str = "sub_em") -> str
     lines = []
     for system in dict.fromkeys(cell["system"] for cell in cells):
         row = [found.get((system, length)) for length in lengths]
-        lines.append([system, *(f"{_band(cell[measure])}, n = {cell['questions']}" if cell else "" for cell in row)])
+        lines.append([system, *(f"{_band(cell['sub_em'])}, n = {cell['questions']}" if cell else "" for cell in row)])
     return _table(["system", *head], lines)
 
 
