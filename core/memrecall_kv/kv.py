@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ class KVAccess:
                 "Choose a backbone with rotary position embedding.",
             )
         self._apply = apply
+        # transformers 5.24 renamed it
+        self._cache_name = "cache" if "cache" in signature(self._base.forward).parameters else "past_key_values"
         self._cos = self._sin = torch.empty(0)
         self._rotating = torch.ones(backbone.model.config.num_hidden_layers, dtype=torch.bool)
         with torch.inference_mode():
@@ -180,8 +183,8 @@ class KVAccess:
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=context.cache,
                 use_cache=True,
+                **{self._cache_name: context.cache},
             )
         hidden: Tensor = output.last_hidden_state
         return hidden
