@@ -182,6 +182,17 @@ def test_the_control_does_not_look_at_the_documents(opened, needles, tmp_path):
     assert replies[0].evidence is None
 
 
+def test_a_bank_that_others_filled_counts_only_what_is_new(opened, tmp_path):
+    added = []
+    for seed in range(6):
+        (context,) = find_task("niah-single")(None, TaskConfig(documents=9, questions=1, seed=seed))
+        system = build_system("memrecall", opened)
+        added.append(system.prepare(context.documents, tmp_path).bytes_on_disk)
+        system.close()
+    # the first holds the empty catalogue too
+    assert 0 < max(added[1:]) < 1.1 * min(added[1:])
+
+
 def test_a_text_that_does_not_fit_is_an_error_the_runner_can_count(opened):
     memory = opened(MemRecallConfig(reasoner={"max_readback_tokens": 10**6}))
     chunk = Chunk("d", 0, 0, 5000, "x" * 5000, 5000)

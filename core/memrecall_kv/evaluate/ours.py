@@ -51,6 +51,10 @@ def _digest(memory: MemRecall) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 class OpenGate:
     """A gate that opens every block without looking at it."""
 
@@ -86,10 +90,12 @@ class MemRecallSystem:
         self._prepared = set()
         # variants that compress alike share a bank
         path = folder / f"bank-{_digest(self._memory)}"
+        before = _size(path)  # a bank that other contexts filled is larger than what these documents take
         self._bank = self._memory.open_bank(path)
         report = self._memory.ingest(self._bank, self._noting(documents))
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return Prepared(size, report.source_tokens, reused=report.documents_unchanged + report.chunks_reused > 0)
+        return Prepared(
+            _size(path) - before, report.source_tokens, reused=report.documents_unchanged + report.chunks_reused > 0
+        )
 
     def _noting(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
