@@ -17,7 +17,7 @@ help:
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
-	@echo "make docs    write the generated pages of docs/"
+	@echo "make docs    write the generated pages of docs/ and the table of README"
 	@echo "make clean   remove what was installed and built here"
 
 demo: $(VENV)/.model
@@ -48,6 +48,7 @@ real: $(VENV)/.model $(VENV)/.test-model
 
 docs: $(VENV)/.installed
 	$(RUN) scripts/cli_docs.py
+	$(RUN) scripts/results_table.py
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

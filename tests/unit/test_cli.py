@@ -75,8 +75,11 @@ def test_wrong_usage_is_exit_code_2(run, arguments):
     assert "Usage:" in err
 
 
-def test_the_generated_page_of_the_commands_is_fresh():
-    check = subprocess.run([sys.executable, "scripts/cli_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["cli_docs.py", "results_table.py"])
+def test_what_scripts_wrote_into_the_documentation_is_fresh(script):
+    check = subprocess.run(
+        [sys.executable, f"scripts/{script}", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (check.returncode, check.stderr) == (0, "")
 
 

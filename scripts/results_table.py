@@ -1,0 +1,39 @@
+"""Write README's table of answers from the rows of the evaluation; with --check, fail if it is stale."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from memrecall_kv.evaluate.ledger import Ledger
+from memrecall_kv.evaluate.run import ROWS
+from memrecall_kv.evaluate.summary import summarize
+from memrecall_kv.evaluate.tables import overview
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "table"
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def main() -> int:
+    """Return 1 if `--check` was given and the table is stale, else 0."""
+    page = README.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.stderr.write(f"{README.name} lacks {BEGIN} and {END}\n")
+        return 1
+    table = overview(summarize(Ledger(RESULTS / ROWS)), "ruler-hqa")
+    fresh = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    if sys.argv[1:] != ["--check"]:
+        README.write_text(fresh, encoding="utf-8")
+        return 0
+    if fresh == page:
+        return 0
+    sys.stderr.write(f"{README.name} is stale: run make docs\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
