@@ -194,7 +194,8 @@ def test_the_peak_of_what_came_before_can_be_forgotten():
     assert peak_memory() < before - 200_000_000
 
 
-def test_a_run_says_what_it_was_made_on(data, opened, tmp_path):
+def test_a_run_says_what_it_was_made_on(data, opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "65536")
     Run(tmp_path, opened, data, config()).run()
     record = json.loads((tmp_path / RUN).read_text())
     assert record["seed"] == 0
@@ -203,4 +204,5 @@ def test_a_run_says_what_it_was_made_on(data, opened, tmp_path):
     assert {"cpu", "cores", "threads", "date", "revision", "packages", "python", "device"} <= set(machine)
     assert machine["packages"]["torch"]
     assert machine["cores"] == environment()["cores"]
+    assert machine["variables"]["MALLOC_TOP_PAD_"] == "65536"
     assert peak_memory() > 50_000_000

@@ -14,16 +14,20 @@ from typing import Any
 import torch
 
 _PACKAGES = ("memrecall-kv", "torch", "transformers", "tokenizers", "numpy", "bm25s")
+_TUNING = ("OMP_", "MKL_", "MALLOC_", "GLIBC_", "PYTORCH_", "CUDA_")
+"""How the names of variables begin that make the same program faster or slower."""
 
 
 def environment() -> dict[str, Any]:
-    """Return CPU, cores, threads, versions, git revision and date; JSON values."""
+    """Return processors, threads, versions, variables that change speed, git revision and date; JSON values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_TUNING)},
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
