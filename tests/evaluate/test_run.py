@@ -176,6 +176,32 @@ def test_several_questions_at_the_same_time_get_the_same_answers(data, opened, t
     assert [row["questions"] for row in rows(together, "batch")] == [4, 4]
 
 
+LOOP = "memagent:chunk_tokens=600,memory_tokens=16,answer_tokens=8"
+
+
+def test_loops_over_different_contexts_run_side_by_side_and_answer_as_alone(data, opened, tmp_path):
+    settings = {"systems": (LOOP,), "lengths": ((12, 5),), "share": 1}
+    alone = Run(tmp_path / "a", opened, data, config(**settings)).run()
+    together = Run(tmp_path / "b", opened, data, config(**settings, concurrency=3)).run()
+    counted = ("reply", "tokens_read", "tokens_written")
+    by_question = [{row["question"]: [row[name] for name in counted] for row in rows(run)} for run in (alone, together)]
+    assert by_question[0] == by_question[1]
+    assert len({str(row) for row in by_question[0].values()}) > 1
+    assert [row["questions"] for row in rows(together, "batch")] == [3, 2]
+
+
+def test_asking_more_at_once_than_share_a_context_is_refused(data, opened, tmp_path):
+    with pytest.raises(InputError, match="and share is 2"):
+        Run(tmp_path, opened, data, config(share=2, concurrency=3)).run()
+
+
+def test_parts_make_up_the_whole(data, opened, tmp_path):
+    whole = Run(tmp_path / "whole", opened, data, config()).run()
+    parts = [Run(tmp_path / str(n), opened, data, config(part=(n, 2))).run() for n in (1, 2)]
+    assert [len(rows(part)) for part in parts] == [4, 2]
+    assert replies(parts[0]) | replies(parts[1]) == replies(whole)
+
+
 def test_peak_memory_belongs_to_a_process_with_one_cell(data, opened, tmp_path):
     both = Run(tmp_path / "a", opened, data, config()).run()
     assert rows(both, "process") == []

@@ -148,9 +148,10 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
 
     requests = []
 
-    def write(self, request, limit, tally):
-        requests.append((request, limit))
-        return "thinking </think> note number" + str(len(requests)) + " the answer is 7"
+    def write(self, asked):
+        (request,) = asked
+        requests.append((request.text, request.limit))
+        return ["thinking </think> note number" + str(len(requests)) + " the answer is 7"]
 
     monkeypatch.setattr(writer.Writer, "write", write)
     _, reply = asked(build_system(WINDOWS["memagent"], opened), needles, tmp_path)
@@ -162,6 +163,23 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
     assert [limit for _, limit in requests] == [16] * len(updates) + [8]
     assert f"note number{len(updates)}" in final[0]
     assert reply.text == "7"
+
+
+def test_ircot_fills_up_from_its_last_ranking_once_the_answer_is_known(opened, needles, tmp_path, monkeypatch):
+    from memrecall_kv.evaluate import writer
+
+    thoughts = []
+
+    def write(self, asked):
+        thoughts.extend(asked)
+        return ["So the answer is 7."]
+
+    monkeypatch.setattr(writer.Writer, "write", write)
+    _, reply = asked(build_system("ircot:k=3", opened), needles, tmp_path)
+    assert len(thoughts) == 1
+    assert len(reply.evidence) == 3
+    assert len(reply.ranked) == 6
+    assert reply.ranked[:3] == reply.evidence
 
 
 def test_the_full_context_is_cut_to_the_window_and_still_answered(opened, tmp_path):

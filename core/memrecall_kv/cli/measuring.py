@@ -60,6 +60,10 @@ EvidenceOrder = Annotated[
     Order | None, typer.Option(help="Order of the evidence: forward, reversed, random; the task's own if left out.")
 ]
 Share = Annotated[int, typer.Option(min=1, help="Questions that share a context at most.")]
+Part = Annotated[
+    str,
+    typer.Option(metavar="I/N", help="The I-th of N parts of the contexts, to run parts side by side; folders differ."),
+]
 Kinds = Annotated[
     list[str] | None, typer.Option("--kind", help="Only questions of this type; may be repeated.", show_default=False)
 ]
@@ -86,8 +90,9 @@ def evaluate(
     share: Share = 1,
     kind: Kinds = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions asked at the same time, of those that share a context.")
+        int, typer.Option(min=1, help="Questions asked at the same time; of one context, but for memagent.")
     ] = 1,
+    part: Part = "1/1",
     banks: Banks = None,
     against: Against = None,
     model: Model = None,
@@ -105,7 +110,9 @@ def evaluate(
     from memrecall_kv.evaluate.run import Run
 
     choice = Choice(model, device=device, dtype=dtype, config=config)
-    settings = _settings(task, system or ["memrecall"], documents, questions, seed, order, share, kind, concurrency)
+    settings = _settings(
+        task, system or ["memrecall"], documents, questions, seed, order, share, kind, concurrency, part
+    )
     with _bar(settings, hidden=as_json) as bar:
         asked = bar.add_task("asking", total=_total(settings))
 
@@ -192,6 +199,7 @@ def _settings(
     share: int,
     kinds: list[str] | None,
     concurrency: int,
+    part: str = "1/1",
 ) -> RunConfig:
     from memrecall_kv.evaluate.settings import RunConfig
 
@@ -204,7 +212,15 @@ def _settings(
         share=share,
         kinds=tuple(kinds or ()),
         concurrency=concurrency,
+        part=_part(part),
     )
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal():
+        raise InputError(f"--part: expected I/N, got {text!r}.", "As 1/4.")
+    return int(number), int(count)
 
 
 def _length(text: str, questions: int | None) -> tuple[int, int | None]:
@@ -217,7 +233,7 @@ def _length(text: str, questions: int | None) -> tuple[int, int | None]:
 def _total(settings: RunConfig) -> int | None:
     asked = [questions for _, questions in settings.lengths]
     known = sum(questions for questions in asked if questions)
-    return known * len(settings.tasks) * len(settings.systems) if all(asked) else None
+    return known * len(settings.tasks) * len(settings.systems) if all(asked) and settings.part == (1, 1) else None
 
 
 def _conclude(out: Path, against: str | None, *, plots: bool, as_json: bool) -> None:

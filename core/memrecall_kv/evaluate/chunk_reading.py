@@ -61,8 +61,8 @@ class WindowReader:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _chunks(self) -> Iterable[Chunk]:
-        for number, ids in enumerate(windows(self._documents, self._backbone, self._chunk_tokens)):
+    def _chunks(self, documents: Iterable[Document]) -> Iterable[Chunk]:
+        for number, ids in enumerate(windows(documents, self._backbone, self._chunk_tokens)):
             text = self._backbone.decode(ids)
             yield Chunk("context", number, 0, len(text), text, len(ids))
 
@@ -82,7 +82,7 @@ class ChunkReading(WindowReader):
     def answer(self, question: str) -> Reply:
         """Read chunk by chunk; see `System`."""
         tally = Tally()
-        replies = [self._reader.answer(question, [chunk], tally) for chunk in self._chunks()]
+        replies = [self._reader.answer(question, [chunk], tally) for chunk in self._chunks(self._documents)]
         said = [reply.text for reply in replies if reply.found]
         votes = Counter(" ".join(normalize_answer(text)) for text in said)
         # max keeps the first of equals, and so does Counter

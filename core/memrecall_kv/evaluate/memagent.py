@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from memrecall_kv.evaluate.chunk_reading import WindowConfig, WindowReader
 from memrecall_kv.evaluate.reader import Reader
 from memrecall_kv.evaluate.system import Reply
-from memrecall_kv.evaluate.writer import Writer
+from memrecall_kv.evaluate.writer import Request, Steps, Writer
 from memrecall_kv.kv import KVAccess, whole_blocks
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally
@@ -50,12 +51,25 @@ class MemAgentLoop(WindowReader):
 
     def answer(self, question: str) -> Reply:
         """Run the loop; see `System`."""
+        (reply,) = self.answer_together([self.start(question)])
+        return reply
+
+    def start(self, question: str) -> Steps:
+        """Begin the loop; see `Interleaved`."""
+        # the documents of now: others may be prepared before the first step is taken
+        return self._steps(question, self._chunks(self._documents))
+
+    def answer_together(self, started: Sequence[Steps]) -> list[Reply]:
+        """Run loops side by side; see `Interleaved`."""
+        return self._writer.answer(started)
+
+    def _steps(self, question: str, chunks: Iterable[Chunk]) -> Steps:
         tally = Tally()
         known = "No previous memory"
-        for chunk in self._chunks():
-            reply = self._writer.write(_update(question, known, chunk.text), self._config.memory_tokens, tally)
+        for chunk in chunks:
+            reply = yield Request(_update(question, known, chunk.text), self._config.memory_tokens, tally)
             known = reply.rpartition("</think>")[2].strip()
-        final = self._writer.write(_final(question, known), self._config.answer_tokens, tally)
+        final = yield Request(_final(question, known), self._config.answer_tokens, tally)
         cue = final.lower().rfind(_CUE)
         text = (final[cue + len(_CUE) :] if cue >= 0 else final).strip(" :\n")
         return Reply(text, bool(text), tokens_read=tally.prompt_tokens, tokens_written=tally.generated_tokens)
@@ -81,7 +95,7 @@ class NoteLoop(WindowReader):
         tally = Tally()
         known = WorkingMemory()
         noted: dict[str, Chunk] = {}
-        for chunk in self._chunks():
+        for chunk in self._chunks(self._documents):
             ids = self._backbone.encode(chunk.text)
             with self._backbone.lock:
                 block = whole_blocks(self._kv.prefill([ids]), [ids])[0]

@@ -14,10 +14,14 @@ from memrecall_kv.evaluate.rankers import Ranker
 from memrecall_kv.evaluate.reader import Reader
 from memrecall_kv.evaluate.shelf import ChunkShelf
 from memrecall_kv.evaluate.system import RANKED, Prepared, Reply, distinct
-from memrecall_kv.evaluate.writer import Writer
+from memrecall_kv.evaluate.writer import Request, Writer
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.types import Chunk, Document
+
+
+_CUE = "answer is"
+"""What a thought announces an answer with."""
 
 
 class RetrievalConfig(Config):
@@ -111,20 +115,15 @@ class IterativeRetrieval(Retrieval):
         found: dict[str, Chunk] = {}
         thoughts: list[str] = []
         share = max(1, self._config.k // self._steps)
-        for step in range(self._steps):
-            last = step + 1 == self._steps
-            ranked = self._ranked(" ".join([question, *thoughts]), self._config.depth)
+        while True:
+            ranked = self._ranked(" ".join([question, *thoughts]), max(self._config.k, self._config.depth))
             new = [chunk for chunk in ranked if chunk.id not in found]
-            room = self._config.k - len(found)
-            found |= {chunk.id: chunk for chunk in new[: room if last else min(share, room)]}
-            if last or len(found) >= self._config.k:
-                break
+            if len(thoughts) + 1 == self._steps or any(_CUE in thought.lower() for thought in thoughts):
+                return [*found.values(), *new]  # nothing more to look for: the ranking as it is fills up
+            found |= {chunk.id: chunk for chunk in new[:share]}
             texts = [chunk.text for chunk in found.values()]
-            thought = self._writer.write(_think(question, texts, thoughts), self._thought_tokens, tally)
+            (thought,) = self._writer.write([Request(_think(question, texts, thoughts), self._thought_tokens, tally)])
             thoughts.append(" ".join(thought.split()))
-            if "answer is" in thought.lower():
-                break
-        return list(found.values())
 
 
 def _think(question: str, texts: list[str], thoughts: list[str]) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from memrecall_kv.evaluate.question import Context, Question
 from memrecall_kv.evaluate.rows import data_folder
 from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
 from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
-from memrecall_kv.evaluate.system import Reply, System
+from memrecall_kv.evaluate.system import Interleaved, Reply, System
 from memrecall_kv.evaluate.systems import Open, build_system, parse_system
 from memrecall_kv.evaluate.tasks import SYNTHETIC, find_task
 from memrecall_kv.types import Document
@@ -80,6 +80,16 @@ def check(config: RunConfig, data: Path | None) -> None:
         parse_system(system)
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A question that waits for others to be answered with."""
+
+    context: Context
+    question: Question
+    place: int
+    steps: Generator[Any, str, Reply]
+
+
 class Run:
     """One folder of measurements.
 
@@ -112,6 +122,7 @@ class Run:
         self._banks, self._report = banks, report or (lambda what, questions: None)
         self._systems: dict[str, System] = {}
         self._lengths: dict[tuple[str, int, str], int] = {}
+        self._waiting: list[_Started] = []
         self._answered = 0
         out.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(out / ROWS)
@@ -179,7 +190,14 @@ class Run:
 
     def _measure(self, cell: Cell, settings: TaskConfig) -> None:
         asked = 0
-        for context in find_task(cell.task)(self._data, settings):
+        system = self._system(cell.system)
+        if cell.concurrency > cell.share and not isinstance(system, Interleaved):
+            raise InputError(
+                f"{cell.system}: only questions that share a context can be asked at once, and share is {cell.share}.",
+                "Let more questions share a context, or ask fewer at once.",
+            )
+        number, count = self._config.part
+        for context in islice(find_task(cell.task)(self._data, settings), number - 1, None, count):
             questions = tuple(q for q in context.questions if not self._config.kinds or q.kind in self._config.kinds)
             asked += len(questions)
             done = [q for q in questions if cell.key("answer", q.id) in self.ledger]
@@ -187,6 +205,7 @@ class Run:
             open = tuple(q for q in questions if q not in done)
             if open:
                 self._ask(cell, replace(context, questions=open))
+        self._answer_waiting(cell, system)
         if not asked:
             kinds = f" of type {', '.join(self._config.kinds)}" if self._config.kinds else ""
             raise InputError(
@@ -224,15 +243,37 @@ class Run:
             for place, question in enumerate(context.questions):
                 self._note(cell, context, question, place, *_timed(system, question))
             return
+        if isinstance(system, Interleaved):
+            for place, question in enumerate(context.questions):
+                self._waiting.append(_Started(context, question, place, system.start(question.text)))
+                if len(self._waiting) == cell.concurrency:
+                    self._answer_waiting(cell, system)
+            return
         started = time.perf_counter()
         with ThreadPoolExecutor(cell.concurrency) as pool:
             replies = list(pool.map(lambda question: _timed(system, question), context.questions))
         seconds = time.perf_counter() - started
-        facts = {"context": context.id, "questions": len(replies), "seconds": seconds}
-        name = f"{context.id}:{context.questions[0].id}"
-        self.ledger.add({"key": cell.key("batch", name), "kind": "batch", **cell.facts(), **facts})
+        self._note_batch(cell, context, context.questions[0], len(replies), seconds)
         for place, (question, timed) in enumerate(zip(context.questions, replies, strict=True)):
             self._note(cell, context, question, place, *timed)
+
+    def _answer_waiting(self, cell: Cell, system: System) -> None:
+        """Answer what was started, of whatever contexts, in one go; an error ends the run, as it is nobody's own."""
+        if not self._waiting or not isinstance(system, Interleaved):
+            return
+        started = time.perf_counter()
+        replies = system.answer_together([one.steps for one in self._waiting])
+        seconds = time.perf_counter() - started
+        first = self._waiting[0]
+        self._note_batch(cell, first.context, first.question, len(replies), seconds)
+        for one, reply in zip(self._waiting, replies, strict=True):
+            self._note(cell, one.context, one.question, one.place, reply, seconds, "")
+        self._waiting.clear()
+
+    def _note_batch(self, cell: Cell, context: Context, first: Question, count: int, seconds: float) -> None:
+        facts = {"context": context.id, "questions": count, "seconds": seconds}
+        name = f"{context.id}:{first.id}"
+        self.ledger.add({"key": cell.key("batch", name), "kind": "batch", **cell.facts(), **facts})
 
     def _note(
         self, cell: Cell, context: Context, question: Question, place: int, reply: Reply, seconds: float, failure: str

@@ -41,6 +41,7 @@ class RunConfig(Config):
         share: As in `TaskConfig`.
         kinds: Only questions of these types; all if empty.
         concurrency: Questions that are asked of a system at the same time.
+        part: Which of how many equal parts of the contexts; 1 of 1 is all. Parts can be measured side by side.
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)
@@ -51,9 +52,11 @@ class RunConfig(Config):
     share: int = Field(default=1, ge=1)
     kinds: tuple[str, ...] = ()
     concurrency: int = Field(default=1, ge=1, le=256)
+    part: tuple[int, int] = (1, 1)
 
     @model_validator(mode="after")
-    def _questions_at_once_share_a_context(self) -> RunConfig:
-        if self.concurrency > self.share:
-            raise ValueError(f"only questions that share a context can be asked at once: share is {self.share}")
+    def _part_of_the_whole(self) -> RunConfig:
+        number, count = self.part
+        if not 1 <= number <= count:
+            raise ValueError(f"expected a part from 1/{count} to {count}/{count}, got {number}/{count}")
         return self

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from memrecall_kv.types import Document
 
@@ -68,6 +68,19 @@ class System(Protocol):
 
     def close(self) -> None:
         """Give files back; `prepare` may be called again."""
+        ...
+
+
+@runtime_checkable
+class Interleaved(System, Protocol):
+    """A system that works on many questions side by side, each about the documents it was started with."""
+
+    def start(self, question: str) -> Generator[Any, str, Reply]:
+        """Begin a question about the documents that were prepared last."""
+        ...
+
+    def answer_together(self, started: Sequence[Generator[Any, str, Reply]]) -> list[Reply]:
+        """Return the answers to questions that were started, whatever was prepared since."""
         ...
 
 

@@ -1,11 +1,34 @@
-"""The backbone as it is, writing what it is asked to."""
+"""The backbone as it is, writing what it is asked to, for one question or for many side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
 from memrecall_kv.decoding import generate
+from memrecall_kv.evaluate.system import Reply
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.models import Backbone
 from memrecall_kv.reasoner import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One user turn.
+
+    Attributes:
+        text: What is asked for.
+        limit: Tokens of the reply at most.
+        tally: Counts what is read and written.
+    """
+
+    text: str
+    limit: int
+    tally: Tally
+
+
+Steps = Generator[Request, str, Reply]
+"""The way to an answer: yields a request, is sent what was written, and returns the answer."""
 
 
 class Writer:
@@ -19,22 +42,40 @@ class Writer:
         self._backbone = backbone
         self._kv = KVAccess(backbone)
 
-    def write(self, request: str, limit: int, tally: Tally) -> str:
-        """Return the reply.
-
-        Args:
-            request: The user's turn.
-            limit: Tokens of the reply at most.
-            tally: Counts what is read and written.
+    def answer(self, started: Sequence[Steps]) -> list[Reply]:
+        """Go all ways to their ends, side by side: every step is one batch of what is asked for at the time.
 
         Raises:
-            ContextOverflowError: If the request does not fit the window.
+            ContextOverflowError: If a request does not fit the window.
+        """
+        replies: dict[int, Reply] = {}
+        waiting = {number: next(steps) for number, steps in enumerate(started)}
+        while waiting:
+            written = self.write(list(waiting.values()))
+            for number, text in zip(list(waiting), written, strict=True):
+                try:
+                    waiting[number] = started[number].send(text)
+                except StopIteration as end:
+                    replies[number] = end.value
+                    del waiting[number]
+        return [replies[number] for number in range(len(started))]
+
+    def write(self, requests: Sequence[Request]) -> list[str]:
+        """Return the replies, written side by side.
+
+        Raises:
+            ContextOverflowError: If a request does not fit the window.
         """
         with self._backbone.lock:
-            prompt = self._backbone.chat(request)
-            tally.prompt_tokens += len(prompt)
+            prompts = [self._backbone.chat(request.text) for request in requests]
             # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
-            context, read = self._kv.start(1), [self._backbone.sink_id, *prompt]
-            ids = [token for (token,) in generate(self._kv, context, [read], limit) if token is not None]
-            tally.generated_tokens += len(ids)
-            return self._backbone.decode(ids).strip()
+            context, read = self._kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
+            written: list[list[int]] = [[] for _ in requests]
+            for tokens in generate(self._kv, context, read, max(request.limit for request in requests)):
+                for ids, token, request in zip(written, tokens, requests, strict=True):
+                    if token is not None and len(ids) < request.limit:
+                        ids.append(token)
+            for prompt, ids, request in zip(prompts, written, requests, strict=True):
+                request.tally.prompt_tokens += len(prompt)
+                request.tally.generated_tokens += len(ids)
+            return [self._backbone.decode(ids).strip() for ids in written]
