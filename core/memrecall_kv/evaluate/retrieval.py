@@ -19,7 +19,6 @@ from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.types import Chunk, Document
 
-
 _CUE = "answer is"
 """What a thought announces an answer with."""
 
