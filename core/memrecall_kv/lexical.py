@@ -6,13 +6,30 @@ Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviation: scores are gi
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-import bm25s  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 
-# bm25s switches its logger to DEBUG when it is imported, and every handler of the host would show it
-logging.getLogger("bm25s").setLevel(logging.WARNING)
+
+def _import_bm25s() -> ModuleType:
+    """Return bm25s, imported without JAX: it would start JAX at once, which takes most of a GPU's memory."""
+    hidden: dict[str, None] = {} if "jax" in sys.modules else {"jax": None}
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None makes an import fail
+    modules.update(hidden)
+    try:
+        import bm25s  # type: ignore[import-untyped]  # ships no types
+    finally:
+        for name in hidden:
+            del modules[name]
+    # it switches its logger to DEBUG when it is imported, and every handler of the host would show it
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    found: ModuleType = bm25s
+    return found
+
+
+bm25s = _import_bm25s()
 
 
 class LexicalIndex:

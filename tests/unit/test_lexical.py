@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ScanConfig
@@ -25,6 +28,22 @@ def test_scores_are_shares_of_the_best() -> None:
 @pytest.mark.parametrize(("texts", "query"), [(TEXTS, "zebra"), (TEXTS, ""), (["?", "!"], "otter")])
 def test_no_shared_word_is_no_evidence(texts: list[str], query: str) -> None:
     assert LexicalIndex(texts).scores(query) == [0.0] * len(texts)
+
+
+def test_jax_is_not_started_and_can_be_imported_later(tmp_path) -> None:
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax/__init__.py").write_text("print('started')")
+    (tmp_path / "jax/lax.py").write_text("def top_k(scores, k): print('started')")
+    script = "import memrecall_kv.lexical; print('found', end=' '); import jax"
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["found", "started"]
 
 
 def test_odds_are_shifted_and_certainty_stays() -> None:
