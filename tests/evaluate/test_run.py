@@ -44,6 +44,7 @@ def test_there_is_a_row_for_every_system_and_question(data, opened, tmp_path):
     row = rows(ledger)[0]
     assert row["answers"]
     assert row["seconds"] > 0
+    assert row["device"] == "cpu"
     assert row["tokens_read"] > 0
     assert set(row["scores"]) == {"em", "f1", "sub_em", "loose_sub_em"}
     assert row["evidence"]["recall@20"] in (0.0, 0.5, 1.0)

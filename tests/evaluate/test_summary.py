@@ -93,6 +93,15 @@ def test_blocks_that_were_there_before_say_nothing_about_seconds_and_bytes():
     assert ours["bytes_on_disk"] is None
 
 
+def test_seconds_are_of_one_device_and_answers_of_all():
+    there = [answer("ours", f"g{n}", 1.0, seconds=0.1, first=False) | {"device": "cuda:0"} for n in range(10)]
+    here = summarize([*there, *rows()])["cells"][0]
+    assert (here["questions"], here["warm_seconds"], here["device"]) == (20, 1.0, "cpu")
+    assert here["devices"] == ["cuda:0", "cpu"]
+    (alone,) = summarize(there)["cells"]
+    assert (alone["warm_seconds"], alone["device"]) == (pytest.approx(0.1), "cuda:0")
+
+
 def test_ratios_and_the_question_from_which_preparing_pays():
     (pair,) = summarize(rows(), against="loop")["pairs"]
     assert pair["system"] == "ours"

@@ -151,7 +151,7 @@ class Run:
         self._measure(cell, settings)
         if self._answered:
             sizes = {"peak_bytes": peak_memory(), "loaded_bytes": loaded, "loading_peak_bytes": loading}
-            self.ledger.add({"key": cell.key("process", ""), "kind": "process", **cell.facts(), **sizes})
+            self._add("process", "", cell, sizes)
 
     def _cells(self) -> Iterator[tuple[Cell, TaskConfig]]:
         config = self._config
@@ -228,7 +228,7 @@ class Run:
                     "tokens_read": prepared.tokens_read,
                     "reused": prepared.reused,
                 }
-                self.ledger.add({"key": cell.key("prepare", context.id), "kind": "prepare", **cell.facts(), **row})
+                self._add("prepare", context.id, cell, row)
                 self._answers(cell, context, system)
             finally:
                 system.close()
@@ -273,7 +273,7 @@ class Run:
     def _note_batch(self, cell: Cell, context: Context, first: Question, count: int, seconds: float) -> None:
         facts = {"context": context.id, "questions": count, "seconds": seconds}
         name = f"{context.id}:{first.id}"
-        self.ledger.add({"key": cell.key("batch", name), "kind": "batch", **cell.facts(), **facts})
+        self._add("batch", name, cell, facts)
 
     def _note(
         self, cell: Cell, context: Context, question: Question, place: int, reply: Reply, seconds: float, failure: str
@@ -297,9 +297,13 @@ class Run:
             "first": place == 0,
             "seconds": seconds,
         }
-        self.ledger.add({"key": cell.key("answer", question.id), "kind": "answer", **cell.facts(), **row})
+        self._add("answer", question.id, cell, row)
         self._answered += 1
         self._report(cell.system, 1)
+
+    def _add(self, kind: str, name: str, cell: Cell, facts: dict[str, Any]) -> None:
+        device = str(self._open(None).backbone.device)
+        self.ledger.add({"key": cell.key(kind, name), "kind": kind, **cell.facts(), "device": device, **facts})
 
     def _count_tokens(self, cell: Cell, context: Context) -> int:
         """Return the backbone's tokens of all documents; counted once for all systems."""

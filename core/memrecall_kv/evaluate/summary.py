@@ -90,14 +90,19 @@ def _cost(cell: Measured) -> Row:
     """Return seconds, bytes and tokens per question or context.
 
     Cold is a context's preparation and its first question; warm is a question after the first, or any where every
-    context has but one. Preparations that found something of an earlier run are left out.
+    context has but one. Preparations that found something of an earlier run are left out. Where a cell was measured on
+    several devices, seconds are the CPU's, or those of the first.
     """
-    fresh = [row for row in cell.prepared if not row["reused"]]
-    later = [row for row in cell.answers if not row["first"]] or cell.answers
+    devices = dict.fromkeys(_device(row) for row in cell.answers)
+    device = "cpu" if "cpu" in devices else next(iter(devices))
+    fresh = [row for row in cell.prepared if not row["reused"] and _device(row) == device]
+    answers = [row for row in cell.answers if _device(row) == device]
+    later = [row for row in answers if not row["first"]] or answers
     warm, prepare = _mean(row["seconds"] for row in later), _mean(row["seconds"] for row in fresh)
-    if cell.batches:
-        warm = sum(row["seconds"] for row in cell.batches) / sum(row["questions"] for row in cell.batches)
-    first = _mean(row["seconds"] for row in cell.answers if row["first"])
+    batches = [row for row in cell.batches if _device(row) == device]
+    if batches:
+        warm = sum(row["seconds"] for row in batches) / sum(row["questions"] for row in batches)
+    first = _mean(row["seconds"] for row in answers if row["first"])
     cold = None if prepare is None or first is None else prepare + first
     amortised = {str(n): None if prepare is None or warm is None else prepare / n + warm for n in AMORTISED}
     size, tokens = (
@@ -105,6 +110,8 @@ def _cost(cell: Measured) -> Row:
         _mean(row["source_tokens"] for row in fresh),
     )
     return {
+        "devices": list(devices),
+        "device": device,
         "prepare_seconds": prepare,
         "cold_seconds": cold,
         "warm_seconds": warm,
@@ -191,6 +198,11 @@ def _gates(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
                 "reliability": [[group.count, group.probability, group.share] for group in reliability(judged)],
                 "precision_recall": _thinned(precision_recall(judged)),
             }
+
+
+def _device(row: Row) -> str:
+    """Return where a row was measured; older rows do not tell, and are the CPU's."""
+    return str(row.get("device", "cpu"))
 
 
 def _paired(mine: Sequence[Row], theirs: Sequence[Row]) -> Row:

@@ -100,8 +100,8 @@ def _cost(cells: Sequence[dict[str, Any]]) -> str:
         names = ("peak_bytes", "loaded_bytes", "bytes_on_disk")
         sizes = [None if cell[name] is None else cell[name] / 1e6 for name in names]
         others = [cell["bytes_per_token"], cell["tokens_read"], cell["tokens_written"]]
-        rows.append([*_where(cell), *map(_number, [*numbers, *sizes, *others])])
-    return _table([*_HEAD, *head.split(",")], rows)
+        rows.append([*_where(cell), cell["device"], *map(_number, [*numbers, *sizes, *others])])
+    return _table([*_HEAD, "on", *head.split(",")], rows)
 
 
 def _pairs(pairs: Sequence[dict[str, Any]]) -> str:
