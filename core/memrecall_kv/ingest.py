@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from memrecall_kv.bank import MemoryBank
+from memrecall_kv.heap import give_back
 from memrecall_kv.types import Chunk, Document, IngestReport, MemoryBlock, Progress
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Ingestion:
             self._count("chunks_compressed", len(group))
             self._count("source_tokens", tokens)
             self._done += tokens
+            give_back()
             self._report()
         for document, waiting in self._waiting:
             self._count("documents_updated" if document.id in self.bank else "documents_added", 1)
