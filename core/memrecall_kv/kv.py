@@ -312,18 +312,22 @@ class KVAccess:
             return: `[L, B, K, n, D]` in the dtype of `keys`.
         """
         positions = positions.to(keys.device).long()
-        cos_table, sin_table = self._tables(int(positions.max()) + 1 if positions.numel() else 1)
-        cos, sin = cos_table[positions], sin_table[positions]
+        cos, sin = self._tables(int(positions.max()) + 1 if positions.numel() else 1)
         if inverse:
             # some rotary embeddings scale as they rotate; the way back divides by the square
-            scale = cos_table[0, 0] ** 2
-            cos, sin = cos / scale, -sin / scale
+            cos, sin = cos / cos[0, 0] ** 2, -sin / cos[0, 0] ** 2
+        places = positions.expand(len(keys), *positions.shape[1:])
+        # a layer at a time on a CPU: buffers of all layers are new pages at every call, which costs five times the work
+        step = 1 if keys.device.type == "cpu" else len(keys)
+        parts = zip(torch.split(keys, step), torch.split(places, step), strict=True)
+        turned = torch.cat([self._turned(part, cos[place], sin[place]) for part, place in parts])
+        rotating = self._rotating.to(keys.device)[:, None, None, None, None]
+        return turned if bool(rotating.all()) else torch.where(rotating, turned, keys)
+
+    def _turned(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         wide = keys.float().unsqueeze(-2)
         turned: Tensor = self._apply(wide[..., :0, :], wide, cos, sin, unsqueeze_dim=-2)[1]
-        turned = turned.squeeze(-2).to(keys.dtype)
-        if bool(self._rotating.all()):
-            return turned
-        return torch.where(self._rotating.to(keys.device)[:, None, None, None, None], turned, keys)
+        return turned.squeeze(-2).to(keys.dtype)
 
     def pad(self, rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
         """Return ids padded on the right and their lengths, `[B, width]` and `[B]`."""

@@ -89,10 +89,18 @@ class ImportanceScorer:
     def predict(self, prefill: Prefill) -> Tensor:
         """Return the logarithm of the attention each token is expected to get, `[L, B, K, T]`; gradient flows."""
         num_layers, batch, num_heads, size, _ = prefill.keys.shape
-        tensors = {name: tensor.to(prefill.keys.device) for name, tensor in self.tensors.items()}
-        inside = torch.baddbmm(tensors["first_bias"], _features(prefill) * tensors["scale"][:, None], tensors["first"])
-        scores = torch.baddbmm(tensors["second_bias"], torch.nn.functional.gelu(inside), tensors["second"])
-        return scores.view(num_layers, batch, size, num_heads).transpose(2, 3)
+        # a layer at a time on a CPU, for the reason `KVAccess.rotate` gives
+        step = 1 if prefill.keys.device.type == "cpu" else num_layers
+        split = {name: torch.split(tensor.to(prefill.keys.device), step) for name, tensor in self.tensors.items()}
+        scores = []
+        for place, (keys, values) in enumerate(
+            zip(torch.split(prefill.keys, step), torch.split(prefill.values, step), strict=True)
+        ):
+            own = {name: parts[place] for name, parts in split.items()}
+            features = _features(Prefill(keys, values, prefill.hidden)) * own["scale"][:, None]
+            inside = torch.nn.functional.gelu(torch.baddbmm(own["first_bias"], features, own["first"]))
+            scores.append(torch.baddbmm(own["second_bias"], inside, own["second"]))
+        return torch.cat(scores).view(num_layers, batch, size, num_heads).transpose(2, 3)
 
     def __call__(self, kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return importance as `importance.Score` has it."""
