@@ -1,11 +1,27 @@
-"""Memory that was freed goes back to the system."""
+"""Memory that is not needed goes back to the system, or is not taken in the first place."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""How many kernels oneDNN, and torch's layer above it, keep: one for each shape of each matrix product."""
+_KERNELS = "64"
+"""Several forwards' worth; a thousand if nobody says."""
+
+
+def keep_few_kernels() -> None:
+    """Let a CPU's kernels be kept for a few shapes only, unless the environment says how many.
+
+    Texts and questions are of ever new lengths: kept for all of them, kernels took 20 MB more after every question. Works
+    only before the first matrix product of the process.
+    """
+    for name in _CACHES:
+        os.environ.setdefault(name, _KERNELS)
 
 
 def give_back() -> None:

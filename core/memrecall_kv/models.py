@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from memrecall_kv.config import home_directory
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
+from memrecall_kv.heap import keep_few_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,8 @@ def load_backbone(
         UnsupportedModelError: If its keys and values cannot be stored as memory blocks.
     """
     place = torch.device("cpu" if device == "auto" else device)
+    if place.type == "cpu":
+        keep_few_kernels()
     kind = _dtype(dtype, place)
     with _loading, _quietly():
         source, shown = _resolve(name_or_path)
