@@ -17,8 +17,8 @@ _KERNELS = "64"
 def keep_few_kernels() -> None:
     """Let a CPU's kernels be kept for a few shapes only, unless the environment says how many.
 
-    Texts and questions are of ever new lengths: kept for all of them, kernels took 20 MB more after every question. Works
-    only before the first matrix product of the process.
+    Texts and questions are of ever new lengths: kept for all of them, kernels took 20 MB more after every question.
+    Works only before the first matrix product of the process.
     """
     for name in _CACHES:
         os.environ.setdefault(name, _KERNELS)
