@@ -12,7 +12,7 @@ from memrecall_kv.evaluate.tasks import find_task
 from memrecall_kv.evaluate.windows import ends, windows
 from memrecall_kv.reasoner import Tally
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
-from memrecall_kv.types import Chunk
+from memrecall_kv.types import Chunk, Document
 
 WINDOWS = {
     "chunk-reading": "chunk-reading:chunk_tokens=600",
@@ -100,6 +100,13 @@ def test_vectors_are_computed_once_for_all_systems_and_then_say_nothing_about_se
     assert both.reused
     words, _ = asked(build_system("bm25", opened), context, tmp_path)
     assert not words.reused
+
+
+def test_equal_texts_of_one_context_are_not_taken_for_what_was_kept(opened, tmp_path):
+    documents = [Document(name, "The otter sleeps by the river.") for name in ("one", "two")]
+    system = build_system("memrecall", opened)
+    assert [system.prepare(documents, tmp_path).reused for _ in range(2)] == [False, True]
+    system.close()
 
 
 def test_without_a_gate_every_block_is_opened(opened, needles, tmp_path):

@@ -92,10 +92,10 @@ class MemRecallSystem:
         path = folder / f"bank-{_digest(self._memory)}"
         before = _size(path)  # a bank that other contexts filled is larger than what these documents take
         self._bank = self._memory.open_bank(path)
+        kept = self._bank.stats().blocks > 0  # two equal texts of one context are nothing of an earlier run
         report = self._memory.ingest(self._bank, self._noting(documents))
-        return Prepared(
-            _size(path) - before, report.source_tokens, reused=report.documents_unchanged + report.chunks_reused > 0
-        )
+        known = report.documents_unchanged + report.chunks_reused > 0
+        return Prepared(_size(path) - before, report.source_tokens, reused=kept and known)
 
     def _noting(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
