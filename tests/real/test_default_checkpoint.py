@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def bank(memory: MemRecall, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with memory.open_bank(tmp_path_factory.mktemp("default") / "b") as opened:
         memory.ingest(opened, [Document(name, text) for name, text in PARAGRAPHS.items()])
         yield opened
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_default_is_one_backbone_in_either_type(memory: MemRecall, dtype: str) -> None:
+    made_for = json.loads((default_directory() / "memrecall_config.json").read_text())["backbone"]["fingerprint"]
+    assert MemRecall.from_pretrained(dtype=dtype).fingerprint["backbone"] == made_for
 
 
 def blocks(memory: MemRecall) -> dict[str, MemoryBlock]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from memrecall_kv import heap
 
-
 FRAGMENTED = """
 from pathlib import Path
 from memrecall_kv import heap

@@ -8,6 +8,7 @@ from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedM
 from memrecall_kv.models import load_backbone, wrap_backbone
 from memrecall_kv.testing import byte_tokenizer, tiny_backbone
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 from transformers import (
     ByT5Tokenizer,
     Gemma3TextConfig,
@@ -98,15 +99,23 @@ def test_one_changed_weight_or_token_changes_the_fingerprint(folder):
     assert wrap_backbone(original.model, tokenizer, "tiny").fingerprint != original.fingerprint
 
 
-def test_family_seed_and_dtype_each_have_their_own_fingerprint():
-    backbones = [
-        tiny_backbone("llama"),
-        tiny_backbone("mistral"),
-        tiny_backbone("llama", seed=1),
-        tiny_backbone("llama", dtype=torch.bfloat16),
-    ]
-    assert len({backbone.fingerprint for backbone in backbones}) == 4
+def test_family_and_seed_each_have_their_own_fingerprint():
+    backbones = [tiny_backbone("llama"), tiny_backbone("mistral"), tiny_backbone("llama", seed=1)]
+    assert len({backbone.fingerprint for backbone in backbones}) == 3
     assert tiny_backbone("llama").fingerprint == backbones[0].fingerprint
+
+
+def test_a_checkpoint_is_one_backbone_in_float32_and_bfloat16(folder):
+    assert load_backbone(folder, dtype="float32").fingerprint == load_backbone(folder, dtype="bfloat16").fingerprint
+
+
+@pytest.mark.parametrize(("normalizer", "same"), [(normalizers.Sequence([]), True), (normalizers.Lowercase(), False)])
+def test_of_a_tokenizer_counts_what_it_does_and_not_how_it_is_written(normalizer, same):
+    original, tokenizer = tiny_backbone(), byte_tokenizer()
+    before = tokenizer.backend_tokenizer.to_str()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    assert tokenizer.backend_tokenizer.to_str() != before
+    assert (wrap_backbone(original.model, tokenizer, "tiny").fingerprint == original.fingerprint) is same
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -279,6 +279,22 @@ def test_mistakes_are_refused(stack: ExitStack, tmp_path: Path) -> None:
         tiny_memory(MemRecallConfig(gate=GateConfig(kind="classifier")))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_pipeline_refuses_another_backbone_in_the_place_of_its_own(tmp_path: Path, dtype: str) -> None:
+    for seed in (3, 5):
+        backbone = tiny_backbone(seed=seed)
+        backbone.model.save_pretrained(tmp_path / "backbone")
+        backbone.tokenizer.save_pretrained(tmp_path / "backbone")
+        if seed == 3:
+            MemRecall.from_pretrained(tmp_path / "backbone", config=settings()).save_pretrained(tmp_path / "saved")
+            assert (
+                MemRecall.from_pretrained(tmp_path / "saved", dtype=dtype).fingerprint["backbone"]
+                == backbone.fingerprint
+            )
+    with pytest.raises(FingerprintMismatchError, match="was made for backbone"):
+        MemRecall.from_pretrained(tmp_path / "saved", dtype=dtype)
+
+
 def test_a_saved_pipeline_loads_and_scores_the_same(stack: ExitStack, tmp_path: Path) -> None:
     backbone = tiny_backbone(seed=3)
     backbone.model.save_pretrained(tmp_path / "backbone")
