@@ -99,10 +99,10 @@ class LocalModel(LLM):
     def _call(self, prompt: str, stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any) -> str:
         backbone = self.memory.backbone
         ids = torch.tensor([backbone.chat(prompt)], device=backbone.device)
-        with backbone.lock, torch.inference_mode():
-            written = backbone.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False
-            )
+        mask = torch.ones_like(ids)
+        written = backbone.turns.run(
+            lambda: backbone.model.generate(ids, attention_mask=mask, max_new_tokens=40, do_sample=False)
+        )
         return backbone.decode(written[0, ids.shape[1] :].tolist()).strip()
 
 

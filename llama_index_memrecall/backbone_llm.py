@@ -87,10 +87,14 @@ class BackboneLLM(MemorySettings, CustomLLM):
         request = backbone.chat(prompt)
         ids: list[int] = []
         said = ""
-        with backbone.lock:
+
+        def steps() -> Iterator[list[int | None]]:
             kv = KVAccess(backbone)
-            steps = generate(kv, kv.place([[]]), [request], self.max_tokens)
-        for token in _locked(steps, backbone.lock):
+            yield from generate(kv, kv.place([[]]), [request], self.max_tokens)
+
+        for (token,) in backbone.turns.each(steps()):
+            if token is None:
+                return
             ids.append(token)
             text = backbone.decode(ids)
             if text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a character is still to come
@@ -98,13 +102,3 @@ class BackboneLLM(MemorySettings, CustomLLM):
             usage = {"prompt_tokens": len(request), "completion_tokens": len(ids)}
             yield CompletionResponse(text=text, delta=text[len(said) :], raw={"usage": usage})
             said = text
-
-
-def _locked(steps: Iterator[list[int | None]], lock: Any) -> Iterator[int]:
-    """Yield one row's tokens, holding the backbone's lock while one is made, not while the caller looks at it."""
-    while True:
-        with lock:
-            step = next(steps, None)
-        if step is None or step[0] is None:
-            return
-        yield step[0]

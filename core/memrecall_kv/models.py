@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from memrecall_kv.config import home_directory
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
 from memrecall_kv.heap import keep_few_kernels
+from memrecall_kv.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +56,14 @@ class Backbone:
             wherever it was loaded from, in float32 or bfloat16, and by whichever version of transformers.
         model: The causal LM in evaluation mode, without gradients.
         tokenizer: Its fast tokenizer.
-        lock: Held by whoever runs the model; adapters may call from several threads.
+        turns: By which the model is run; adapters may call from several threads.
     """
 
     name: str
     fingerprint: str
     model: PreTrainedModel
     tokenizer: Any
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    turns: Turns = field(default_factory=Turns, repr=False)
 
     @property
     def device(self) -> torch.device:

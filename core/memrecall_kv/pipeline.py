@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from memrecall_kv import assemble, prompts
@@ -194,7 +195,7 @@ class MemRecall:
             question: What is asked.
             top_k: Open exactly this many blocks, whatever the settings say.
             where: Recall only chunks of documents for which this is true.
-            write: Writes the answer instead of the reasoner, if anything was found; not under the backbone's lock.
+            write: Writes the answer instead of the reasoner, if anything was found; not in a turn of the backbone's.
 
         Raises:
             InputError: If the question is empty.
@@ -217,8 +218,7 @@ class MemRecall:
         return self._lexicon[1] if self._lexicon else None
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-        with self._parts.backbone.lock:
-            return self._parts.compressor.compress(chunks)
+        return self._parts.backbone.turns.run(lambda: self._parts.compressor.compress(chunks))
 
 
 class _Walk:
@@ -323,8 +323,11 @@ class _Walk:
             yield text
 
     def _reply(self) -> Iterator[str]:
+        return self._parts.backbone.turns.each(self._written())
+
+    def _written(self) -> Iterator[str]:
         blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
-        return self._locked(self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally))
+        yield from self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally)
 
     def answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
         """Return a text as the answer, with all that led to it."""
@@ -342,23 +345,15 @@ class _Walk:
         return self._relevance.score(indices, self.memory)
 
     def _read(self, recall: Recall) -> Iterator[Event]:
-        (block,) = self._bank.blocks([recall.chunk])
-        with self._parts.backbone.lock:
-            memory = self._parts.reasoner.update(self._question, self.memory, recall.chunk, block, self._tally)
+        memory = self._parts.backbone.turns.run(partial(self._updated, recall.chunk))
         if memory is not self.memory:
             self.memory = memory
             self._steps[-1] = replace(self._steps[-1], note=memory.notes[-1].text)
             yield Noted(memory.notes[-1])
 
-    def _locked(self, pieces: Iterator[str]) -> Iterator[str]:
-        """Hold the backbone's lock while a piece is made, not while the caller looks at it."""
-        end = object()
-        while True:
-            with self._parts.backbone.lock:
-                piece = next(pieces, end)
-            if not isinstance(piece, str):
-                return
-            yield piece
+    def _updated(self, chunk: Chunk) -> WorkingMemory:
+        (block,) = self._bank.blocks([chunk])
+        return self._parts.reasoner.update(self._question, self.memory, chunk, block, self._tally)
 
     def _usage(self) -> Usage:
         stats = self._bank.stats()

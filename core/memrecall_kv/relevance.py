@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from memrecall_kv.assemble import Parts
 from memrecall_kv.bank import MemoryBank
@@ -15,7 +16,7 @@ class Relevance:
     """The gate's probabilities, with the words that text and question share, none computed twice.
 
     Args:
-        parts: The gate, its settings, and the backbone whose lock it holds.
+        parts: The gate, its settings, and the backbone that takes turns.
         bank: Where the blocks are.
         chunks: What may be recalled.
         question: What is asked.
@@ -48,14 +49,17 @@ class Relevance:
         shared = self._shared_words(known)
         fresh = [i for i in indices if (known, i, alone) not in self._scores and shared[i] is not None]
         if fresh:
-            blocks = self._bank.blocks([self._chunks[index] for index in fresh])
-            with self._parts.backbone.lock:
-                probabilities = self._parts.gate.score(self._question, memory, blocks)
+            probabilities = self._parts.backbone.turns.run(partial(self._judge, fresh, memory))
             self.scored += len(fresh)
             for index, probability in zip(fresh, probabilities, strict=True):
                 added = self._parts.config.gate.lexical_weight * (shared[index] or 0.0)
                 self._scores[known, index, alone] = shift_odds(probability, added)
         return [self._scores.get((known, index, alone), 0.0) for index in indices]
+
+    def _judge(self, indices: Sequence[int], memory: WorkingMemory) -> list[float]:
+        """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
+        blocks = self._bank.blocks([self._chunks[index] for index in indices])
+        return self._parts.gate.score(self._question, memory, blocks)
 
     def _shared_words(self, known: str) -> Sequence[float | None]:
         """Return the lexical score of every chunk; `None` for one that is not to be judged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -385,11 +385,6 @@ def test_a_walk_is_a_stream_without_its_answer(stack: ExitStack, tmp_path: Path,
     assert not nothing.answer.found
 
 
-def take_and_give_back(lock: AbstractContextManager[object]) -> None:
-    with lock:
-        pass
-
-
 @pytest.mark.timeout(30)
 def test_another_model_may_write_the_answer(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
     memory = bridge(settings(top_k=None))
@@ -401,7 +396,7 @@ def test_another_model_may_write_the_answer(stack: ExitStack, tmp_path: Path, or
         asked.append((question, notes.text, [recall.chunk.doc_id for recall in recalls]))
         # a host's model may use the same backbone: it must not be locked meanwhile
         with ThreadPoolExecutor() as pool:
-            pool.submit(take_and_give_back, memory.backbone.lock).result()
+            pool.submit(memory.backbone.turns.run, lambda: None).result()
         yield from (" It", " was", " Somebody.")
 
     answer = memory.ask(bank, QUESTION, write=write)

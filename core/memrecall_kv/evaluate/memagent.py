@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pydantic import Field
 
@@ -96,10 +97,7 @@ class NoteLoop(WindowReader):
         known = WorkingMemory()
         noted: dict[str, Chunk] = {}
         for chunk in self._chunks(self._documents):
-            ids = self._backbone.encode(chunk.text)
-            with self._backbone.lock:
-                block = whole_blocks(self._kv.prefill([ids]), [ids])[0]
-                after = self._noter.update(question, known, chunk, block, tally)
+            after = self._backbone.turns.run(partial(self._note, question, known, chunk, tally))
             if after is not known:
                 # too long to be read back: what is left of the chunk is its note
                 noted[chunk.id] = Chunk(chunk.doc_id, chunk.index, 0, 0, "", self._backbone.window)
@@ -107,6 +105,11 @@ class NoteLoop(WindowReader):
         kept = [noted[note.chunk_id] for note in known.notes]
         reply = self._reader.answer(question, kept, tally, known.notes)
         return replace(reply, evidence=None, ranked=())
+
+    def _note(self, question: str, known: WorkingMemory, chunk: Chunk, tally: Tally) -> WorkingMemory:
+        ids = self._backbone.encode(chunk.text)
+        (block,) = whole_blocks(self._kv.prefill([ids]), [ids])
+        return self._noter.update(question, known, chunk, block, tally)
 
 
 def _update(question: str, memory: str, section: str) -> str:

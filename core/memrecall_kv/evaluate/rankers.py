@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -198,10 +198,12 @@ class LikelihoodRanker:
         size = GateConfig().batch_size
         for start in range(0, len(candidates), size):
             texts = [self._chunks[number].text for number in candidates[start : start + size]] if self._chunks else []
-            with self._backbone.lock, torch.inference_mode():
-                rows = [self._backbone.encode(text) for text in texts]
-                blocks = whole_blocks(self._kv.prefill(rows), rows)
-                yield from self._gate.score(question, WorkingMemory(), blocks)
+            yield from self._backbone.turns.run(partial(self._score, question, texts))
+
+    @torch.inference_mode()
+    def _score(self, question: str, texts: list[str]) -> list[float]:
+        rows = [self._backbone.encode(text) for text in texts]
+        return self._gate.score(question, WorkingMemory(), whole_blocks(self._kv.prefill(rows), rows))
 
 
 def best(scores: Iterable[float], k: int) -> list[int]:

@@ -35,12 +35,10 @@ def overview(summary: dict[str, Any], task: str) -> str:
 
     Args:
         summary: Of `summarize`.
-        task: Which task's cells; those with the evidence in its own order, one question at a time.
+        task: Which task's cells; those with the evidence in its own order.
     """
-    cells = [
-        cell for cell in summary["cells"] if (cell["task"], cell["order"], cell["concurrency"]) == (task, "own", 1)
-    ]
-    # several runs at one length, as with contexts that are shared: the one with most questions
+    cells = [cell for cell in summary["cells"] if (cell["task"], cell["order"]) == (task, "own")]
+    # several runs at one length, as with contexts that are shared or questions side by side: the largest
     found = {(c["system"], c["documents"]): c for c in sorted(cells, key=lambda cell: cell["questions"])}
     lengths = sorted({length for _, length in found})
     tokens = {length: cell["tokens"] for (_, length), cell in found.items() if cell["tokens"]}

@@ -66,16 +66,18 @@ class Writer:
         Raises:
             ContextOverflowError: If a request does not fit the window.
         """
-        with self._backbone.lock:
-            prompts = [self._backbone.chat(request.text) for request in requests]
-            # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
-            context, read = self._kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
-            written: list[list[int]] = [[] for _ in requests]
-            for tokens in generate(self._kv, context, read, max(request.limit for request in requests)):
-                for ids, token, request in zip(written, tokens, requests, strict=True):
-                    if token is not None and len(ids) < request.limit:
-                        ids.append(token)
-            for prompt, ids, request in zip(prompts, written, requests, strict=True):
-                request.tally.prompt_tokens += len(prompt)
-                request.tally.generated_tokens += len(ids)
-            return [self._backbone.decode(ids).strip() for ids in written]
+        return self._backbone.turns.run(lambda: self._write(requests))
+
+    def _write(self, requests: Sequence[Request]) -> list[str]:
+        prompts = [self._backbone.chat(request.text) for request in requests]
+        # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
+        context, read = self._kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
+        written: list[list[int]] = [[] for _ in requests]
+        for tokens in generate(self._kv, context, read, max(request.limit for request in requests)):
+            for ids, token, request in zip(written, tokens, requests, strict=True):
+                if token is not None and len(ids) < request.limit:
+                    ids.append(token)
+        for prompt, ids, request in zip(prompts, written, requests, strict=True):
+            request.tally.prompt_tokens += len(prompt)
+            request.tally.generated_tokens += len(ids)
+        return [self._backbone.decode(ids).strip() for ids in written]

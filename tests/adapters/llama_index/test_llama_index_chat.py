@@ -1,6 +1,7 @@
 """Chat over recalled memory, and the backbone as an LLM of the host."""
 
 import asyncio
+import threading
 
 import pytest
 from llama_index.core import Settings
@@ -105,11 +106,15 @@ def test_the_backbone_reports_its_window_and_counts_its_tokens(local, roomy):
 
 
 async def test_the_loop_goes_on_while_the_backbone_writes(local, roomy):
-    with roomy.backbone.lock:
-        task = asyncio.create_task(local.acomplete("Hello"))
-        for _ in range(20):
-            await asyncio.sleep(0.005)
-        assert not task.done()
+    go = threading.Event()
+    busy = asyncio.create_task(asyncio.to_thread(roomy.backbone.turns.run, lambda: go.wait(timeout=5)))
+    await asyncio.sleep(0.05)
+    task = asyncio.create_task(local.acomplete("Hello"))
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    assert not task.done()
+    go.set()
+    assert await busy
     assert (await task).text
 
 
@@ -117,8 +122,9 @@ def test_leaving_a_stream_gives_the_backbone_back(local, roomy):
     stream = local.stream_complete("Hello")
     next(stream)
     stream.close()
-    assert roomy.backbone.lock.acquire(timeout=5)
-    roomy.backbone.lock.release()
+    free = threading.Event()
+    threading.Thread(target=roomy.backbone.turns.run, args=(free.set,)).start()
+    assert free.wait(timeout=5)
 
 
 def test_the_settings_of_the_backbone_survive_a_round_trip_and_typos_are_refused(local):
