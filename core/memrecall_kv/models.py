@@ -53,7 +53,7 @@ class Backbone:
     Attributes:
         name: The name, hub id or directory it was loaded from.
         fingerprint: Architecture and a digest of weights and tokenizer; the same for the same model
-            wherever it was loaded from, in float32 or bfloat16, and by whichever version of transformers.
+            wherever it was loaded from, in float32 or bfloat16, and however its tokenizer is written down.
         model: The causal LM in evaluation mode, without gradients.
         tokenizer: Its fast tokenizer.
         turns: By which the model is run; adapters may call from several threads.

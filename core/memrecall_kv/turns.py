@@ -14,7 +14,7 @@ class Turns:
     """Runs calls one at a time: those of the main thread there, those of all other threads in one more.
 
     A thread that runs a model keeps buffers and kernels of its own for ever: eight that took turns at a lock needed
-    three times the memory of one (docs/log.md). The main thread runs its own calls, so that Ctrl-C stops them at once.
+    over twice the memory of one (docs/log.md). The main thread runs its own calls, so that Ctrl-C stops them at once.
     """
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ def bank(memory: MemRecall, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_default_is_one_backbone_in_either_type(memory: MemRecall, dtype: str) -> None:
+def test_the_default_is_one_backbone_in_either_type(dtype: str) -> None:
     made_for = json.loads((default_directory() / "memrecall_config.json").read_text())["backbone"]["fingerprint"]
     assert MemRecall.from_pretrained(dtype=dtype).fingerprint["backbone"] == made_for
 
