@@ -2,6 +2,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from evaluation_settings import SETTINGS
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
 from memrecall_kv.evaluate.ledger import Ledger
@@ -122,6 +124,18 @@ def test_a_folder_of_another_run_is_refused(data, opened, tmp_path):
     backbone = tiny_backbone(seed=1)
     with pytest.raises(InputError, match="another fingerprint"):
         Run(tmp_path, lambda changed: tiny_memory(changed, backbone=backbone), data, config()).run()
+
+
+def test_a_run_goes_on_in_another_float_type_and_its_rows_say_so(data, opened, tmp_path):
+    Run(tmp_path, opened, data, config(systems=("bm25",))).run()
+    backbone = tiny_backbone()
+    backbone.model.to(torch.bfloat16)
+    rest = config(systems=("bm25", "no-context"))
+    ledger = Run(tmp_path, lambda changed: tiny_memory(changed or SETTINGS, backbone=backbone), data, rest).run()
+    assert {(row["system"], row["device"]) for row in rows(ledger)} == {("bm25", "cpu"), ("no-context", "cpu bfloat16")}
+    record = json.loads((tmp_path / RUN).read_text(encoding="utf-8"))
+    assert record["fingerprint"]["dtype"] == "float32"
+    assert [machine["device"] for machine in record["machines"]] == ["cpu", "cpu bfloat16"]
 
 
 def test_kept_banks_of_another_model_are_refused(data, opened, tmp_path):

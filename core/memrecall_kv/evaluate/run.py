@@ -123,6 +123,7 @@ class Run:
         self._systems: dict[str, System] = {}
         self._lengths: dict[tuple[str, int, str], int] = {}
         self._waiting: list[_Started] = []
+        self._device = ""
         self._answered = 0
         out.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(out / ROWS)
@@ -169,23 +170,24 @@ class Run:
         Raises:
             InputError: If it was something else.
         """
-        memory = self._open(None)
+        memory, path = self._open(None), self._out / RUN
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machines": []}
+        device, dtype = str(memory.backbone.device), memory.fingerprint["dtype"]
+        # a machine without bfloat16 arithmetic goes on in float32: its rows say so
+        usual = record.get("fingerprint", {}).get("dtype", dtype)
         same = {
             "seed": self._config.seed,
             "kinds": list(self._config.kinds),
-            "fingerprint": dict(memory.fingerprint),
+            "fingerprint": {**memory.fingerprint, "dtype": usual},
             "settings": memory.config.model_dump(mode="json"),
         }
-        path = self._out / RUN
-        record: dict[str, Any] = {**same, "machines": []}
-        if path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name, value in same.items() if record.get(name) != value]
+        other = [name for name, value in same.items() if path.exists() and record.get(name) != value]
         if other:
             raise InputError(
                 f"{self._out} holds a run with another {', '.join(other)}.", "Name another folder with --out."
             )
-        record["machines"].append({**environment(), "device": str(memory.backbone.device)})
+        self._device = device if dtype == usual else f"{device} {dtype}"
+        record = {**same, "machines": [*record["machines"], {**environment(), "device": self._device}]}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def _measure(self, cell: Cell, settings: TaskConfig) -> None:
@@ -302,8 +304,7 @@ class Run:
         self._report(cell.system, 1)
 
     def _add(self, kind: str, name: str, cell: Cell, facts: dict[str, Any]) -> None:
-        device = str(self._open(None).backbone.device)
-        self.ledger.add({"key": cell.key(kind, name), "kind": kind, **cell.facts(), "device": device, **facts})
+        self.ledger.add({"key": cell.key(kind, name), "kind": kind, **cell.facts(), "device": self._device, **facts})
 
     def _count_tokens(self, cell: Cell, context: Context) -> int:
         """Return the backbone's tokens of all documents; counted once for all systems."""
