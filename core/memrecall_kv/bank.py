@@ -108,6 +108,11 @@ class MemoryBank:
         """Return whether there is a document of this id."""
         return isinstance(doc_id, str) and self._catalogue.metadata(doc_id) is not None
 
+    @property
+    def read_only(self) -> bool:
+        """Return whether it refuses to write."""
+        return self._read_only
+
     def close(self) -> None:
         """Close files and give the writer's lock back. Closing twice is no mistake."""
         with self._catalogue.guard:
@@ -150,10 +155,26 @@ class MemoryBank:
             tokens = (block.num_memory_tokens for block in new.values())
             self._catalogue.enter_blocks(zip(new, places, tokens, strict=True))
 
-    def put_document(self, document: Document, chunks: Sequence[Chunk]) -> None:
+    def deferred_documents(self) -> set[str]:
+        """Return the ids of documents some of whose chunks are still to be compressed."""
+        return {doc_id for doc_id, _ in self._catalogue.deferred()}
+
+    def deferred(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Return those of the chunks that are still to be compressed, equal texts once."""
+        missing = self.missing(chunks)
+        # a text that was changed on the disk has no block either: that is damage, not to be compressed
+        known = {block_id for _, block_id in self._catalogue.deferred()} if missing else set()
+        return [chunk for chunk in missing if self._block_id(chunk) in known]
+
+    def put_document(self, document: Document, chunks: Sequence[Chunk], *, defer: bool = False) -> None:
         """Add a document, or replace the one of the same id, which keeps its place. One transaction.
 
         Blocks that only the replaced text used stay until `compact`: another document may be about to use them.
+
+        Args:
+            document: Its text and metadata.
+            chunks: The spans of it that can be recalled.
+            defer: Their blocks may come later.
 
         Raises:
             InputError: If a chunk is none of the document's or its block is not stored, or the metadata is not JSON.
@@ -161,7 +182,7 @@ class MemoryBank:
         _check_chunks(document, chunks)
         with self._writing():
             absent = self.missing(chunks)
-            if absent:
+            if absent and not defer:
                 raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
             replaces = document.id in self
             self._catalogue.enter_document(document, [(chunk, self._block_id(chunk)) for chunk in chunks])
@@ -253,7 +274,7 @@ class MemoryBank:
         return self._catalogue.stats(self._file_bytes())
 
     def verify(self) -> int:
-        """Check the catalogue, every text and every block in use; return the number of blocks.
+        """Check the catalogue, every text and every block in use; return the number of blocks, deferred ones apart.
 
         Raises:
             BankFormatError: If the catalogue is damaged.
@@ -263,6 +284,8 @@ class MemoryBank:
         if damage is not None:
             raise BankFormatError(f"The catalogue of {self.path} is damaged: {damage}.", "Restore it or ingest again.")
         distinct = {self._block_id(chunk): chunk for chunk in reversed(self.chunks())}
+        for _, block_id in self._catalogue.deferred():
+            distinct.pop(block_id, None)
         for chunk in distinct.values():
             try:
                 self._record(chunk)
@@ -288,7 +311,10 @@ class MemoryBank:
                 if moved == place:
                     raise
                 place = moved
-        raise InputError(f"Chunk {chunk.id} has no block in {self.path}.", "Recall chunks of this bank only.")
+        raise InputError(
+            f"Chunk {chunk.id} has no block in {self.path}.",
+            "Recall chunks of this bank only; if they were deferred, open it for writing or ingest them.",
+        )
 
     def _file_bytes(self) -> int:
         sizes = []

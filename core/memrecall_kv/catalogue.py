@@ -115,6 +115,12 @@ class Catalogue:
         )
         return [(block_id, Place(*place)) for block_id, *place in rows]
 
+    def deferred(self) -> list[tuple[str, bytes]]:
+        """Return document and block id of every chunk whose block is not there."""
+        return self._rows(
+            "SELECT id, block FROM chunks JOIN documents ON place = document WHERE block NOT IN (SELECT id FROM blocks)"
+        )
+
     def ends(self) -> dict[int, int]:
         """Return where the last acknowledged record of each segment ends."""
         return dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))

@@ -27,22 +27,25 @@ class Ingestion:
         chunk: Cuts a document.
         compress: Makes one block per chunk.
         progress: Called after each group with tokens done and tokens known so far.
+        defer: Store the texts alone; see `MemRecall.ingest`.
     """
 
     bank: MemoryBank
     chunk: Callable[[Document], list[Chunk]]
     compress: Callable[[Sequence[Chunk]], list[MemoryBlock]]
     progress: Progress | None = None
+    defer: bool = False
     _waiting: list[tuple[Document, list[Chunk]]] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
     _done: int = 0
     _known: int = 0
 
     def run(self, documents: Iterable[Document]) -> IngestReport:
-        """Ingest documents and report; a document is visible when all its blocks are durable."""
+        """Ingest documents and report; a document is visible when it is durable, its blocks too unless deferred."""
         started = time.perf_counter()
+        deferred = set() if self.defer else self.bank.deferred_documents()
         for document in documents:
-            if self.bank.holds(document):
+            if self.bank.holds(document) and document.id not in deferred:
                 self._count("documents_unchanged", 1)
                 continue
             chunks = self.chunk(document)
@@ -60,19 +63,22 @@ class Ingestion:
         missing = self.bank.missing(chunks)
         self._done += sum(chunk.num_tokens for chunk in chunks) - sum(chunk.num_tokens for chunk in missing)
         self._count("chunks_reused", len(chunks) - len(missing))
+        if self.defer:
+            self._count("chunks_deferred", len(missing))
+            self._done += sum(chunk.num_tokens for chunk in missing)
         self._report()
-        for start in range(0, len(missing), _GROUP):
-            group = missing[start : start + _GROUP]
-            self.bank.put_blocks(list(zip(group, self.compress(group), strict=True)))
+        for group in () if self.defer else compress_into(self.bank, missing, self.compress):
             tokens = sum(chunk.num_tokens for chunk in group)
             self._count("chunks_compressed", len(group))
             self._count("source_tokens", tokens)
             self._done += tokens
-            give_back()
             self._report()
         for document, waiting in self._waiting:
+            if self.bank.holds(document):  # only its blocks were not there
+                self._count("documents_unchanged", 1)
+                continue
             self._count("documents_updated" if document.id in self.bank else "documents_added", 1)
-            self.bank.put_document(document, waiting)
+            self.bank.put_document(document, waiting, defer=self.defer)
         self._waiting.clear()
 
     def _report(self) -> None:
@@ -81,6 +87,17 @@ class Ingestion:
 
     def _count(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount
+
+
+def compress_into(
+    bank: MemoryBank, chunks: Sequence[Chunk], compress: Callable[[Sequence[Chunk]], list[MemoryBlock]]
+) -> Iterator[Sequence[Chunk]]:
+    """Compress chunks; yield each group when its blocks are durable."""
+    for start in range(0, len(chunks), _GROUP):
+        group = chunks[start : start + _GROUP]
+        bank.put_blocks(list(zip(group, compress(group), strict=True)))
+        give_back()
+        yield group
 
 
 @contextmanager

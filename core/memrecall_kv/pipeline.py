@@ -21,7 +21,7 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import MemRecallConfig, ScanConfig
 from memrecall_kv.errors import InputError
-from memrecall_kv.ingest import Ingestion, progress_bar
+from memrecall_kv.ingest import Ingestion, compress_into, progress_bar
 from memrecall_kv.lexical import LexicalIndex
 from memrecall_kv.models import Backbone
 from memrecall_kv.reasoner import Tally
@@ -129,6 +129,7 @@ class MemRecall:
         bank: MemoryBank,
         documents: Iterable[Document],
         *,
+        defer: bool = False,
         show_progress: bool = False,
         progress: Progress | None = None,
     ) -> IngestReport:
@@ -137,6 +138,8 @@ class MemRecall:
         Args:
             bank: From `open_bank`.
             documents: Texts; one already in the bank is skipped, one with a known id and new text replaced.
+            defer: Only store the texts. A chunk is compressed, once, when a question put to a bank open for writing
+                first makes it a candidate (`ScanConfig.candidates`); the same call without `defer` compresses the rest.
             show_progress: Draw a bar on standard error.
             progress: Or be called with it.
 
@@ -146,8 +149,8 @@ class MemRecall:
         """
         if show_progress:
             with progress_bar() as bar:
-                return Ingestion(bank, self.chunk, self._compress, bar).run(documents)
-        return Ingestion(bank, self.chunk, self._compress, progress).run(documents)
+                return self.ingest(bank, documents, defer=defer, progress=bar)
+        return Ingestion(bank, self.chunk, self._compress, progress, defer).run(documents)
 
     def recall(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
@@ -238,7 +241,7 @@ class _Walk:
         self._started = time.perf_counter()
         self._chunks = bank.chunks(where)
         words = pipeline.lexicon(self._chunks) if config.gate.lexical_weight or self._scan.candidates else None
-        self._relevance = Relevance(self._parts, bank, self._chunks, question, words, self._scan.candidates)
+        self._relevance = Relevance(self._parts, self._blocks, self._chunks, question, words, self._scan.candidates)
         self._tally = Tally()
         self._steps: list[Step] = []
         self.memory = WorkingMemory()
@@ -326,7 +329,7 @@ class _Walk:
         return self._parts.backbone.turns.each(self._written())
 
     def _written(self) -> Iterator[str]:
-        blocks = self._bank.blocks([recall.chunk for recall in self.recalls])
+        blocks = self._blocks([recall.chunk for recall in self.recalls])
         yield from self._parts.reasoner.answer(self._question, self.memory, self.recalls, blocks, self._tally)
 
     def answered(self, text: str, *, found: bool, grounded: bool) -> Answer:
@@ -352,8 +355,15 @@ class _Walk:
             yield Noted(memory.notes[-1])
 
     def _updated(self, chunk: Chunk) -> WorkingMemory:
-        (block,) = self._bank.blocks([chunk])
+        (block,) = self._blocks([chunk])
         return self._parts.reasoner.update(self._question, self.memory, chunk, block, self._tally)
+
+    def _blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
+        """Return blocks, those that ingest deferred compressed first; in a turn, as whatever runs the model."""
+        if not self._bank.read_only:
+            for _ in compress_into(self._bank, self._bank.deferred(chunks), self._parts.compressor.compress):
+                pass
+        return self._bank.blocks(chunks)
 
     def _usage(self) -> Usage:
         stats = self._bank.stats()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from memrecall_kv.assemble import Parts
-from memrecall_kv.bank import MemoryBank
 from memrecall_kv.gate import shift_odds
 from memrecall_kv.lexical import LexicalIndex
-from memrecall_kv.types import Chunk, WorkingMemory
+from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
 
 
 class Relevance:
@@ -17,7 +16,7 @@ class Relevance:
 
     Args:
         parts: The gate, its settings, and the backbone that takes turns.
-        bank: Where the blocks are.
+        blocks: Returns the blocks of chunks.
         chunks: What may be recalled.
         question: What is asked.
         words: Their word index, in the same order; `None`: words do not count.
@@ -30,13 +29,13 @@ class Relevance:
     def __init__(
         self,
         parts: Parts,
-        bank: MemoryBank,
+        blocks: Callable[[Sequence[Chunk]], list[MemoryBlock]],
         chunks: Sequence[Chunk],
         question: str,
         words: LexicalIndex | None,
         candidates: int | None,
     ) -> None:
-        self._parts, self._bank, self._chunks = parts, bank, chunks
+        self._parts, self._blocks, self._chunks = parts, blocks, chunks
         self._question, self._words, self._candidates = question, words, candidates
         self._scores: dict[tuple[str, int, bool], float] = {}
         self._lexical: dict[str, Sequence[float | None]] = {}
@@ -58,7 +57,7 @@ class Relevance:
 
     def _judge(self, indices: Sequence[int], memory: WorkingMemory) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
-        blocks = self._bank.blocks([self._chunks[index] for index in indices])
+        blocks = self._blocks([self._chunks[index] for index in indices])
         return self._parts.gate.score(self._question, memory, blocks)
 
     def _shared_words(self, known: str) -> Sequence[float | None]:

@@ -210,6 +210,7 @@ class IngestReport:
         documents_unchanged: Documents that were in the bank already.
         chunks_compressed: Chunks that went through the compressor.
         chunks_reused: Chunks whose block was in the bank already.
+        chunks_deferred: Chunks left for the first question that comes near them.
         source_tokens: Tokens of the compressed chunks.
         seconds: Wall-clock time.
     """
@@ -219,6 +220,7 @@ class IngestReport:
     documents_unchanged: int = 0
     chunks_compressed: int = 0
     chunks_reused: int = 0
+    chunks_deferred: int = 0
     source_tokens: int = 0
     seconds: float = 0.0
 

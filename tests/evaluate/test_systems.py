@@ -137,6 +137,14 @@ def test_a_bank_is_used_again_and_another_models_is_refused(opened, needles, tmp
         )
 
 
+def test_deferring_changes_costs_and_no_reply(opened, needles, tmp_path):
+    (_, whole), (prepared, deferred) = (
+        asked(build_system(name, opened), needles, tmp_path / name) for name in ("memrecall", "memrecall-deferred")
+    )
+    assert deferred == whole
+    assert (prepared.tokens_read, prepared.reused) == (0, False)
+
+
 def test_variants_that_compress_alike_share_a_bank(opened, needles, tmp_path):
     asked(build_system("memrecall", opened), needles, tmp_path)
     assert asked(build_system("memrecall-no-readback", opened), needles, tmp_path)[0].reused

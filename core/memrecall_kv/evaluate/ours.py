@@ -19,6 +19,7 @@ _ALL = 1_000_000
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "memrecall": {},
+    "memrecall-deferred": {},
     "memrecall-no-gate": {
         "gate.threshold": 0.0,
         "gate.lexical_weight": 0.0,
@@ -42,7 +43,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "reasoner.readback": "off",
     },
 }
-"""Settings that differ from the pipeline's own; `memrecall-no-gate` also has `OpenGate`."""
+"""Settings that differ from the pipeline's own; `memrecall-no-gate` also has `OpenGate`, `-deferred` a later ingest."""
 
 
 def _digest(memory: MemRecall) -> str:
@@ -69,11 +70,12 @@ class MemRecallSystem:
     Args:
         memory: The pipeline.
         gated: `False` opens every block.
+        defer: Compress what questions come near, when they do.
     """
 
-    def __init__(self, memory: MemRecall, *, gated: bool = True) -> None:
+    def __init__(self, memory: MemRecall, *, gated: bool = True, defer: bool = False) -> None:
         self._memory = memory if gated else MemRecall(replace(memory.parts, gate=OpenGate()))
-        self._gated = gated
+        self._gated, self._defer = gated, defer
         self._bank: MemoryBank | None = None
         self._prepared: set[str] = set()
 
@@ -93,7 +95,7 @@ class MemRecallSystem:
         before = _size(path)  # a bank that other contexts filled is larger than what these documents take
         self._bank = self._memory.open_bank(path)
         kept = self._bank.stats().blocks > 0  # two equal texts of one context are nothing of an earlier run
-        report = self._memory.ingest(self._bank, self._noting(documents))
+        report = self._memory.ingest(self._bank, self._noting(documents), defer=self._defer)
         known = report.documents_unchanged + report.chunks_reused > 0
         return Prepared(_size(path) - before, report.source_tokens, reused=kept and known)
 

@@ -72,7 +72,8 @@ class _Workshop:
 def _ours(name: str) -> Callable[[_Workshop], System]:
     def build(shop: _Workshop) -> System:
         shop.refuse_own()
-        return MemRecallSystem(shop.pipeline(VARIANTS[name]), gated=name != "memrecall-no-gate")
+        pipeline = shop.pipeline(VARIANTS[name])
+        return MemRecallSystem(pipeline, gated=name != "memrecall-no-gate", defer=name == "memrecall-deferred")
 
     return build
 
