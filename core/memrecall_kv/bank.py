@@ -108,11 +108,6 @@ class MemoryBank:
         """Return whether there is a document of this id."""
         return isinstance(doc_id, str) and self._catalogue.metadata(doc_id) is not None
 
-    @property
-    def read_only(self) -> bool:
-        """Return whether it refuses to write."""
-        return self._read_only
-
     def close(self) -> None:
         """Close files and give the writer's lock back. Closing twice is no mistake."""
         with self._catalogue.guard:
@@ -160,8 +155,8 @@ class MemoryBank:
         return {doc_id for doc_id, _ in self._catalogue.deferred()}
 
     def deferred(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Return those of the chunks that are still to be compressed, equal texts once."""
-        missing = self.missing(chunks)
+        """Return the chunks that are still to be compressed, equal texts once; none if the bank is open for reading."""
+        missing = [] if self._read_only else self.missing(chunks)
         # a text that was changed on the disk has no block either: that is damage, not to be compressed
         known = {block_id for _, block_id in self._catalogue.deferred()} if missing else set()
         return [chunk for chunk in missing if self._block_id(chunk) in known]

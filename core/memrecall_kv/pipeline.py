@@ -360,9 +360,8 @@ class _Walk:
 
     def _blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return blocks, those that ingest deferred compressed first; in a turn, as whatever runs the model."""
-        if not self._bank.read_only:
-            for _ in compress_into(self._bank, self._bank.deferred(chunks), self._parts.compressor.compress):
-                pass
+        for _ in compress_into(self._bank, self._bank.deferred(chunks), self._parts.compressor.compress):
+            pass  # each group is durable by now
         return self._bank.blocks(chunks)
 
     def _usage(self) -> Usage:
