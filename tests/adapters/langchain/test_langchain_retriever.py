@@ -4,6 +4,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from memrecall_kv.errors import BankError, InputError
+from memrecall_kv.types import Document as CoreDocument
 from pydantic import ValidationError
 
 from langchain_memrecall import MemRecallRetriever
@@ -32,6 +33,14 @@ class TestStandard(RetrieversIntegrationTests):
     @property
     def retriever_query_example(self):
         return QUESTION
+
+
+def test_an_open_bank_may_hold_deferred_documents(memory, documents, bank, tmp_path):
+    texts = [CoreDocument(document.id, document.page_content, document.metadata) for document in documents]
+    with memory.open_bank(tmp_path / "deferred") as deferred:
+        memory.ingest(deferred, texts, defer=True)
+        found = MemRecallRetriever(bank=deferred, memory=memory, k=2).invoke(QUESTION)
+    assert found == MemRecallRetriever(bank=bank, memory=memory, k=2).invoke(QUESTION)
 
 
 def test_k_of_the_call_wins_over_k_of_the_constructor(memory, bank):

@@ -9,6 +9,7 @@ from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextN
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from memrecall_kv.types import Document as CoreDocument
 
 from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
 
@@ -33,6 +34,14 @@ def retriever(memory, documents):
 @pytest.fixture
 def index(nodes):
     return VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=4))
+
+
+def test_an_open_bank_may_hold_deferred_documents(memory, retriever, documents, tmp_path):
+    with memory.open_bank(tmp_path / "deferred") as bank:
+        memory.ingest(bank, [CoreDocument(document.id_, document.text) for document in documents], defer=True)
+        engine = MemRecallQueryEngine.from_bank(bank, memory=memory, top_k=2)
+        found = [node.text for node in engine.query(QUESTION).source_nodes]
+    assert found == [node.text for node in retriever.retrieve(QUESTION)]
 
 
 class Proposing(BaseRetriever):
