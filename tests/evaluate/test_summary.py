@@ -102,6 +102,14 @@ def test_seconds_are_of_one_device_and_answers_of_all():
     assert (alone["warm_seconds"], alone["device"]) == (pytest.approx(0.1), "cuda:0")
 
 
+def test_two_devices_are_compared_by_their_answers_alone():
+    moved = [row | {"device": "cpu float32"} if row["system"] == "loop" else row for row in rows()]
+    (pair,) = summarize(moved, against="loop")["pairs"]
+    assert pair["sub_em"] == summarize(rows(), against="loop")["pairs"][0]["sub_em"]
+    ratios = ("cold_speedup", "warm_speedup", "memory_share", "break_even_questions")
+    assert [pair[name] for name in ratios] == [None] * 4
+
+
 def test_ratios_and_the_question_from_which_preparing_pays():
     (pair,) = summarize(rows(), against="loop")["pairs"]
     assert pair["system"] == "ours"

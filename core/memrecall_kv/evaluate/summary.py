@@ -100,6 +100,7 @@ def _cost(cell: Measured) -> Row:
     later = [row for row in answers if not row["first"]] or answers
     warm, prepare = _mean(row["seconds"] for row in later), _mean(row["seconds"] for row in fresh)
     batches = [row for row in cell.batches if _device(row) == device]
+    process = cell.process if _device(cell.process) == device else {}
     if batches:
         warm = sum(row["seconds"] for row in batches) / sum(row["questions"] for row in batches)
     first = _mean(row["seconds"] for row in answers if row["first"])
@@ -117,9 +118,7 @@ def _cost(cell: Measured) -> Row:
         "warm_seconds": warm,
         "amortised_seconds": amortised,
         # after the model was loaded, the model included
-        "peak_bytes": cell.process.get("peak_bytes"),
-        "loaded_bytes": cell.process.get("loaded_bytes"),
-        "loading_peak_bytes": cell.process.get("loading_peak_bytes"),
+        **{name: process.get(name) for name in ("peak_bytes", "loaded_bytes", "loading_peak_bytes")},
         "bytes_on_disk": size,
         "bytes_per_token": size / tokens if size is not None and tokens else None,
         **{
@@ -142,6 +141,8 @@ def _pairs(
         verdict = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "even"
         if gap["questions"] < _FEWEST:
             verdict = "too few questions"
+        if mine["device"] != theirs["device"]:  # two machines make no ratio
+            theirs = dict.fromkeys(theirs)
         yield {
             **dict(zip(CELL, key, strict=True)),
             "against": base,
@@ -174,7 +175,9 @@ def _lengths(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
     for (system, task, order, _), by_length in groups.items():
         shortest = min(by_length)
         for documents in sorted(by_length)[1:]:
-            gap = _paired(by_length[documents].answers, by_length[shortest].answers)
+            long, short = by_length[documents], by_length[shortest]
+            gap = _paired(long.answers, short.answers)
+            alike = _device(long.process) == _device(short.process)
             yield {
                 "system": system,
                 "task": task,
@@ -182,7 +185,7 @@ def _lengths(cells: dict[tuple[Any, ...], Measured]) -> Iterable[Row]:
                 "documents": documents,
                 "shortest": shortest,
                 "sub_em": gap,
-                "memory_growth": _ratio(*(by_length[size].process.get("peak_bytes") for size in (documents, shortest))),
+                "memory_growth": _ratio(*(cell.process.get("peak_bytes") for cell in (long, short))) if alike else None,
             }
 
 
