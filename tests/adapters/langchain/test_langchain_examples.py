@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from memrecall_kv.demo import book
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -41,7 +42,9 @@ def test_the_stock_chain_and_ours_differ_in_one_line_and_answer_from_the_same_pa
     # how the untrained backbone words the page depends on the machine's float type
     assert vectors.startswith("vectors: ")
     assert vectors.removeprefix("vectors: ") == memory.removeprefix("memory: ") != ""
-    assert "Either the well was very deep" in ours  # the page that has the label, ORANGE MARMALADE
+    page = book().text.partition("Either the well was very deep")
+    assert page[1] in ours
+    assert "ORANGE MARMALADE" in page[2][:700]
     assert theirs == ours
 
 
