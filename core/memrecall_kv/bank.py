@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -81,15 +81,14 @@ class MemoryBank:
         if create:
             _make_directory(path, files)
         catalogue = Catalogue(path, create=create, read_only=read_only)
-        try:
+        with ExitStack() as undo:
+            undo.callback(catalogue.close)
             if fingerprint is not None and create:
                 catalogue.claim(fingerprint)
             bank = cls(catalogue, config or BankConfig(), files, read_only=read_only)
             if fingerprint is not None:
                 _compare(path, bank.fingerprint, fingerprint)
-        except BaseException:
-            catalogue.close()
-            raise
+            undo.pop_all()
         return bank
 
     def __enter__(self) -> MemoryBank:

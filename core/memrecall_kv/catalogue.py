@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,11 +52,10 @@ class Catalogue:
         with translated(path):
             where = f"{(path / NAME).resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._database = sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
-            try:
+            with ExitStack() as undo:
+                undo.callback(self._database.close)
                 self._prepare(create=create, read_only=read_only)
-            except BaseException:
-                self._database.close()
-                raise
+                undo.pop_all()
 
     def close(self) -> None:
         """Close the file."""
@@ -71,10 +70,9 @@ class Catalogue:
             try:
                 yield
                 self._database.execute("COMMIT")
-            except BaseException:
+            finally:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-                raise
 
     # -- reading ------------------------------------------------------------------------------------------
 

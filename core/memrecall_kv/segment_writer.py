@@ -42,13 +42,12 @@ class SegmentWriter:
         if self._lock is not None:
             return
         lock = _locked(self._path / _LOCK)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(lock.close)
             # only under the lock: until then another process may acknowledge more
             self._cut_tails()
             self._active = max(0, self._next_segment() - 1)
-        except BaseException:
-            lock.close()
-            raise
+            undo.pop_all()
         self._lock = lock
 
     def close(self) -> None:
