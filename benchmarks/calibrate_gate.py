@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memrecall_kv.evaluate.calibration import calibration_error
+from memrecall_kv.evaluate.measures.calibration import calibration_error
 from safetensors.torch import load_file, save_file
 
 

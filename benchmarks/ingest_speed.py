@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import torch
-from memrecall_kv.compressor import batches
+from memrecall_kv.cli.demo import book
+from memrecall_kv.compress.compressor import batches
 from memrecall_kv.config import CompressorConfig, MemRecallConfig
-from memrecall_kv.demo import book
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.types import Document
 

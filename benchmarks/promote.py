@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from memrecall_kv.evaluate.metrics import exact_match, f1_score, recall_at_k
+from memrecall_kv.evaluate.measures.metrics import exact_match, f1_score, recall_at_k
 from rows import table
 
 

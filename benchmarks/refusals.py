@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from memrecall_kv import Document, MemRecall
-from memrecall_kv.evaluate.metrics import exact_match, f1_score
+from memrecall_kv.evaluate.measures.metrics import exact_match, f1_score
 from rows import parser, sampled_rows, save, table, texts_of
 
 

@@ -15,17 +15,17 @@ import random
 import time
 
 import torch
-from memrecall_kv import prompts
-from memrecall_kv.compressor import operate
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import KVAccess, whole_blocks
+from memrecall_kv.backbone.loading import load_backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.bank.quantize import dequantize, quantize
+from memrecall_kv.compress.compressor import operate
+from memrecall_kv.compress.importance import SCORES
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import CompressorConfig
-from memrecall_kv.decoding import generate
-from memrecall_kv.evaluate.metrics import exact_match, f1_score
-from memrecall_kv.importance import SCORES
-from memrecall_kv.kv import KVAccess, whole_blocks
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.models import load_backbone
-from memrecall_kv.quantize import dequantize, quantize
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.evaluate.measures.metrics import exact_match, f1_score
+from memrecall_kv.recall import prompts
 from memrecall_kv.types import MemoryBlock
 from rows import parser, sampled_rows, save, table, texts_of
 

@@ -21,15 +21,15 @@ from typing import Any
 
 import bm25s
 import torch
-from memrecall_kv import prompts
-from memrecall_kv.compressor import operate
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import load_backbone
+from memrecall_kv.compress.compressor import operate
+from memrecall_kv.compress.importance import SCORES
 from memrecall_kv.config import CompressorConfig, GateConfig
-from memrecall_kv.decoding import generate
-from memrecall_kv.evaluate.metrics import bootstrap_interval, exact_match, f1_score, recall_at_k
-from memrecall_kv.gate import LikelihoodGate
-from memrecall_kv.importance import SCORES
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.models import load_backbone
+from memrecall_kv.evaluate.measures.metrics import bootstrap_interval, exact_match, f1_score, recall_at_k
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.types import MemoryBlock, WorkingMemory
 
 OPERATORS = [

@@ -21,7 +21,7 @@ from langchain_core.prompts import PromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from memrecall_kv import MemRecall
-from memrecall_kv.demo import book
+from memrecall_kv.cli.demo import book
 from transformers import AutoModel, AutoTokenizer
 
 from langchain_memrecall import MemRecallStore

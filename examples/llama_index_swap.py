@@ -15,7 +15,7 @@ from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.indices.base import BaseIndex
-from memrecall_kv.demo import book
+from memrecall_kv.cli.demo import book
 
 from llama_index_memrecall import BackboneLLM, MemRecallIndex
 

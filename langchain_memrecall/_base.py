@@ -12,8 +12,8 @@ from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank
-from memrecall_kv.memory_settings import MemorySettings
+from memrecall_kv.hosts.lazy import LazyBank
+from memrecall_kv.hosts.settings import MemorySettings
 from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents

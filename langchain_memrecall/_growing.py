@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 if TYPE_CHECKING:  # it imports torch
     from memrecall_kv import MemoryBank

@@ -9,9 +9,9 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from memrecall_kv.memory_settings import MemorySettings
-from memrecall_kv.selection import TextCache, walk_documents
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.documents import TextCache, walk_documents
+from memrecall_kv.hosts.settings import MemorySettings
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Opened, Recall
 from pydantic import Field, PrivateAttr
 

@@ -12,9 +12,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from memrecall_kv.errors import InputError, MissingDependencyError
-from memrecall_kv.lazy import LazyMemory
-from memrecall_kv.memory_settings import check_memory
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.lazy import LazyMemory
+from memrecall_kv.hosts.settings import check_memory
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Document, Metadata, Opened, Recall
 
 from langchain_memrecall._growing import GrowingBank

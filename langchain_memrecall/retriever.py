@@ -10,7 +10,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Opened, Recall
 from pydantic import ConfigDict, Field
 

@@ -13,8 +13,8 @@ from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import AddableDict
 from memrecall_kv.errors import InputError
-from memrecall_kv.selection import TextCache
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.documents import TextCache
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Event
 from pydantic import Field, PrivateAttr, field_validator
 

@@ -11,10 +11,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyMemory
-from memrecall_kv.memory_settings import check_memory
-from memrecall_kv.selection import walk_documents
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.documents import walk_documents
+from memrecall_kv.hosts.lazy import LazyMemory
+from memrecall_kv.hosts.settings import check_memory
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Opened, Where
 
 from langchain_memrecall._convert import check_documents, to_count, to_document, to_documents, to_question

@@ -11,8 +11,8 @@ from llama_index.core.base.response.schema import AsyncStreamingResponse, Respon
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from memrecall_kv.lazy import LazyMemory
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.lazy import LazyMemory
+from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Answer, Done, Event, Token, Usage
 
 from llama_index_memrecall._host_llm import apieces, notes_node, pieces

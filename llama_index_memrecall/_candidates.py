@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
-from memrecall_kv.selection import TextCache
+from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.types import Recall, Where
 
 from llama_index_memrecall._convert import has_text, with_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from memrecall_kv.memory_settings import MemorySettings as CoreSettings
+from memrecall_kv.hosts.settings import MemorySettings as CoreSettings
 
 
 class MemorySettings(CoreSettings):

@@ -15,7 +15,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
-from memrecall_kv.streaming import in_thread
+from memrecall_kv.hosts.streaming import in_thread
 
 from llama_index_memrecall._memory_settings import MemorySettings
 
@@ -80,8 +80,8 @@ class BackboneLLM(MemorySettings, CustomLLM):
         return replies()
 
     def _replies(self, prompt: str) -> CompletionResponseGen:
-        from memrecall_kv.decoding import generate
-        from memrecall_kv.kv import KVAccess
+        from memrecall_kv.backbone.decoding import generate
+        from memrecall_kv.backbone.kv import KVAccess
 
         backbone = self._memory.get().backbone
         request = backbone.chat(prompt)

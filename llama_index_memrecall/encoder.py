@@ -11,7 +11,7 @@ from typing import Any, Self
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore.types import BaseDocumentStore
-from memrecall_kv.lazy import LazyBank
+from memrecall_kv.hosts.lazy import LazyBank
 from memrecall_kv.types import Document
 
 from llama_index_memrecall._convert import has_text, owner_of, ref_doc_of, to_documents

@@ -28,7 +28,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._filters import to_where
 from llama_index_memrecall._host_llm import checked_llm

@@ -9,7 +9,7 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
-from memrecall_kv.lazy import LazyBank
+from memrecall_kv.hosts.lazy import LazyBank
 from memrecall_kv.types import Document, Metadata
 
 from llama_index_memrecall._memory_settings import MemorySettings

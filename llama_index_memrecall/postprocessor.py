@@ -13,7 +13,7 @@ from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from memrecall_kv.selection import TextCache, blocks_for
+from memrecall_kv.hosts.documents import TextCache, blocks_for
 from memrecall_kv.types import Noted, Opened
 
 from llama_index_memrecall._candidates import Candidates, distinct

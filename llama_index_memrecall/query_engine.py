@@ -21,7 +21,7 @@ from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
 from memrecall_kv.errors import InputError
-from memrecall_kv.selection import TextCache
+from memrecall_kv.hosts.documents import TextCache
 
 from llama_index_memrecall._answer import Asking
 from llama_index_memrecall._candidates import Candidates

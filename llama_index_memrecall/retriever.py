@@ -15,7 +15,7 @@ from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBun
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._convert import to_documents
 from llama_index_memrecall._filters import to_where

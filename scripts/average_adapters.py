@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.backbone.lora import LoraAdapter
 
 
 def main() -> None:

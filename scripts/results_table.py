@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from memrecall_kv.evaluate.ledger import Ledger
+from memrecall_kv.evaluate.measures.summary import summarize
+from memrecall_kv.evaluate.measures.tables import overview
 from memrecall_kv.evaluate.run import ROWS
-from memrecall_kv.evaluate.summary import summarize
-from memrecall_kv.evaluate.tables import overview
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.kv import KVAccess
+from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.testing import tiny_backbone
 from pytest_socket import disable_socket, enable_socket
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memrecall_kv.config import (
     BankConfig,
@@ -15,6 +14,7 @@ from memrecall_kv.config import (
     ScanConfig,
 )
 from memrecall_kv.errors import MemRecallError
+from memrecall_kv.faces import on_demand
 from memrecall_kv.types import (
     Answer,
     Chunk,
@@ -28,7 +28,7 @@ from memrecall_kv.types import (
 )
 
 if TYPE_CHECKING:
-    from memrecall_kv.bank import MemoryBank
+    from memrecall_kv.bank.bank import MemoryBank
     from memrecall_kv.pipeline import MemRecall
 
 __all__ = [
@@ -53,12 +53,4 @@ __all__ = [
     "WorkingMemory",
 ]
 
-# torch takes seconds to import; these names bring it in when they are first used
-_LAZY = {"MemoryBank": "memrecall_kv.bank", "MemRecall": "memrecall_kv.pipeline"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import the pipeline and the bank when they are first asked for."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = on_demand(__name__, {"MemoryBank": "memrecall_kv.bank.bank", "MemRecall": "memrecall_kv.pipeline"})

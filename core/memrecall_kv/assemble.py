@@ -15,17 +15,22 @@ from pathlib import Path
 
 import torch
 
-from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import DEFAULT_BACKBONE, Backbone, load_backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.published import (
+    ReferenceCompressor,
+    ReferenceWeights,
+    is_official_directory,
+    official_config,
+)
 from memrecall_kv.config import ChunkingConfig, MemRecallConfig, default_directory
 from memrecall_kv.errors import ConfigError, FingerprintMismatchError
-from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.memory_tokens import FrozenRawLayout
-from memrecall_kv.models import DEFAULT_BACKBONE, Backbone, load_backbone
-from memrecall_kv.reasoner import BackboneReasoner, Reasoner, TunedReasoner
-from memrecall_kv.reference import ReferenceCompressor, ReferenceWeights, is_official_directory, official_config
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.recall.gate import ClassifierGate, Gate, LikelihoodGate
+from memrecall_kv.recall.reasoner import BackboneReasoner, Reasoner, TunedReasoner
 
 CONFIG_NAME = "memrecall_config.json"
 

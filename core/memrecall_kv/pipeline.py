@@ -16,17 +16,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from memrecall_kv import assemble, prompts
-from memrecall_kv.bank import MemoryBank
-from memrecall_kv.chunking import chunk_document
+from memrecall_kv import assemble
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.config import MemRecallConfig, ScanConfig
 from memrecall_kv.errors import InputError
-from memrecall_kv.ingest import Ingestion, compress_into, progress_bar
-from memrecall_kv.lexical import LexicalIndex
-from memrecall_kv.models import Backbone
-from memrecall_kv.reasoner import Tally
-from memrecall_kv.relevance import Relevance
-from memrecall_kv.scan import Decision, scan, second_look
+from memrecall_kv.ingest.chunking import chunk_document
+from memrecall_kv.ingest.ingest import Ingestion, compress_into, progress_bar
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.candidates import LexicalIndex
+from memrecall_kv.recall.reasoner import Tally
+from memrecall_kv.recall.relevance import Relevance
+from memrecall_kv.recall.scan import Decision, scan, second_look
 from memrecall_kv.types import (
     Answer,
     Chunk,
@@ -241,7 +242,16 @@ class _Walk:
         self._started = time.perf_counter()
         self._chunks = bank.chunks(where)
         words = pipeline.lexicon(self._chunks) if config.gate.lexical_weight or self._scan.candidates else None
-        self._relevance = Relevance(self._parts, self._blocks, self._chunks, question, words, self._scan.candidates)
+        self._relevance = Relevance(
+            self._parts.gate,
+            self._parts.backbone.turns,
+            config.gate.lexical_weight,
+            self._blocks,
+            self._chunks,
+            question,
+            words,
+            self._scan.candidates,
+        )
         self._tally = Tally()
         self._steps: list[Step] = []
         self.memory = WorkingMemory()

@@ -22,11 +22,11 @@ from transformers import (
 )
 
 from memrecall_kv import assemble
+from memrecall_kv.backbone.loading import Backbone, wrap_backbone
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig
-from memrecall_kv.gate import Gate
-from memrecall_kv.models import Backbone, wrap_backbone
 from memrecall_kv.pipeline import MemRecall
-from memrecall_kv.reasoner import Reasoner, Tally
+from memrecall_kv.recall.gate import Gate
+from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 
 Family = Literal["llama", "qwen2", "qwen3", "mistral"]

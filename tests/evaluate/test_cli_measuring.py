@@ -69,7 +69,7 @@ def test_eval_with_json_prints_the_summary(run, data, tmp_path):
 
 
 def test_the_same_command_goes_on_after_an_interruption(run, tmp_path, monkeypatch):
-    from memrecall_kv.evaluate import retrieval
+    from memrecall_kv.evaluate.systems import retrieval
 
     answered = []
     answer = retrieval.Retrieval.answer

@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memrecall_kv.evaluate.calibration import calibration_error, precision_recall, reliability
-from memrecall_kv.evaluate.metrics import (
+from memrecall_kv.evaluate.measures.calibration import calibration_error, precision_recall, reliability
+from memrecall_kv.evaluate.measures.metrics import (
     bootstrap_interval,
     exact_match,
     f1_score,
@@ -16,7 +16,7 @@ from memrecall_kv.evaluate.metrics import (
 )
 from memrecall_kv.evaluate.question import Question
 from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
-from memrecall_kv.evaluate.system import Reply
+from memrecall_kv.evaluate.systems.system import Reply
 
 TEXT = st.text(alphabet="ab cdno.,'", max_size=20)
 ANSWERS = st.lists(TEXT, min_size=1, max_size=3)

@@ -1,8 +1,8 @@
 import pytest
 from memrecall_kv.errors import MissingDependencyError
-from memrecall_kv.evaluate import plots
-from memrecall_kv.evaluate.summary import break_even, summarize
-from memrecall_kv.evaluate.tables import markdown, overview
+from memrecall_kv.evaluate.measures import plots
+from memrecall_kv.evaluate.measures.summary import break_even, summarize
+from memrecall_kv.evaluate.measures.tables import markdown, overview
 
 RECORD = {
     "seed": 7,

@@ -3,14 +3,14 @@ from evaluation_settings import SETTINGS
 from memrecall_kv.config import MemRecallConfig
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
 from memrecall_kv.evaluate.question import Stream
-from memrecall_kv.evaluate.rankers import Bm25Ranker, FusedRanker, LikelihoodRanker
-from memrecall_kv.evaluate.reader import Reader
 from memrecall_kv.evaluate.settings import TaskConfig
 from memrecall_kv.evaluate.shelf import ChunkShelf
-from memrecall_kv.evaluate.systems import SYSTEMS, build_system, parse_system
-from memrecall_kv.evaluate.tasks import find_task
-from memrecall_kv.evaluate.windows import ends, windows
-from memrecall_kv.reasoner import Tally
+from memrecall_kv.evaluate.systems.rankers import Bm25Ranker, FusedRanker, LikelihoodRanker
+from memrecall_kv.evaluate.systems.reader import Reader
+from memrecall_kv.evaluate.systems.systems import SYSTEMS, build_system, parse_system
+from memrecall_kv.evaluate.systems.windows import ends, windows
+from memrecall_kv.evaluate.tasks.tasks import find_task
+from memrecall_kv.recall.reasoner import Tally
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 from memrecall_kv.types import Chunk, Document
 
@@ -173,7 +173,7 @@ def test_reading_everything_costs_more_the_more_there_is(spec, opened, tmp_path)
 
 
 def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tmp_path, monkeypatch):
-    from memrecall_kv.evaluate import writer
+    from memrecall_kv.evaluate.systems import writer
 
     requests = []
 
@@ -195,7 +195,7 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
 
 
 def test_ircot_fills_up_from_its_last_ranking_once_the_answer_is_known(opened, needles, tmp_path, monkeypatch):
-    from memrecall_kv.evaluate import writer
+    from memrecall_kv.evaluate.systems import writer
 
     thoughts = []
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from memrecall_kv.errors import InputError
-from memrecall_kv.evaluate.haystack import RUN, Haystack, arrange, words
 from memrecall_kv.evaluate.settings import TaskConfig
 from memrecall_kv.evaluate.shelf import ChunkShelf, Shelf
-from memrecall_kv.evaluate.synthetic import PUZZLES
-from memrecall_kv.evaluate.tasks import TASKS, find_task
+from memrecall_kv.evaluate.tasks.haystack import RUN, Haystack, arrange, words
+from memrecall_kv.evaluate.tasks.synthetic import PUZZLES
+from memrecall_kv.evaluate.tasks.tasks import TASKS, find_task
 from memrecall_kv.types import Chunk
 
 MULTIHOP = ["ruler-hqa", "2wiki", "musique"]
@@ -43,7 +43,7 @@ def test_same_seed_same_questions_and_documents(task, data):
 def test_another_process_makes_the_same_questions_and_documents(data):
     code = (
         "import sys, hashlib, pathlib\n"
-        "from memrecall_kv.evaluate.tasks import TASKS\n"
+        "from memrecall_kv.evaluate.tasks.tasks import TASKS\n"
         "from memrecall_kv.evaluate.settings import TaskConfig\n"
         "assert 'torch' not in sys.modules\n"
         "config = TaskConfig(documents=20, questions=4)\n"

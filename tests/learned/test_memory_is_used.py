@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
-from memrecall_kv.decoding import generate
-from memrecall_kv.gate import LikelihoodGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.models import Backbone
+from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
 

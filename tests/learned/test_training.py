@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from memrecall_kv.backbone.kv import KVAccess, whole_blocks
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.cli import main
-from memrecall_kv.compressor import OperatorCompressor, operate
+from memrecall_kv.compress.compressor import OperatorCompressor, operate
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.compress.importance import reconstruction
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
-from memrecall_kv.gate import HEAD_FILE
-from memrecall_kv.importance import reconstruction
-from memrecall_kv.kv import KVAccess, whole_blocks
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.memory_tokens import FrozenRawLayout
-from memrecall_kv.models import Backbone
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.recall.gate import HEAD_FILE
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train.checkpoint import load_checkpoint
 from memrecall_kv.train.data import load_rows, read_examples

@@ -20,9 +20,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from memrecall_kv.bank import MemoryBank
+from memrecall_kv.bank.segment import FileLayer
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import BankError, BankFullError, BankLockedError, InputError
-from memrecall_kv.segment import FileLayer
 from memrecall_kv.types import Chunk, Document, MemoryBlock
 
 FINGERPRINT = {"backbone": "tiny"}

@@ -3,8 +3,8 @@ import itertools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import ChunkingConfig
+from memrecall_kv.ingest.chunking import chunk_document
 from memrecall_kv.testing import byte_tokenizer
 from memrecall_kv.types import Document
 

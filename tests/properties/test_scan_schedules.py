@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, ScanConfig
-from memrecall_kv.gate import LikelihoodGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.reasoner import BackboneReasoner, Tally
-from memrecall_kv.scan import Decision, best_first, exact, lookahead, rescan, scan, sequential
+from memrecall_kv.recall.gate import LikelihoodGate
+from memrecall_kv.recall.reasoner import BackboneReasoner, Tally
+from memrecall_kv.recall.scan import Decision, best_first, exact, lookahead, rescan, scan, sequential
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
 

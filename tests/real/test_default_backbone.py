@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
-from memrecall_kv.gate import LikelihoodGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.models import load_backbone
 from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.types import Chunk, Document, WorkingMemory
 
 pytestmark = pytest.mark.real
@@ -53,7 +53,7 @@ def bank(memory: MemRecall, tmp_path: Path) -> Iterator[MemoryBank]:
 
 def test_a_later_load_in_a_new_process_is_quick(memory: MemRecall) -> None:
     code = (
-        "import time; from memrecall_kv.models import load_backbone; start = time.perf_counter(); "
+        "import time; from memrecall_kv.backbone.loading import load_backbone; start = time.perf_counter(); "
         "print(load_backbone().fingerprint, time.perf_counter() - start)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from memrecall_kv.bank import MemoryBank
+from memrecall_kv.cli.demo import book
+from memrecall_kv.compress.importance import SCORES
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import MemRecallConfig, ReasonerConfig, default_directory
-from memrecall_kv.demo import book
-from memrecall_kv.gate import ClassifierGate
-from memrecall_kv.importance import SCORES
 from memrecall_kv.pipeline import MemRecall
-from memrecall_kv.reasoner import Tally, TunedReasoner
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.recall.gate import ClassifierGate
+from memrecall_kv.recall.reasoner import Tally, TunedReasoner
 from memrecall_kv.train.scoring import agreement
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, Recall, WorkingMemory
 from safetensors.torch import load_file
@@ -79,7 +79,7 @@ def test_it_is_small_and_in_the_layout_of_peft() -> None:
 
 def test_it_loads_quickly_once_the_backbone_is_there(memory: MemRecall) -> None:
     code = (
-        "import time; from memrecall_kv.models import load_backbone; from memrecall_kv import MemRecall; "
+        "import time; from memrecall_kv.backbone.loading import load_backbone; from memrecall_kv import MemRecall; "
         "kept = load_backbone(); start = time.perf_counter(); MemRecall.from_pretrained(); "
         "print(time.perf_counter() - start)"
     )

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.compressor import operate
+from memrecall_kv.bank.quantize import dequantize, quantize
+from memrecall_kv.compress.compressor import operate
+from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError
-from memrecall_kv.importance import reconstruction
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.quantize import dequantize, quantize
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Document, MemoryBlock
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from bank_samples import FINGERPRINT, block, chunks_of, put, same
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.catalogue import Catalogue
+from memrecall_kv.bank.catalogue import Catalogue
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,

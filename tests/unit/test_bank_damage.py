@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from bank_samples import FINGERPRINT, put, same
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.catalogue import NAME, Catalogue
+from memrecall_kv.bank.catalogue import NAME, Catalogue
+from memrecall_kv.bank.segment import FileLayer, Place
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
@@ -22,7 +23,6 @@ from memrecall_kv.errors import (
     BankFullError,
     BlockCorruptError,
 )
-from memrecall_kv.segment import FileLayer, Place
 from memrecall_kv.types import Document
 
 

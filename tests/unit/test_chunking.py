@@ -3,9 +3,9 @@ import re
 import time
 
 import pytest
-from memrecall_kv.chunking import chunk_document
 from memrecall_kv.config import ChunkingConfig
 from memrecall_kv.errors import InputError
+from memrecall_kv.ingest.chunking import chunk_document
 from memrecall_kv.testing import byte_tokenizer
 from memrecall_kv.types import Document
 

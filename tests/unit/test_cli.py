@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from memrecall_kv import demo
-from memrecall_kv.cli import main
+from memrecall_kv.cli import demo, main
 from memrecall_kv.config import ChunkingConfig, CompressorConfig, MemRecallConfig
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from memrecall_kv.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, ContextOverflowError, InputError
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.memory_tokens import FrozenRawLayout
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.catalogue import NAME
+from memrecall_kv.bank.catalogue import NAME
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig, ScanConfig
 from memrecall_kv.errors import BlockCorruptError, InputError
 from memrecall_kv.pipeline import MemRecall

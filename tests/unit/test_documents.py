@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from memrecall_kv.documents import read_documents
 from memrecall_kv.errors import InputError, MemRecallError, MissingDependencyError
+from memrecall_kv.ingest import read_documents
 
 PAGE = """<?xml version="1.0"?><html><head><title>House
  rules</title><style>p {}</style></head><body><h1>Rules</h1><p>No <b>loud</b>er than<br>needed.</p>
@@ -226,5 +226,5 @@ def test_without_the_extra_the_error_names_it_and_the_other_files_are_read(folde
 
 
 def test_reading_documents_needs_no_torch():
-    code = "import sys, memrecall_kv.documents; sys.exit('torch' in sys.modules)"
+    code = "import sys, memrecall_kv.ingest.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

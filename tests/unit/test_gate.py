@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.errors import ContextOverflowError, InputError
-from memrecall_kv.gate import ClassifierGate, Gate, LikelihoodGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.recall.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, Note, WorkingMemory
 

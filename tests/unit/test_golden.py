@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memrecall_kv.config import CompressorConfig
-from memrecall_kv.decoding import generate
-from memrecall_kv.errors import ContextOverflowError, InputError, UnsupportedModelError
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.models import load_backbone, wrap_backbone
-from memrecall_kv.reference import (
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import load_backbone, wrap_backbone
+from memrecall_kv.compress.published import (
     ReferenceCompressor,
     ReferenceWeights,
     interleave,
     is_official_directory,
     official_config,
 )
+from memrecall_kv.config import CompressorConfig
+from memrecall_kv.errors import ContextOverflowError, InputError, UnsupportedModelError
 from memrecall_kv.testing import byte_tokenizer
 from memrecall_kv.types import Chunk
 from safetensors import safe_open

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memrecall_kv.decoding import generate
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import wrap_backbone
+from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.models import wrap_backbone
 from memrecall_kv.testing import byte_tokenizer, tiny_backbone
 from memrecall_kv.types import MemoryBlock
 from transformers import GPT2Config, GPT2LMHeadModel, SmolLM3Config, SmolLM3ForCausalLM

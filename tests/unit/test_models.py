@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 import torch
+from memrecall_kv.backbone.loading import load_backbone, wrap_backbone
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
-from memrecall_kv.models import load_backbone, wrap_backbone
 from memrecall_kv.testing import byte_tokenizer, tiny_backbone
 from safetensors.torch import load_file, save_file
 from tokenizers import normalizers

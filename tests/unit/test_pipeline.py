@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.config import (
     ChunkingConfig,
@@ -20,10 +22,8 @@ from memrecall_kv.config import (
     ScanConfig,
 )
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
-from memrecall_kv.gate import ClassifierGate
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
 from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.recall.gate import ClassifierGate
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, byte_tokenizer, tiny_backbone, tiny_memory
 from memrecall_kv.types import Document, Done, Noted, Opened, Recall, Scored, Token, WorkingMemory
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memrecall_kv.quantize import Storage, StoredBlock, dequantize, quantize
+from memrecall_kv.bank.quantize import Storage, StoredBlock, dequantize, quantize
 from memrecall_kv.types import MemoryBlock
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

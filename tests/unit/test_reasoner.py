@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from memrecall_kv import prompts
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, ReasonerConfig
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.reasoner import BackboneReasoner, Tally
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.reasoner import BackboneReasoner, Tally
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 

@@ -10,9 +10,9 @@ import pytest
 from memrecall_kv import GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import InputError
-from memrecall_kv.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.documents import TextCache, walk_documents
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.pipeline import MemRecall
-from memrecall_kv.selection import TextCache, walk_documents
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
 from memrecall_kv.types import Document, Opened, Scored
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from memrecall_kv import MemRecall
-from memrecall_kv.compressor import OperatorCompressor
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.errors import ConfigError
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.reasoner import BackboneReasoner, Tally, TunedReasoner
+from memrecall_kv.recall.reasoner import BackboneReasoner, Tally, TunedReasoner
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 

@@ -3,8 +3,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from memrecall_kv.backbone.scheduler import Turns
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
-from memrecall_kv.turns import Turns
 from memrecall_kv.types import Document
 
 pytestmark = pytest.mark.timeout(30)

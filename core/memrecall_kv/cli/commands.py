@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from memrecall_kv import demo as demonstration
+from memrecall_kv.cli import demo as demonstration
 from memrecall_kv.cli import show
 from memrecall_kv.cli.choice import Choice, Compressor
-from memrecall_kv.documents import read_documents
 from memrecall_kv.errors import BankError, InputError, MemRecallError
+from memrecall_kv.ingest.files import read_documents
 
 if TYPE_CHECKING:  # both import torch, which takes seconds; commands that need no model do without
-    from memrecall_kv.bank import MemoryBank
+    from memrecall_kv.bank.bank import MemoryBank
     from memrecall_kv.pipeline import MemRecall
 
 Loader: TypeAlias = Callable[..., "MemRecall"]
@@ -253,6 +253,6 @@ def _made(bank: Path, *, create: bool = False) -> Mapping[str, str]:
 
 
 def _open(bank: Path, *, read_only: bool = False) -> MemoryBank:
-    from memrecall_kv.bank import MemoryBank
+    from memrecall_kv.bank.bank import MemoryBank
 
     return MemoryBank.open(bank, read_only=read_only)

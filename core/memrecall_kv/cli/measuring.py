@@ -239,10 +239,10 @@ def _total(settings: RunConfig) -> int | None:
 def _conclude(out: Path, against: str | None, *, plots: bool, as_json: bool) -> None:
     """Write the summary in all its forms and print it."""
     from memrecall_kv.evaluate.ledger import Ledger
-    from memrecall_kv.evaluate.plots import draw
+    from memrecall_kv.evaluate.measures.plots import draw
+    from memrecall_kv.evaluate.measures.summary import summarize
+    from memrecall_kv.evaluate.measures.tables import markdown
     from memrecall_kv.evaluate.run import ROWS, RUN
-    from memrecall_kv.evaluate.summary import summarize
-    from memrecall_kv.evaluate.tables import markdown
 
     rows = list(Ledger(out / ROWS))
     names = list(dict.fromkeys(row["system"] for row in rows))

@@ -47,7 +47,7 @@ def train(
     Every step is logged to OUT/metrics.jsonl, and a checkpoint is kept that is never older than ten minutes: stop at
     will and go on with --resume. Start it with `accelerate launch -m memrecall_kv train ...` to use several processes.
     """
-    from memrecall_kv.models import load_backbone
+    from memrecall_kv.backbone.loading import load_backbone
     from memrecall_kv.train.settings import load_settings
     from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
 

@@ -27,9 +27,9 @@ from memrecall_kv.evaluate.question import Context, Question
 from memrecall_kv.evaluate.rows import data_folder
 from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
 from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
-from memrecall_kv.evaluate.system import Interleaved, Reply, System
-from memrecall_kv.evaluate.systems import Open, build_system, parse_system
-from memrecall_kv.evaluate.tasks import SYNTHETIC, find_task
+from memrecall_kv.evaluate.systems.system import Interleaved, Reply, System
+from memrecall_kv.evaluate.systems.systems import Open, build_system, parse_system
+from memrecall_kv.evaluate.tasks.tasks import SYNTHETIC, find_task
 from memrecall_kv.types import Document
 
 ROWS = "rows.jsonl"

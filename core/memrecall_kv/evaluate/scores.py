@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memrecall_kv.evaluate.metrics import (
+from memrecall_kv.evaluate.measures.metrics import (
     exact_match,
     f1_score,
     hop_order,
@@ -15,7 +15,7 @@ from memrecall_kv.evaluate.metrics import (
     sub_em,
 )
 from memrecall_kv.evaluate.question import Question
-from memrecall_kv.evaluate.system import Reply
+from memrecall_kv.evaluate.systems.system import Reply
 
 KS = (1, 2, 5, 10, 20)
 """Where evidence recall is told."""

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from memrecall_kv import prompts
-from memrecall_kv.evaluate.haystack import answer_finder, word_runs
-from memrecall_kv.gate import latest
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lexical import LexicalIndex
-from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.candidates import LexicalIndex
+from memrecall_kv.recall.gate import latest
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
 from memrecall_kv.types import MemoryBlock

@@ -16,9 +16,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.memory_tokens import FrozenRawLayout, Reading
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout, Reading
 from memrecall_kv.train.losses import weighted_cross_entropy, weighted_divergence
 from memrecall_kv.train.tasks import Query, Task
 from memrecall_kv.types import MemoryBlock

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memrecall_kv import prompts
-from memrecall_kv.evaluate.metrics import f1_score
-from memrecall_kv.kv import KVAccess
-from memrecall_kv.lora import LoraAdapter
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.evaluate.measures.metrics import f1_score
+from memrecall_kv.recall import prompts
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.rl import group_advantages, policy_loss, token_entropy
 from memrecall_kv.train.settings import RlTraining

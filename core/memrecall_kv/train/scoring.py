@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from memrecall_kv.importance import reconstruction
-from memrecall_kv.kv import KVAccess, Prefill
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.backbone.kv import KVAccess, Prefill
+from memrecall_kv.compress.importance import reconstruction
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 
 _LENGTHS = (64, 320)
 """Tokens of a chunk: the shortest and the longest that is drawn."""

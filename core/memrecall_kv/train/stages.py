@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memrecall_kv import prompts
+from memrecall_kv.backbone.kv import KVAccess, whole_blocks
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.errors import InputError
-from memrecall_kv.gate import HEAD_FILE
-from memrecall_kv.kv import KVAccess, whole_blocks
-from memrecall_kv.lora import LoraAdapter
-from memrecall_kv.memory_tokens import FrozenRawLayout
-from memrecall_kv.models import Backbone
-from memrecall_kv.scorer import ImportanceScorer
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.gate import HEAD_FILE
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.gating import GateLoss, GateSampler, Judgement
 from memrecall_kv.train.loop import StepLoss, TrainingLoop

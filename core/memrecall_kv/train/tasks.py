@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memrecall_kv import prompts
-from memrecall_kv.models import Backbone
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.recall import prompts
 from memrecall_kv.train.data import Example
 
 SPAN_CUE = 8

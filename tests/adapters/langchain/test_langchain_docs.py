@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.language_models import FakeListChatModel
-from memrecall_kv import lazy
+from memrecall_kv.hosts import lazy
 
 PAGE = Path(__file__).parents[3] / "docs" / "langchain.md"
 ANSWER = "Dana Whitfield does."

@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from memrecall_kv.demo import book
+from memrecall_kv.cli.demo import book
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

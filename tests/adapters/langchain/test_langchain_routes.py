@@ -22,7 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from memrecall_kv import pipeline
 from memrecall_kv.errors import InputError
-from memrecall_kv.lexical import LexicalIndex
+from memrecall_kv.recall.candidates import LexicalIndex
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
 from langchain_memrecall import (

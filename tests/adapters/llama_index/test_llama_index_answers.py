@@ -261,10 +261,10 @@ def test_token_counters_see_the_hosts_llm_once_per_call(scripted, documents, llm
 
 
 def test_two_engines_and_a_postprocessor_load_one_model(documents, nodes, checkpoint, monkeypatch):
-    from memrecall_kv import models
+    from memrecall_kv.backbone import loading
 
-    loaded, load = [], models._load
-    monkeypatch.setattr(models, "_load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
+    loaded, load = [], loading._load
+    monkeypatch.setattr(loading, "_load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
     first, second = (MemRecallQueryEngine.from_documents(documents, name_or_path=checkpoint) for _ in range(2))
     gate = MemRecallPostprocessor(name_or_path=checkpoint, top_n=1)
     first.query(QUESTION)

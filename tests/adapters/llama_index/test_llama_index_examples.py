@@ -7,7 +7,8 @@ from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.llms import MockLLM
 from llama_index.core.vector_stores import SimpleVectorStore
-from memrecall_kv import MemRecall, lazy
+from memrecall_kv import MemRecall
+from memrecall_kv.hosts import lazy
 
 from llama_index_memrecall import MemRecallIndex
 

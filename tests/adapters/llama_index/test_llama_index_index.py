@@ -37,10 +37,10 @@ def index(memory, documents, tmp_path):
 @pytest.fixture
 def compressed(caplog):
     """Returns how many chunks were compressed since it was asked last."""
-    caplog.set_level(logging.INFO, logger="memrecall_kv.ingest")
+    caplog.set_level(logging.INFO, logger="memrecall_kv.ingest.ingest")
 
     def count():
-        reports = [record.args[1] for record in caplog.records if record.name == "memrecall_kv.ingest"]
+        reports = [record.args[1] for record in caplog.records if record.name == "memrecall_kv.ingest.ingest"]
         caplog.clear()
         return sum(report.chunks_compressed for report in reports)
 

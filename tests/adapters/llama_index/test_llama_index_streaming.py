@@ -6,7 +6,7 @@ import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from memrecall_kv import MemRecallConfig, ReasonerConfig
-from memrecall_kv.kv import Context
+from memrecall_kv.backbone.kv import Context
 from memrecall_kv.testing import tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine

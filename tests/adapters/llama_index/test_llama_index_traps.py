@@ -6,8 +6,8 @@ import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
-from memrecall_kv import lazy
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts import lazy
 from pydantic import ValidationError
 
 from llama_index_memrecall import (

@@ -1,0 +1,31 @@
+"""The model that all parts share: the only room that knows transformers."""
+
+from typing import TYPE_CHECKING
+
+from memrecall_kv.faces import on_demand
+
+if TYPE_CHECKING:
+    from memrecall_kv.backbone.kv import Context, KVAccess
+    from memrecall_kv.backbone.loading import Backbone, load_backbone, wrap_backbone
+    from memrecall_kv.backbone.lora import LoraAdapter
+
+__all__ = [
+    "Backbone",
+    "Context",
+    "KVAccess",
+    "load_backbone",
+    "LoraAdapter",
+    "wrap_backbone",
+]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "Backbone": "memrecall_kv.backbone.loading",
+        "Context": "memrecall_kv.backbone.kv",
+        "KVAccess": "memrecall_kv.backbone.kv",
+        "load_backbone": "memrecall_kv.backbone.loading",
+        "LoraAdapter": "memrecall_kv.backbone.lora",
+        "wrap_backbone": "memrecall_kv.backbone.loading",
+    },
+)

@@ -1,0 +1,26 @@
+"""Chunk -> memory block, before any question is known."""
+
+from typing import TYPE_CHECKING
+
+from memrecall_kv.faces import on_demand
+
+if TYPE_CHECKING:
+    from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
+    from memrecall_kv.compress.published import ReferenceCompressor
+
+__all__ = [
+    "Compressor",
+    "MemoryTokenCompressor",
+    "OperatorCompressor",
+    "ReferenceCompressor",
+]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "Compressor": "memrecall_kv.compress.compressor",
+        "MemoryTokenCompressor": "memrecall_kv.compress.compressor",
+        "OperatorCompressor": "memrecall_kv.compress.compressor",
+        "ReferenceCompressor": "memrecall_kv.compress.published",
+    },
+)

@@ -1,0 +1,1 @@
+"""What is measured: this pipeline and its competitors."""

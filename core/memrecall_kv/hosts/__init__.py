@@ -1,0 +1,1 @@
+"""What every adapter to a host framework shares."""

@@ -1,0 +1,121 @@
+"""The model and the bank behind a host adapter, loaded when they are first needed, without importing torch before."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # both import torch, which importing an adapter must not
+    from memrecall_kv.bank.bank import MemoryBank
+    from memrecall_kv.pipeline import MemRecall
+
+
+_loaded: weakref.WeakValueDictionary[tuple[str | None, str], MemRecall] = weakref.WeakValueDictionary()
+"""What is loaded and in use, by name and device: all adapters of a process share it."""
+
+_loading = threading.Lock()
+
+
+class LazyMemory:
+    """A `MemRecall`, given or loaded by name on first use; two of the same name and device share one.
+
+    Args:
+        memory: The one to use; then nothing is loaded.
+        name_or_path: What `MemRecall.from_pretrained` loads otherwise; `None` for its default.
+        device: Where it is loaded.
+    """
+
+    def __init__(self, memory: MemRecall | None, name_or_path: str | None, device: str) -> None:
+        self._memory = memory
+        self._name_or_path = name_or_path
+        self._device = device
+        self._lock = threading.Lock()
+
+    def get(self) -> MemRecall:
+        """Return the memory, loading it the first time."""
+        with self._lock:
+            if self._memory is None:
+                self._memory = _load(self._name_or_path, self._device)
+            return self._memory
+
+
+class LazyBank:
+    """A `MemoryBank`, given or opened when needed: for reading until `close`, for writing as long as it takes.
+
+    Args:
+        bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary one,
+            made at the first writing and removed by `close` or with this object.
+        memory: Whose bank it is.
+    """
+
+    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
+        self._given = bank if not isinstance(bank, (str, Path)) else None
+        self._path = Path(bank) if isinstance(bank, (str, Path)) else None
+        self._is_temporary = bank is None
+        self._memory = memory
+        self._reading: list[MemoryBank] = []  # none or one; a list, so that the clean-up sees it
+        self._cleanup: weakref.finalize[..., LazyBank] | None = None
+        self._lock = threading.RLock()
+
+    def get(self) -> MemoryBank:
+        """Return the bank for reading, opening it the first time and again after `close`."""
+        if self._given is not None:
+            return self._given
+        with self._lock:
+            if self._path is None:
+                with self.writing():
+                    pass
+            if not self._reading:
+                self._reading.append(self._memory.get().open_bank(str(self._path), read_only=True))
+                if self._cleanup is None:
+                    self._cleanup = weakref.finalize(self, _close, self._reading)
+            return self._reading[0]
+
+    @contextmanager
+    def writing(self) -> Iterator[MemoryBank]:
+        """Open the bank for writing, for one at a time, and give the writer's lock back afterwards."""
+        with self._lock:
+            if self._given is not None:
+                yield self._given
+                return
+            memory = self._memory.get()
+            if self._is_temporary and self._cleanup is None:
+                self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
+                self._cleanup = weakref.finalize(self, _discard, self._reading, self._path)
+            with memory.open_bank(str(self._path)) as bank:
+                yield bank
+
+    def close(self) -> None:
+        """Close the bank if it was opened here, and remove it if it was temporary."""
+        with self._lock:
+            _close(self._reading)
+            if self._cleanup is not None:
+                self._cleanup()
+                self._cleanup = None
+
+
+def _load(name_or_path: str | None, device: str) -> MemRecall:
+    from memrecall_kv.pipeline import MemRecall
+
+    with _loading:
+        memory = _loaded.get((name_or_path, device))
+        if memory is None:
+            memory = MemRecall.from_pretrained(name_or_path, device=device)
+            _loaded[name_or_path, device] = memory
+        return memory
+
+
+def _close(opened: list[MemoryBank]) -> None:
+    while opened:
+        opened.pop().close()
+
+
+def _discard(opened: list[MemoryBank], directory: Path) -> None:
+    _close(opened)
+    shutil.rmtree(directory, ignore_errors=True)

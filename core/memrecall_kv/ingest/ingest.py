@@ -1,0 +1,119 @@
+"""Documents into a bank: chunk, compress what is new, and make each group of chunks durable before the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from memrecall_kv.backbone.process_memory import give_back
+from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.types import Chunk, Document, IngestReport, MemoryBlock, Progress
+
+logger = logging.getLogger(__name__)
+
+_GROUP = 32
+"""Chunks per durable write: an interruption repeats the work of at most this many."""
+
+
+@dataclass
+class Ingestion:
+    """One call of `MemRecall.ingest`.
+
+    Args:
+        bank: Where blocks and documents go.
+        chunk: Cuts a document.
+        compress: Makes one block per chunk.
+        progress: Called after each group with tokens done and tokens known so far.
+        defer: Store the texts alone; see `MemRecall.ingest`.
+    """
+
+    bank: MemoryBank
+    chunk: Callable[[Document], list[Chunk]]
+    compress: Callable[[Sequence[Chunk]], list[MemoryBlock]]
+    progress: Progress | None = None
+    defer: bool = False
+    _waiting: list[tuple[Document, list[Chunk]]] = field(default_factory=list)
+    _counts: dict[str, int] = field(default_factory=dict)
+    _done: int = 0
+    _known: int = 0
+
+    def run(self, documents: Iterable[Document]) -> IngestReport:
+        """Ingest documents and report; a document is visible when it is durable, its blocks too unless deferred."""
+        started = time.perf_counter()
+        deferred = set() if self.defer else self.bank.deferred_documents()
+        for document in documents:
+            if self.bank.holds(document) and document.id not in deferred:
+                self._count("documents_unchanged", 1)
+                continue
+            chunks = self.chunk(document)
+            self._known += sum(chunk.num_tokens for chunk in chunks)
+            self._waiting.append((document, chunks))
+            if sum(len(waiting) for _, waiting in self._waiting) >= _GROUP:
+                self._flush()
+        self._flush()
+        report = IngestReport(**self._counts, seconds=time.perf_counter() - started)
+        logger.info("Ingested into %s: %s", self.bank.path, report)
+        return report
+
+    def _flush(self) -> None:
+        chunks = [chunk for _, waiting in self._waiting for chunk in waiting]
+        missing = self.bank.missing(chunks)
+        self._done += sum(chunk.num_tokens for chunk in chunks) - sum(chunk.num_tokens for chunk in missing)
+        self._count("chunks_reused", len(chunks) - len(missing))
+        if self.defer:
+            self._count("chunks_deferred", len(missing))
+            self._done += sum(chunk.num_tokens for chunk in missing)
+        self._report()
+        for group in () if self.defer else compress_into(self.bank, missing, self.compress):
+            tokens = sum(chunk.num_tokens for chunk in group)
+            self._count("chunks_compressed", len(group))
+            self._count("source_tokens", tokens)
+            self._done += tokens
+            self._report()
+        for document, waiting in self._waiting:
+            if self.bank.holds(document):  # only its blocks were not there
+                self._count("documents_unchanged", 1)
+                continue
+            self._count("documents_updated" if document.id in self.bank else "documents_added", 1)
+            self.bank.put_document(document, waiting, defer=self.defer)
+        self._waiting.clear()
+
+    def _report(self) -> None:
+        if self.progress is not None and self._known:
+            self.progress("compress", self._done, self._known)
+
+    def _count(self, name: str, amount: int) -> None:
+        self._counts[name] = self._counts.get(name, 0) + amount
+
+
+def compress_into(
+    bank: MemoryBank, chunks: Sequence[Chunk], compress: Callable[[Sequence[Chunk]], list[MemoryBlock]]
+) -> Iterator[Sequence[Chunk]]:
+    """Compress chunks; yield each group when its blocks are durable."""
+    for start in range(0, len(chunks), _GROUP):
+        group = chunks[start : start + _GROUP]
+        bank.put_blocks(list(zip(group, compress(group), strict=True)))
+        give_back()
+        yield group
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Draw a bar on the terminal's standard error while the block runs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("compressing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("compress", total=None)
+        yield lambda stage, done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,190 @@
+"""How likely it is that a block matters, given the question and what was learned so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.config import GateConfig
+from memrecall_kv.errors import InputError
+from memrecall_kv.recall import prompts
+from memrecall_kv.types import MemoryBlock, WorkingMemory
+
+HEAD_FILE = "gate_head.safetensors"
+_MEMORY_TOKENS = 72
+"""Tokens of the working memory that a classifier reads, in training and after."""
+_BUCKET = 32
+"""Memory tokens are padded to a multiple of this, so that equal blocks meet equal shapes."""
+
+
+class Gate(Protocol):
+    """What the scan needs of a gate."""
+
+    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return the probability, in [0, 1], that each block matters.
+
+        A block's score must not depend on its neighbours beyond rounding.
+        """
+        ...
+
+
+class LikelihoodGate:
+    """Asks how much likelier a block makes the question, and the notes so far. Needs no training.
+
+    The gain is the mean log-likelihood of the text [notes, question] after the block minus without it,
+    in nats per token; the probability is its logistic, scaled by the config's bias and temperature.
+    The notes are part of the measured text: a block that explains a name in them gains by it.
+
+    Source:
+        Query likelihood: Improving Passage Retrieval with Zero-Shot Question Generation (UPR),
+        arXiv:2204.07496. Deviations: reads compressed blocks; subtracts the likelihood without the
+        block; measures the notes too.
+
+    Args:
+        kv: The backbone.
+        config: Batch, bias and temperature.
+        unrotated: Read blocks with keys left un-rotated.
+    """
+
+    def __init__(self, kv: KVAccess, config: GateConfig, *, unrotated: bool = False) -> None:
+        self._kv = kv
+        self._config = config
+        self._unrotated = unrotated
+
+    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return the probability of each block; see `Gate`.
+
+        Raises:
+            ContextOverflowError: If block, notes and question do not fit the window.
+        """
+        lead = self._kv.backbone.encode(prompts.gate_lead())
+        text = self._kv.backbone.encode(prompts.gate_question(question, memory.text))
+        gains: list[float] = []
+        # one row of every batch holds no block: the likelihood to subtract
+        for batch in _fixed_batches(blocks, self._config.batch_size):
+            likelihoods = self._likelihoods(lead, text, [[], *batch])
+            gains += (likelihoods[1:] - likelihoods[0]).tolist()
+        scaled = [(gain - self._config.bias) / self._config.temperature for gain in gains[: len(blocks)]]
+        return [_logistic(value) for value in scaled]
+
+    def _likelihoods(self, lead: list[int], text: list[int], rows: list[list[MemoryBlock]]) -> Tensor:
+        """Return the mean log-likelihood of the text after each row's blocks, `[B]` float32."""
+        with torch.inference_mode():
+            context = self._kv.place(rows, width=_width(rows), unrotated=self._unrotated)
+            ids, lengths = self._kv.pad([[*lead, *text]] * len(rows))
+            hidden = self._kv.forward(context, ids=ids, lengths=lengths)
+            logits = self._kv.logits(hidden[:, len(lead) - 1 : -1])  # [B, text, V]
+            target = ids[:, len(lead) :, None]
+            chosen: Tensor = logits.gather(-1, target)[..., 0] - logits.logsumexp(dim=-1)
+        return chosen.mean(dim=1)
+
+
+class ClassifierGate:
+    """A linear head on the last token of [block][question][working memory], with LoRA deltas on.
+
+    Source:
+        LycheeMemory, arXiv:2602.08382, the gate. Published without code or weights.
+
+    Args:
+        kv: The backbone.
+        config: Batch size.
+        adapter: Deltas that are on while the gate reads.
+        weight: `[hidden]`.
+        bias: `[]`.
+        unrotated: Read blocks with keys left un-rotated.
+    """
+
+    def __init__(
+        self,
+        kv: KVAccess,
+        config: GateConfig,
+        adapter: LoraAdapter,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        unrotated: bool = False,
+    ) -> None:
+        self._kv = kv
+        self._config = config
+        self._unrotated = unrotated
+        self._adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
+        self._weight, self._bias = (tensor.float().to(kv.backbone.device) for tensor in (weight, bias))
+
+    @classmethod
+    def from_directory(cls, kv: KVAccess, config: GateConfig, path: Path, *, unrotated: bool = False) -> ClassifierGate:
+        """Load what `save` wrote.
+
+        Raises:
+            InputError: If a file is missing or unreadable.
+        """
+        try:
+            head = load_file(path / HEAD_FILE)
+            weight, bias = head["weight"], head["bias"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise InputError(
+                f"{path} holds no gate: {error}", "Give a directory written by save_pretrained."
+            ) from error
+        return cls(kv, config, LoraAdapter.from_directory(path), weight, bias, unrotated=unrotated)
+
+    def save(self, path: Path) -> None:
+        """Write adapter and head."""
+        self._adapter.save(path, base_model=self._kv.backbone.name)
+        save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / HEAD_FILE)
+
+    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return the probability of each block; see `Gate`.
+
+        Raises:
+            ContextOverflowError: If block, notes and question do not fit the window.
+        """
+        known = latest(self._kv.backbone, memory.text)
+        prompt = self._kv.backbone.encode(prompts.gate_classify(question, known))
+        probabilities: list[float] = []
+        for batch in _fixed_batches(blocks, self._config.batch_size):
+            with torch.inference_mode(), self._adapter.active(self._kv.backbone.model):
+                context = self._kv.place(batch, width=_width(batch), unrotated=self._unrotated)
+                ids, lengths = self._kv.pad([prompt] * len(batch))
+                last = self._kv.forward(context, ids=ids, lengths=lengths)[:, -1].float()
+                probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
+        return probabilities[: len(blocks)]
+
+
+def latest(backbone: Backbone, memory: str) -> str:
+    """Return the end of a memory, as much of it as a trained gate has learned to read."""
+    ids = backbone.encode(memory) if memory else []
+    return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else memory
+
+
+def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
+    """Split into batches of exactly `size` rows; the last is filled up with empty rows."""
+    rows = [[block] for block in blocks]
+    filled: list[list[MemoryBlock]] = [[] for _ in range(-len(rows) % size)]
+    rows = [*rows, *filled]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:
+    longest = max(sum(block.width for block in row) for row in rows)
+    return math.ceil(longest / _BUCKET) * _BUCKET
+
+
+def _logistic(value: float) -> float:
+    """Return 1 / (1 + exp(-value)) without overflow."""
+    return 0.5 * (1.0 + math.tanh(0.5 * value))
+
+
+def shift_odds(probability: float, added: float) -> float:
+    """Return a probability with something added to its log-odds; 0 and 1 stay what they are."""
+    if added == 0.0 or not 0.0 < probability < 1.0:
+        return probability
+    return _logistic(math.log(probability / (1.0 - probability)) + added)

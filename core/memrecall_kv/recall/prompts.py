@@ -1,0 +1,135 @@
+"""What the backbone is asked, and how its replies are read."""
+
+from __future__ import annotations
+
+import re
+
+_WORD = re.compile(r"\w+", re.UNICODE)
+_STOPWORDS = frozenset(
+    """a an and are as at be by did do does for from had has have he her his i in is it its not of on or our she so
+    that the their them then there these they this to was we were what when where which who will with you""".split()
+)
+_ENDING = re.compile(r"(ing|ed|es|s|e)$")
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
+_NOTHING = re.compile(
+    r"^\W*(nothing( new| relevant)?|none|n/?a|not (found|mentioned|stated|given|available|enough)|unknown|no answer)\b"
+    r"|\b(does|do|did) not (contain|mention|say|state|provide)\b|\bnot (mentioned|stated|provided|found) in\b",
+    re.IGNORECASE,
+)
+
+
+NOT_FOUND = "not found"
+"""What a trained reader answers when neither blocks nor notes hold the answer."""
+NOTHING_NEW = "nothing new"
+"""What a trained reader notes when a block adds nothing."""
+
+
+def gate_lead() -> str:
+    """Return what stands between a block and the text whose likelihood the gate measures."""
+    return "\n\n"
+
+
+def gate_question(question: str, memory: str) -> str:
+    """Return the text whose likelihood tells whether a block matters: what is known, then what is asked."""
+    return f" {memory} {question}" if memory else f" {question}"
+
+
+def gate_classify(question: str, memory: str) -> str:
+    """Return the prompt after which a trained gate classifies a block."""
+    return f"\n{_known(memory)}\nQuestion: {question}\nRelevant:"
+
+
+def note(question: str, memory: str) -> str:
+    """Return the request for a note on the block that was just read; the reply is one line."""
+    known = f"\nAlready known: {' '.join(memory.split())}" if memory else ""
+    return (
+        "\n\nFor each question, repeat the fact from the text above that helps to answer it."
+        f"\nQuestion: What is the capital of the moon?{known}\nFact: nothing new\nQuestion: {question}\nFact:"
+    )
+
+
+def rewrite(question: str, memory: str) -> str:
+    """Return the request to rewrite the whole working memory, as the paper does; the reply is one line."""
+    return (
+        "\n\nRewrite the notes with what the text above adds that helps to answer the question."
+        f"\nQuestion: {question}\nOld notes: {' '.join(memory.split()) or 'none'}\nNew notes:"
+    )
+
+
+def answer(question: str, memory: str, texts: list[str]) -> str:
+    """Return the request for the final answer from the opened chunks' text and the notes."""
+    parts = ["Answer the question in one short sentence, using this text:", *(" ".join(text.split()) for text in texts)]
+    if memory:
+        parts.append(f"Notes: {' '.join(memory.split())}")
+    return "\n\n".join([*parts, f"Question: {question}"])
+
+
+def answer_question(question: str) -> str:
+    """Return a request for a few words, to follow a text or a block in its place; the reply is one line.
+
+    The example question sets the form of the reply, so that a model that was never trained on it can be scored.
+    """
+    return (
+        "Answer each question with a few words from the text above."
+        f"\nQuestion: What language is the text written in?\nAnswer: English\nQuestion: {question}\nAnswer:"
+    )
+
+
+def trained_answer(question: str, memory: str = "") -> str:
+    """Return the prompt after which a trained reader answers, from the blocks before it and its notes; one line."""
+    return f"\n{_known(memory)}\nQuestion: {question}\nAnswer:"
+
+
+def trained_note(question: str, memory: str = "") -> str:
+    """Return the prompt after which a trained reader notes what the blocks before it add; one line."""
+    return f"\n{_known(memory)}\nQuestion: {question}\nNote:"
+
+
+def _known(memory: str) -> str:
+    return f"\nKnown: {' '.join(memory.split())}" if memory else ""
+
+
+def reconstruct_lead() -> str:
+    """Return what stands between a block and the beginning of a passage of it that is to be continued."""
+    return "\n\nText:"
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text, white space collapsed."""
+    return [" ".join(part.split()) for part in _SENTENCE_END.split(text.strip()) if part.strip()]
+
+
+def closest_sentences(text: str, wanted: str, count: int = 1) -> str:
+    """Return the sentences of a text that share most content words with what is wanted, in their order in the text.
+
+    Args:
+        text: Where they stand.
+        wanted: What is asked, and what is known.
+        count: How many; of equals the first ones.
+    """
+    words, found = content_words(wanted), sentences(text)
+    best = sorted(range(len(found)), key=lambda place: (-len(words & content_words(found[place])), place))[:count]
+    return " ".join(found[place] for place in sorted(best))
+
+
+def is_nothing(reply: str) -> bool:
+    """Return whether a reply says that the text holds nothing of use."""
+    return not reply.strip() or bool(_NOTHING.search(reply))
+
+
+def content_words(text: str) -> set[str]:
+    """Return the words that carry meaning, lower case."""
+    return {word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS}
+
+
+def is_grounded(reply: str, texts: list[str], question: str = "") -> bool:
+    """Return whether a reply says something beyond the question, and all of it in words of the texts.
+
+    English endings of number and tense make no difference.
+    """
+    said = _stems(reply) - _stems(question)
+    return bool(said) and said <= _stems(" ".join(texts))
+
+
+def _stems(text: str) -> set[str]:
+    return {_ENDING.sub("", word) if len(word) > 4 else word for word in content_words(text)}

@@ -1,0 +1,247 @@
+"""Reads opened blocks into a short working memory, and answers from it.
+
+Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
+
+1. Working memory is a list of notes, each with the chunk it came from; `memory="rewrite"` is the paper's.
+2. Names and numbers suffer most from compression, so original text is read again (`readback`): a note is
+   sentences of the chunk nearest to what was read from the block, and the answer reads the opened
+   chunks. `readback="off"` is the paper's.
+3. No evidence, or an answer that says so, is an explicit not-found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.kv import Context, KVAccess, whole_blocks
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.config import ReasonerConfig
+from memrecall_kv.errors import ConfigError
+from memrecall_kv.recall import prompts
+from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
+
+_NOTED_SENTENCES = 2
+"""Sentences of a block's text that a tuned reasoner notes."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens a reasoner read and wrote; the pipeline hands one in per question."""
+
+    memory_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+class Reasoner(Protocol):
+    """What the pipeline needs of a reasoner."""
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Read a block and return the working memory after it; the same object if nothing was new."""
+        ...
+
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece.
+
+        Args:
+            question: The question.
+            memory: What was noted.
+            evidence: The opened chunks.
+            blocks: Their blocks, in the same order.
+            tally: Counts what is read and written.
+        """
+        ...
+
+
+class BackboneReasoner:
+    """The backbone itself writes notes and answers, greedily.
+
+    Args:
+        kv: The backbone.
+        config: Lengths and modes.
+        unrotated: Read blocks with keys left un-rotated.
+    """
+
+    _tuned: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
+
+    def __init__(self, kv: KVAccess, config: ReasonerConfig, *, unrotated: bool = False) -> None:
+        self._kv = kv
+        self._config = config
+        self._unrotated = unrotated
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Read a block and return the working memory after it; see `Reasoner`.
+
+        Raises:
+            ContextOverflowError: If block, notes and question do not fit the window.
+        """
+        rewriting = self._config.memory == "rewrite"
+        request = self._kv.backbone.encode(self._note_prompt(question, memory))
+        context = self._kv.place([[block]], unrotated=self._unrotated)
+        tally.memory_tokens += block.num_memory_tokens
+        reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
+        text = " ".join(reply.split())
+        if prompts.is_nothing(text):
+            return memory
+        if not rewriting and self._config.readback != "off":
+            text = prompts.closest_sentences(chunk.text, f"{question} {text}")
+        return self._noted(memory, chunk, text, rewriting=rewriting)
+
+    def _noted(self, memory: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
+        """Return the memory with a note, or as it is if the note is empty or known."""
+        if not text or text in {note.text for note in memory.notes}:
+            return memory
+        note = Note(text, chunk.id)
+        return self._fit(WorkingMemory((note,) if rewriting else (*memory.notes, note)))
+
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece; see `Reasoner`.
+
+        Raises:
+            ContextOverflowError: If notes, texts and question do not fit the window.
+        """
+        texts = [] if self._config.readback == "off" else [recall.text for recall in self._readback(evidence)]
+        request = self._kv.backbone.chat(prompts.answer(question, memory.text, texts))
+        yield from self._write(self._kv.place([[]]), request, self._config.max_answer_tokens, tally)
+
+    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
+        ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
+        return ask(question, memory.text)
+
+    def _readback(self, evidence: Sequence[Recall]) -> list[Recall]:
+        """Return the most probable chunks that fit the budget, the best nearest to the question."""
+        left = self._config.max_readback_tokens
+        kept = []
+        for recall in sorted(evidence, key=lambda recall: (-recall.gate_probability, recall.step)):
+            if recall.chunk.num_tokens <= left:
+                left -= recall.chunk.num_tokens
+                kept.append(recall)
+        return kept[::-1]
+
+    def _write(self, context: Context, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
+        """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
+        tally.prompt_tokens += len(prompt)
+        ids: list[int] = []
+        said = ""
+        for (token,) in generate(self._kv, context, [prompt], limit, self._tuned):
+            if token is None:
+                return
+            tally.generated_tokens += 1
+            ids.append(token)
+            text, newline, _ = self._kv.backbone.decode(ids).lstrip().partition("\n")
+            if newline or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(said) :]
+                said = text
+            if newline:
+                return
+
+    def _fit(self, memory: WorkingMemory) -> WorkingMemory:
+        """Drop the oldest notes until the memory fits; cut a single note that does not."""
+        notes = list(memory.notes)
+        encode = self._kv.backbone.encode
+        while len(notes) > 1 and len(encode(WorkingMemory(tuple(notes)).text)) > self._config.max_memory_tokens:
+            notes.pop(0)
+        ids = encode(notes[0].text)
+        if len(notes) == 1 and len(ids) > self._config.max_memory_tokens:
+            notes[0] = Note(self._kv.backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
+        return WorkingMemory(tuple(notes))
+
+
+class TunedReasoner(BackboneReasoner):
+    """A reasoner with deltas that were trained to read blocks: it notes and answers in the form it has learned.
+
+    Args:
+        kv: The backbone.
+        config: Lengths and modes.
+        adapter: Deltas that are on while it reads and writes.
+        unrotated: Read blocks with keys left un-rotated.
+
+    Raises:
+        ConfigError: If the settings ask for a memory it was not trained for.
+    """
+
+    def __init__(self, kv: KVAccess, config: ReasonerConfig, adapter: LoraAdapter, *, unrotated: bool = False) -> None:
+        super().__init__(kv, config, unrotated=unrotated)
+        if config.memory != "append":
+            raise ConfigError(
+                f"A tuned reasoner keeps a list of notes, got memory={config.memory!r}.",
+                "Use memory='append', or kind='zero_shot'.",
+            )
+        self.adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
+        self._tuned = partial(self.adapter.active, kv.backbone.model)
+
+    def update(
+        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+    ) -> WorkingMemory:
+        """Note a block; see `Reasoner`.
+
+        With readback the sentences nearest to the question are noted and nothing is generated: that the block
+        matters was the gate's decision, and the answer reads the whole text. What comes next is mostly named by the
+        newest note; older ones keep one sentence, so that the gate, which reads the end of a memory, sees them all.
+        """
+        if self._config.readback == "off":
+            return super().update(question, memory, chunk, block, tally)
+        text = prompts.closest_sentences(chunk.text, f"{question} {memory.text}", _NOTED_SENTENCES)
+        noted = self._noted(memory, chunk, text)
+        if noted is memory:
+            return memory
+        *older, newest = noted.notes
+        brief = (Note(prompts.closest_sentences(note.text, question), note.chunk_id) for note in older)
+        return WorkingMemory((*brief, newest))
+
+    def answer(
+        self,
+        question: str,
+        memory: WorkingMemory,
+        evidence: Sequence[Recall],
+        blocks: Sequence[MemoryBlock],
+        tally: Tally,
+    ) -> Iterator[str]:
+        """Yield the answer's text piece by piece; see `Reasoner`.
+
+        Each opened chunk is read by itself, as blocks are, and what did not fit is left to its note.
+
+        Raises:
+            ContextOverflowError: If notes, texts and question do not fit the window.
+        """
+        if self._config.readback == "off":
+            read, context = list(evidence), self._kv.place([list(blocks)], unrotated=self._unrotated)
+            tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
+        else:
+            read = self._readback(evidence)
+            rows = [self._kv.backbone.encode(recall.text) for recall in read]
+            tally.prompt_tokens += sum(map(len, rows))
+            with torch.inference_mode():
+                context = self._kv.place([whole_blocks(self._kv.prefill(rows), rows) if rows else []])
+        left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
+        known = WorkingMemory(tuple(note for note in memory.notes if note.chunk_id in left))
+        request = self._kv.backbone.encode(prompts.trained_answer(question, known.text))
+        yield from self._write(context, request, self._config.max_answer_tokens, tally)
+
+    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
+        return prompts.trained_note(question, memory.text)
