@@ -17,7 +17,7 @@ help:
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
-	@echo "make docs    write the generated pages of docs/ and the table of README"
+	@echo "make docs    write docs/cli.md and the table of docs/results.md"
 	@echo "make clean   remove what was installed and built here"
 
 demo: $(VENV)/.model

@@ -1,6 +1,6 @@
 """Baseline of the training-free operators on real questions: answers and evidence, per operator and ratio.
 
-    python benchmarks/training_free.py --squad 200 --hotpot 100 --out benchmarks/results/training_free.json
+    python benchmarks/training_free.py --squad 200 --hotpot 100 --out RESULT.json
 
 Data: the dev samples of `../shared/data/qa` (or `$MEMRECALL_KV_SHARED`). Nothing is tuned on them: prompts
 were chosen on train rows. "full text" is the identity block (ratio 1), "no context" the empty one.

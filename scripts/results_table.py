@@ -1,4 +1,4 @@
-"""Write README's table of answers from the rows of the evaluation; with --check, fail if it is stale."""
+"""Write the table of docs/results.md from the rows of the evaluation; with --check, fail if it is stale."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from memrecall_kv.evaluate.measures.tables import overview
 from memrecall_kv.evaluate.run import ROWS
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results" / "table"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def main() -> int:
     """Return 1 if `--check` was given and the table is stale, else 0."""
-    page = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        sys.stderr.write(f"{README.name} lacks {BEGIN} and {END}\n")
+        sys.stderr.write(f"{PAGE.name} lacks {BEGIN} and {END}\n")
         return 1
     table = overview(summarize(Ledger(RESULTS / ROWS)), "ruler-hqa")
     fresh = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
     if sys.argv[1:] != ["--check"]:
-        README.write_text(fresh, encoding="utf-8")
+        PAGE.write_text(fresh, encoding="utf-8")
         return 0
     if fresh == page:
         return 0
-    sys.stderr.write(f"{README.name} is stale: run make docs\n")
+    sys.stderr.write(f"{PAGE.name} is stale: run make docs\n")
     return 1
 
 
