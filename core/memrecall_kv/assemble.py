@@ -45,6 +45,19 @@ class Parts:
     reasoner: Reasoner
     config: MemRecallConfig
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Return what a bank must have been made with to be read by these parts."""
+        return {
+            "format": str(self.config.format_version),
+            "backbone": self.backbone.fingerprint,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "compressor": self.compressor.digest,
+            "compression_ratio": str(self.config.compressor.compression_ratio),
+            "placement": "unrotated" if self.compressor.unrotated else "rotated",
+            "storage": self.config.bank.storage,
+        }
+
 
 def load(
     name_or_path: str | Path | None,

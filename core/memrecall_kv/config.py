@@ -75,8 +75,8 @@ class CompressorConfig(Config):
         kind: `select` keeps the most important tokens, `stride` every r-th token, `pool` the mean of
             every r tokens, `hybrid` half selected and half pooled, `memory_tokens` is the learned one.
         compression_ratio: Source tokens per memory token, r = T/M. (kvpress counts the share removed.)
-        importance: Score behind `select` and `hybrid`; see `importance.py` for the papers. `learned` loads weights
-            that predict `reconstruction`.
+        importance: Score behind `select` and `hybrid`; see `compress/importance.py` for the papers. `learned` loads
+            weights that predict `reconstruction`.
         budget: `uniform`: every head keeps the same number; `adaptive`, for `select` only: the best of all heads
             are kept, and a block is as large as with `uniform`.
         budget_floor: Share of the uniform number that every head keeps with `adaptive`.

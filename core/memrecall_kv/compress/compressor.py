@@ -131,7 +131,7 @@ def operate(
 
 
 class MemoryTokenCompressor:
-    """The learned compressor in the `frozen_raw` layout; see `memory_tokens.py`.
+    """The learned compressor in the `frozen_raw` layout; see `frozen_raw.py`.
 
     Args:
         kv: The backbone.

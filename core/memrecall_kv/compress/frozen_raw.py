@@ -3,7 +3,7 @@
 Source: LycheeMemory, arXiv:2602.08382, section on the compressor. Deviations:
 
 1. Raw tokens never see memory tokens. Reading them needs no gradient and is the untouched backbone,
-   bit for bit; the published layout is `reference.py`.
+   bit for bit; the published layout is `published.py`.
 2. A memory token takes no position of its own: it stands where the last token of its group stands.
 3. Its embedding is the mean of its group's embeddings plus a learned vector, not a learned vector alone.
 4. Its deltas are low-rank (LoRA) instead of full copies of the q, k and v projections.

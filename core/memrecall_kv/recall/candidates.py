@@ -1,59 +1,100 @@
-"""Word overlap between a question and the stored texts: a cheap first look at every chunk of a bank.
-
-Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviation: scores are given as a share of the best one.
-"""
+"""Which blocks of a bank the gate is to judge at all: a cheap first look at every chunk."""
 
 from __future__ import annotations
 
-import logging
-import sys
+import threading
 from collections.abc import Sequence
-from types import ModuleType
+from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-
-
-def _import_bm25s() -> ModuleType:
-    """Return bm25s, imported without JAX: it would start JAX at once, which takes most of a GPU's memory."""
-    hidden: dict[str, None] = {} if "jax" in sys.modules else {"jax": None}
-    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None makes an import fail
-    modules.update(hidden)
-    try:
-        import bm25s  # type: ignore[import-untyped]  # ships no types
-    finally:
-        for name in hidden:
-            del modules[name]
-    # it switches its logger to DEBUG when it is imported, and every handler of the host would show it
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    found: ModuleType = bm25s
-    return found
+from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.recall.lexical import LexicalIndex
+from memrecall_kv.types import Chunk, Where, WorkingMemory
 
 
-bm25s = _import_bm25s()
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A chunk that is proposed to the gate.
 
-
-class LexicalIndex:
-    """BM25 over texts.
-
-    Args:
-        texts: What is searched; at least one.
+    Attributes:
+        chunk: The chunk.
+        words: BM25 score of its text for question and notes, as a share of the best one, in [0, 1].
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._size = len(texts)
-        self._index = bm25s.BM25()
-        tokens = bm25s.tokenize(list(texts), show_progress=False)
-        # a vocabulary is needed even if no text holds a word
-        self._empty = not any(len(ids) for ids in tokens.ids)
-        if not self._empty:
-            self._index.index(tokens, show_progress=False)
+    chunk: Chunk
+    words: float = 0.0
 
-    def scores(self, query: str) -> list[float]:
-        """Return the score of every text as a share of the best one, in [0, 1]; all 0.0 if no word occurs."""
-        words = bm25s.tokenize(query, return_ids=False, show_progress=False)[0]
-        known = [] if self._empty else [word for word in words if word in self._index.vocab_dict]
-        if not known:
-            return [0.0] * self._size
-        scores = np.asarray(self._index.get_scores(known), dtype=np.float64)
-        best = scores.max()
-        return [float(score) for score in (scores / best if best > 0 else scores * 0.0)]
+
+class Candidates(Protocol):
+    """A source of candidates for questions to one bank; its index, if it has one, is that bank's alone."""
+
+    def propose(
+        self, question: str, notes: WorkingMemory, limit: int | None, where: Where | None
+    ) -> Sequence[Candidate]:
+        """Return the most promising chunks, in the bank's order.
+
+        Args:
+            question: What is asked.
+            notes: What was learned so far.
+            limit: Most candidates, at least 1; `None` for every chunk that may be recalled.
+            where: Which documents may be recalled; `None` for all.
+        """
+        ...
+
+
+class EveryChunk:
+    """Proposes chunks in the bank's order, whatever is asked.
+
+    Args:
+        bank: Whose chunks.
+    """
+
+    def __init__(self, bank: MemoryBank) -> None:
+        self._bank = bank
+
+    def propose(
+        self, question: str, notes: WorkingMemory, limit: int | None, where: Where | None
+    ) -> Sequence[Candidate]:
+        """Return the first chunks; see `Candidates`."""
+        return [Candidate(chunk) for chunk in self._bank.chunks(where)[:limit]]
+
+
+class SharedWords:
+    """Proposes the chunks that share most words with question and notes; of equals the first ones.
+
+    Words are weighed by the whole bank, so that one index serves every filter and any number of threads.
+
+    Args:
+        bank: Whose chunks.
+    """
+
+    def __init__(self, bank: MemoryBank) -> None:
+        self._bank = bank
+        self._lock = threading.Lock()
+        self._texts: tuple[str, ...] = ()
+        self._index: LexicalIndex | None = None
+
+    def propose(
+        self, question: str, notes: WorkingMemory, limit: int | None, where: Where | None
+    ) -> Sequence[Candidate]:
+        """Return the chunks with the highest scores; see `Candidates`."""
+        every = self._bank.chunks()
+        if not every:
+            return []
+        scores = self._current(every).scores(f"{question} {notes.text}")
+        allowed = range(len(every)) if where is None else self._allowed(every, where)
+        best = max((scores[place] for place in allowed), default=0.0) or 1.0
+        chosen = sorted(allowed, key=lambda place: (-scores[place], place))[:limit]
+        return [Candidate(every[place], scores[place] / best) for place in sorted(chosen)]
+
+    def _allowed(self, every: Sequence[Chunk], where: Where) -> list[int]:
+        documents = {chunk.doc_id for chunk in self._bank.chunks(where)}
+        return [place for place, chunk in enumerate(every) if chunk.doc_id in documents]
+
+    def _current(self, chunks: Sequence[Chunk]) -> LexicalIndex:
+        # the texts, not the ids: a document that was replaced keeps its id
+        texts = tuple(chunk.text for chunk in chunks)
+        with self._lock:
+            if self._index is None or self._texts != texts:
+                self._texts, self._index = texts, LexicalIndex(texts)
+            return self._index

@@ -1,79 +1,87 @@
-"""How probable it is that each block of a bank matters to a question, under the memory of the moment."""
+"""How probable it is that each candidate matters to a question, under the notes of the moment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from memrecall_kv.backbone.scheduler import Turns
-from memrecall_kv.recall.candidates import LexicalIndex
+from memrecall_kv.recall.blocks import BlockReader
+from memrecall_kv.recall.candidates import Candidate, Candidates
 from memrecall_kv.recall.gate import Gate, shift_odds
-from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
+from memrecall_kv.types import Chunk, Where, WorkingMemory
 
 
 class Relevance:
-    """The gate's probabilities, with the words that text and question share, none computed twice.
+    """The pool that a question scans: candidates, and the gate's probabilities of them, none computed twice.
+
+    A probability is the gate's, shifted by the words that text and question share.
 
     Args:
-        gate: What judges.
-        turns: By which it does.
-        weight: Of shared words in the gate's log-odds.
-        blocks: Returns the blocks of chunks.
-        chunks: What may be recalled.
         question: What is asked.
-        words: Their word index, in the same order; `None`: words do not count.
-        candidates: The gate judges only this many, those that share most words; the others count as 0.
+        candidates: Proposes what is judged.
+        gate: Judges.
+        blocks: Reads what is judged.
+        turns: By which it is.
+        limit: Most candidates under one state of the notes; `None` for all.
+        where: Which documents may be recalled.
+        word_weight: Of a candidate's words in the log-odds.
 
     Attributes:
+        notes: What was learned so far; whoever learns something puts it here.
         scored: Blocks that the gate has judged so far.
     """
 
     def __init__(
         self,
-        gate: Gate,
-        turns: Turns,
-        weight: float,
-        blocks: Callable[[Sequence[Chunk]], list[MemoryBlock]],
-        chunks: Sequence[Chunk],
         question: str,
-        words: LexicalIndex | None,
-        candidates: int | None,
+        candidates: Candidates,
+        gate: Gate,
+        blocks: BlockReader,
+        turns: Turns,
+        *,
+        limit: int | None,
+        where: Where | None,
+        word_weight: float,
     ) -> None:
-        self._gate, self._turns, self._weight = gate, turns, weight
-        self._blocks, self._chunks = blocks, chunks
-        self._question, self._words, self._candidates = question, words, candidates
-        self._scores: dict[tuple[str, int, bool], float] = {}
-        self._lexical: dict[str, Sequence[float | None]] = {}
+        self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
+        self._turns, self._limit, self._where, self._word_weight = turns, limit, where, word_weight
+        self._proposed: dict[str, Mapping[str, Candidate]] = {}
+        self._chunks: dict[str, Chunk] = {}
+        self._scores: dict[tuple[str, str, bool], float] = {}
+        self.notes = WorkingMemory()
         self.scored = 0
 
-    def score(self, indices: Sequence[int], memory: WorkingMemory) -> list[float]:
-        """Return the probabilities of chunks by index; one chunk alone is scored apart from a batch."""
-        alone = len(indices) == 1
-        known = memory.text
-        shared = self._shared_words(known)
-        fresh = [i for i in indices if (known, i, alone) not in self._scores and shared[i] is not None]
+    def closed(self, opened: Collection[str]) -> list[str]:
+        """Return the ids of candidates that are not open; see `Pool`."""
+        return [chunk_id for chunk_id in self._current() if chunk_id not in opened]
+
+    def chunk(self, chunk_id: str) -> Chunk:
+        """Return the chunk of what is a candidate, or was one before the last note."""
+        return self._chunks[chunk_id]
+
+    def score(self, chunk_ids: Sequence[str]) -> list[float]:
+        """Return the probabilities of candidates; one alone is scored apart from a batch; see `Pool`."""
+        known, alone = self.notes.text, len(chunk_ids) == 1
+        fresh = [chunk_id for chunk_id in chunk_ids if (known, chunk_id, alone) not in self._scores]
         if fresh:
-            probabilities = self._turns.run(partial(self._judge, fresh, memory))
+            candidates = [self._current()[chunk_id] for chunk_id in fresh]
+            probabilities = self._turns.run(partial(self._judge, [candidate.chunk for candidate in candidates]))
             self.scored += len(fresh)
-            for index, probability in zip(fresh, probabilities, strict=True):
-                added = self._weight * (shared[index] or 0.0)
-                self._scores[known, index, alone] = shift_odds(probability, added)
-        return [self._scores.get((known, index, alone), 0.0) for index in indices]
+            for candidate, probability in zip(candidates, probabilities, strict=True):
+                shifted = shift_odds(probability, self._word_weight * candidate.words)
+                self._scores[known, candidate.chunk.id, alone] = shifted
+        return [self._scores[known, chunk_id, alone] for chunk_id in chunk_ids]
 
-    def _judge(self, indices: Sequence[int], memory: WorkingMemory) -> list[float]:
+    def _judge(self, chunks: Sequence[Chunk]) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
-        blocks = self._blocks([self._chunks[index] for index in indices])
-        return self._gate.score(self._question, memory, blocks)
+        return self._gate.score(self._question, self.notes, self._blocks.read(chunks))
 
-    def _shared_words(self, known: str) -> Sequence[float | None]:
-        """Return the lexical score of every chunk; `None` for one that is not to be judged."""
-        if self._words is None:
-            return [0.0] * len(self._chunks)
-        if known not in self._lexical:
-            scores: list[float | None] = list(self._words.scores(f"{self._question} {known}"))
-            if self._candidates is not None:
-                order = sorted(range(len(scores)), key=lambda index: (-(scores[index] or 0.0), index))
-                for index in order[self._candidates :]:
-                    scores[index] = None
-            self._lexical[known] = scores
-        return self._lexical[known]
+    def _current(self) -> Mapping[str, Candidate]:
+        """Return the candidates under the notes of the moment, by the ids of their chunks."""
+        known = self.notes.text
+        if known not in self._proposed:
+            proposed = self._candidates.propose(self._question, self.notes, self._limit, self._where)
+            self._proposed[known] = {candidate.chunk.id: candidate for candidate in proposed}
+            self._chunks |= {candidate.chunk.id: candidate.chunk for candidate in proposed}
+        return self._proposed[known]

@@ -26,8 +26,8 @@ from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
 from memrecall_kv.recall import prompts
-from memrecall_kv.recall.candidates import LexicalIndex
 from memrecall_kv.recall.gate import latest
+from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
 from memrecall_kv.types import MemoryBlock

@@ -20,9 +20,9 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from memrecall_kv import pipeline
 from memrecall_kv.errors import InputError
-from memrecall_kv.recall.candidates import LexicalIndex
+from memrecall_kv.recall import candidates
+from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 
 from langchain_memrecall import (
@@ -150,7 +150,7 @@ def test_a_batch_opens_the_bank_and_makes_the_word_index_once(worded, bank, monk
         return LexicalIndex(texts)
 
     monkeypatch.setattr(memory, "open_bank", lambda *where, **how: opened.append(where) or open_bank(*where, **how))
-    monkeypatch.setattr(pipeline, "LexicalIndex", counted)
+    monkeypatch.setattr(candidates, "LexicalIndex", counted)
     ask = MemRecallRunnable(bank=bank.path, memory=memory, top_k=2)
     assert len(ask.batch([f"Who does job {number}?" for number in range(16)])) == 16
     assert (len(opened), len(indexed)) == (1, 1)

