@@ -99,7 +99,7 @@ def answer(memory: MemRecall, question: Question, numbers: list[int], readback: 
     assert isinstance(reasoner, TunedReasoner)
     settings = memory.config.reasoner.model_dump() | {"readback": readback, "max_readback_tokens": 10**6}
     settings |= {"max_answer_tokens": 16}
-    reader = TunedReasoner(reasoner._kv, ReasonerConfig(**settings), reasoner.adapter)
+    reader = TunedReasoner(reasoner._backbone, ReasonerConfig(**settings), reasoner.adapter)
     # the first is nearest to the question, as the pipeline has it
     evidence = [Recall(question.chunks[number], 1.0 - 0.01 * place, place) for place, number in enumerate(numbers)]
     blocks = question.blocks(numbers)[::-1] if readback == "off" else []
@@ -113,7 +113,7 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     lines = read(SHARED / "text" / f"{source}.jsonl.gz") if options.pool else []
     pool = [f"{line['title']}: {line['text']}" for line in lines]
     encoder = TextEncoder() if options.minilm else None
-    likelihood = LikelihoodGate(memory._parts.reasoner._kv, GateConfig(batch_size=10))
+    likelihood = LikelihoodGate(memory._parts.reasoner._backbone, GateConfig(batch_size=10))
     records = []
     started = time.perf_counter()
     for row in rows:

@@ -15,8 +15,9 @@ import random
 import time
 
 import torch
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import KVAccess, whole_blocks
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.bank.quantize import dequantize, quantize
@@ -40,35 +41,37 @@ NEW_TOKENS = 16
 
 
 def contexts(
-    kv: KVAccess, texts: list[str], options: argparse.Namespace, scorer: ImportanceScorer | None
+    backbone: Backbone, texts: list[str], options: argparse.Namespace, scorer: ImportanceScorer | None
 ) -> dict[str, list[MemoryBlock]]:
     """Return what is read of some texts: nothing, all, and blocks of every kind and ratio."""
-    rows = [kv.backbone.encode(text) for text in texts]
+    rows = [backbone.encode(text) for text in texts]
     with torch.inference_mode():
-        prefill = kv.prefill(rows)
+        prefill = backbone.kv.prefill(rows)
         found = {"no context": [], "full text": whole_blocks(prefill, rows)}
         scorers = SCORES | ({"learned": scorer} if scorer else {})
         names = {str(KINDS[kind]["importance"]) for kind in options.kinds}
-        scores = {name: scorers[name](kv, prefill, rows) for name in names}
+        scores = {name: scorers[name](backbone, prefill, rows) for name in names}
         for kind in options.kinds:
             for ratio in options.ratios:
                 config = CompressorConfig(compression_ratio=ratio, **KINDS[kind])
-                made = operate(kv, prefill, rows, config, scores[config.importance])
+                made = operate(backbone, prefill, rows, config, scores[config.importance])
                 found[f"{kind} x{ratio}"] = [dequantize(quantize(block, options.storage)) for block in made]
     return found
 
 
-def answers(kv: KVAccess, reader: LoraAdapter, blocks: list[list[MemoryBlock]], questions: list[str]) -> list[str]:
+def answers(
+    backbone: Backbone, reader: LoraAdapter, blocks: list[list[MemoryBlock]], questions: list[str]
+) -> list[str]:
     """Answer questions greedily, each after its own blocks."""
-    asked = [kv.backbone.encode(prompts.trained_answer(question)) for question in questions]
+    asked = [backbone.encode(prompts.trained_answer(question)) for question in questions]
     with torch.inference_mode():
-        context = kv.place(blocks)
+        context = backbone.kv.place(blocks)
     written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(kv, context, asked, NEW_TOKENS, lambda: reader.active(kv.backbone.model)):
+    for tokens in generate(backbone, context, asked, NEW_TOKENS, lambda: reader.active(backbone.model)):
         for row, token in enumerate(tokens):
             if token is not None:
                 written[row].append(token)
-    return [kv.backbone.decode(ids).partition("\n")[0].strip() for ids in written]
+    return [backbone.decode(ids).partition("\n")[0].strip() for ids in written]
 
 
 def retention(part: list[float], whole: list[float], seed: int = 0, resamples: int = 2000) -> list[float]:
@@ -92,8 +95,8 @@ def main() -> None:
     arguments.add_argument("--storage", default="int8")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    kv = KVAccess(load_backbone())
-    reader = LoraAdapter.from_directory(options.checkpoint / "reasoner").to(kv.backbone.device, kv.backbone.dtype)
+    backbone = load_backbone()
+    reader = LoraAdapter.from_directory(options.checkpoint / "reasoner").to(backbone.device, backbone.dtype)
     learned = any("learned" in kind for kind in options.kinds)
     scorer = ImportanceScorer.from_directory(options.checkpoint / "compressor") if learned else None
     rows = sampled_rows(options)
@@ -101,9 +104,9 @@ def main() -> None:
     started = time.perf_counter()
     for start in range(0, len(rows), options.batch):
         batch = rows[start : start + options.batch]
-        made = [contexts(kv, texts_of(row), options, scorer) for row in batch]
+        made = [contexts(backbone, texts_of(row), options, scorer) for row in batch]
         for name in made[0]:
-            replies = answers(kv, reader, [one[name] for one in made], [row["question"] for row in batch])
+            replies = answers(backbone, reader, [one[name] for one in made], [row["question"] for row in batch])
             for row, reply in zip(batch, replies, strict=True):
                 found = scores.setdefault(name, {"F1": [], "EM": []})
                 found["F1"].append(f1_score(reply, row["answers"]))

@@ -21,8 +21,8 @@ from typing import Any
 
 import bm25s
 import torch
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.compress.compressor import operate
 from memrecall_kv.compress.importance import SCORES
@@ -68,38 +68,38 @@ def paragraphs(row: dict[str, Any]) -> list[str]:
     return [f"{p['title']}: {p['text']}" if p["title"] else p["text"] for p in row["paragraphs"]]
 
 
-def answers(kv: KVAccess, contexts: list[list[MemoryBlock]], questions: list[str]) -> list[str]:
+def answers(backbone: Backbone, contexts: list[list[MemoryBlock]], questions: list[str]) -> list[str]:
     """Answer questions greedily, each after its own blocks."""
-    requests = [kv.backbone.encode("\n\n" + prompts.answer_question(question)) for question in questions]
+    requests = [backbone.encode("\n\n" + prompts.answer_question(question)) for question in questions]
     with torch.inference_mode():
-        context = kv.place(contexts)
+        context = backbone.kv.place(contexts)
     written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(kv, context, requests, NEW_TOKENS):
+    for tokens in generate(backbone, context, requests, NEW_TOKENS):
         for row, token in enumerate(tokens):
             if token is not None:
                 written[row].append(token)
-    return [kv.backbone.decode(ids).lstrip().partition("\n")[0].strip() for ids in written]
+    return [backbone.decode(ids).lstrip().partition("\n")[0].strip() for ids in written]
 
 
-def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, dict[str, list[float]]]:
+def measure(backbone: Backbone, rows: list[dict[str, Any]], rank: bool) -> dict[str, dict[str, list[float]]]:
     """Return per configuration and measure one score per row."""
-    gate = LikelihoodGate(kv, GateConfig(batch_size=10))
+    gate = LikelihoodGate(backbone, GateConfig(batch_size=10))
     scores: dict[str, dict[str, list[float]]] = {}
     started = time.perf_counter()
     waiting: dict[str, list[tuple[dict[str, Any], list[MemoryBlock]]]] = {}
     for number, row in enumerate(rows):
         texts = paragraphs(row)
-        ids = [kv.backbone.encode(text) for text in texts]
+        ids = [backbone.encode(text) for text in texts]
         with torch.inference_mode():
-            prefill = kv.prefill(ids)
-            importance = {name: SCORES[name](kv, prefill, ids) for _, name in OPERATORS}
+            prefill = backbone.kv.prefill(ids)
+            importance = {name: SCORES[name](backbone, prefill, ids) for _, name in OPERATORS}
         gold = [index for index, paragraph in enumerate(row["paragraphs"]) if paragraph["supporting"]]
         if rank:
             keep(scores, "BM25", "recall@2", recall_at_k(bm25(texts, row["question"]), gold, 2))
         waiting.setdefault("no context", []).append((row, []))
         for name, config in configurations():
             with torch.inference_mode():
-                blocks = operate(kv, prefill, ids, config, importance[config.importance])
+                blocks = operate(backbone, prefill, ids, config, importance[config.importance])
             waiting.setdefault(name, []).append((row, blocks))
             if rank:
                 gains = gate.score(row["question"], WorkingMemory(), blocks)
@@ -107,15 +107,15 @@ def measure(kv: KVAccess, rows: list[dict[str, Any]], rank: bool) -> dict[str, d
                 keep(scores, name, "recall@2", recall_at_k(ranked, gold, 2))
         # ten paragraphs a row are a large cache: answer them sooner
         if len(waiting["no context"]) == ANSWER_BATCH[rank] or number + 1 == len(rows):
-            flush(kv, waiting, scores)
+            flush(backbone, waiting, scores)
             print(f"{number + 1}/{len(rows)} rows, {time.perf_counter() - started:.0f} s", flush=True)
     return scores
 
 
-def flush(kv: KVAccess, waiting: dict[str, Any], scores: dict[str, dict[str, list[float]]]) -> None:
+def flush(backbone: Backbone, waiting: dict[str, Any], scores: dict[str, dict[str, list[float]]]) -> None:
     """Answer what is waiting, configuration by configuration."""
     for name, items in waiting.items():
-        replies = answers(kv, [blocks for _, blocks in items], [row["question"] for row, _ in items])
+        replies = answers(backbone, [blocks for _, blocks in items], [row["question"] for row, _ in items])
         for (row, _), reply in zip(items, replies, strict=True):
             keep(scores, name, "F1", f1_score(reply, row["answers"]))
             keep(scores, name, "EM", exact_match(reply, row["answers"]))
@@ -181,17 +181,17 @@ def main() -> None:
         join(options.join, options.out)
         return
     torch.set_num_threads(options.threads)
-    kv = KVAccess(load_backbone())
+    backbone = load_backbone()
     result: dict[str, Any] = {
         "options": {key: str(value) for key, value in vars(options).items()},
-        "backbone": kv.backbone.fingerprint,
-        "dtype": str(kv.backbone.dtype),
+        "backbone": backbone.fingerprint,
+        "dtype": str(backbone.dtype),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }
     for name, count, rank in (("squad_xquad_dev", options.squad, False), ("hotpotqa_dev", options.hotpot, True)):
         if count:
-            result[name] = measure(kv, rows_of(name, count, options.seed, options.skip), rank)
+            result[name] = measure(backbone, rows_of(name, count, options.seed, options.skip), rank)
             print(f"\n{name}, {count} rows\n\n{table(result[name])}\n", flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(result), encoding="utf-8")

@@ -81,7 +81,6 @@ class BackboneLLM(MemorySettings, CustomLLM):
 
     def _replies(self, prompt: str) -> CompletionResponseGen:
         from memrecall_kv.backbone.decoding import generate
-        from memrecall_kv.backbone.kv import KVAccess
 
         backbone = self._memory.get().backbone
         request = backbone.chat(prompt)
@@ -89,8 +88,7 @@ class BackboneLLM(MemorySettings, CustomLLM):
         said = ""
 
         def steps() -> Iterator[list[int | None]]:
-            kv = KVAccess(backbone)
-            yield from generate(kv, kv.place([[]]), [request], self.max_tokens)
+            yield from generate(backbone, backbone.kv.place([[]]), [request], self.max_tokens)
 
         for (token,) in backbone.turns.each(steps()):
             if token is None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.testing import tiny_backbone
 from pytest_socket import disable_socket, enable_socket
 
@@ -47,6 +46,6 @@ def access():
 
     @cache
     def opened(family="llama", dtype=torch.float32, attention="sdpa", seed=0):
-        return KVAccess(tiny_backbone(family, dtype=dtype, attention=attention, seed=seed))
+        return tiny_backbone(family, dtype=dtype, attention=attention, seed=seed)
 
     return opened

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from memrecall_kv.backbone.kv import KVAccess
-from memrecall_kv.backbone.loading import DEFAULT_BACKBONE, Backbone, load_backbone
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.loading import DEFAULT_BACKBONE, load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
@@ -124,20 +124,19 @@ def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> P
     Raises:
         ConfigError: If the settings ask for a trained part and there is no folder.
     """
-    kv = KVAccess(backbone)
-    compressor = _compressor(kv, config, folder)
+    compressor = _compressor(backbone, config, folder)
     unrotated = compressor.unrotated
     gate: Gate
     if config.gate.kind == "likelihood":
-        gate = LikelihoodGate(kv, config.gate, unrotated=unrotated)
+        gate = LikelihoodGate(backbone, config.gate, unrotated=unrotated)
     else:
-        gate = ClassifierGate.from_directory(kv, config.gate, _trained(folder) / "gate", unrotated=unrotated)
+        gate = ClassifierGate.from_directory(backbone, config.gate, _trained(folder) / "gate", unrotated=unrotated)
     reasoner: Reasoner
     if config.reasoner.kind == "tuned":
         deltas = LoraAdapter.from_directory(_trained(folder) / "reasoner")
-        reasoner = TunedReasoner(kv, config.reasoner, deltas, unrotated=unrotated)
+        reasoner = TunedReasoner(backbone, config.reasoner, deltas, unrotated=unrotated)
     else:
-        reasoner = BackboneReasoner(kv, config.reasoner, unrotated=unrotated)
+        reasoner = BackboneReasoner(backbone, config.reasoner, unrotated=unrotated)
     return Parts(backbone, compressor, gate, reasoner, config)
 
 
@@ -162,17 +161,19 @@ def save(parts: Parts, directory: Path) -> None:
     (directory / CONFIG_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _compressor(kv: KVAccess, settings: MemRecallConfig, folder: Path | None) -> Compressor:
+def _compressor(backbone: Backbone, settings: MemRecallConfig, folder: Path | None) -> Compressor:
     config = settings.compressor
     if config.kind != "memory_tokens":
         learned = config.importance == "learned"
         scorer = ImportanceScorer.from_directory(_trained(folder) / "compressor") if learned else None
-        return OperatorCompressor(kv, config, scorer)
+        return OperatorCompressor(backbone, config, scorer)
     if config.layout == "frozen_raw":
-        return MemoryTokenCompressor(kv, FrozenRawLayout.from_directory(kv, _trained(folder) / "compressor"), config)
+        return MemoryTokenCompressor(
+            backbone, FrozenRawLayout.from_directory(backbone, _trained(folder) / "compressor"), config
+        )
     source = _trained(folder)
     weights = ReferenceWeights.from_directory(source if is_official_directory(source) else source / "compressor")
-    return ReferenceCompressor(kv, weights, config, chunk_tokens=settings.chunking.chunk_tokens)
+    return ReferenceCompressor(backbone, weights, config, chunk_tokens=settings.chunking.chunk_tokens)
 
 
 def _trained(folder: Path | None) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from memrecall_kv import assemble
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.config import MemRecallConfig
 from memrecall_kv.errors import InputError

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from memrecall_kv import assemble
-from memrecall_kv.backbone.loading import Backbone, wrap_backbone
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.loading import wrap_backbone
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.gate import Gate

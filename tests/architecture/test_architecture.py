@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -53,6 +54,17 @@ def test_only_kv_touches_the_cache_and_only_models_loads() -> None:
             assert "DynamicCache" not in text, path
         if path.name != "loading.py":
             assert not re.search(r"Auto\w+\.from_pretrained", text), path
+
+
+def test_a_backbone_has_one_access_to_keys_and_values() -> None:
+    """Each makes a probe, a sink and a float32 head of its own."""
+    calls = [
+        path.name
+        for path in (ROOT / "core").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "KVAccess"
+    ]
+    assert calls == ["backbone.py"]
 
 
 def test_paths_named_in_docs_exist() -> None:

@@ -152,7 +152,7 @@ def test_variants_that_compress_alike_share_a_bank(opened, needles, tmp_path):
 
 
 def test_windows_hold_every_token_once(access):
-    backbone = access().backbone
+    backbone = access()
     documents = Stream(lambda: iter(["one two three", "four", "five six"]))
     pieces = list(windows(documents, backbone, 7))
     assert [len(piece) for piece in pieces[:-1]] == [7] * (len(pieces) - 1)

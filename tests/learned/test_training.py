@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess, whole_blocks
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.cli import main
 from memrecall_kv.compress.compressor import OperatorCompressor, operate
@@ -163,24 +163,25 @@ def test_the_scorer_learns_what_reconstruction_says_and_selects_by_it(data: Path
     records = run("scorer", backbone, data, tmp_path, loop=loop(steps=40, learning_rate=1e-2), width=16, budget=300)
     assert sum(record["kept_alike_x4"] for record in records[-5:]) / 5 > 0.45  # a quarter by chance
     scorer = ImportanceScorer.from_directory(tmp_path / "compressor")
-    kv = KVAccess(backbone)
     settings = {"importance": "learned", "budget": "adaptive"}
     with pytest.raises(InputError, match="scorer"):
-        OperatorCompressor(kv, CompressorConfig(**settings))
+        OperatorCompressor(backbone, CompressorConfig(**settings))
     with pytest.raises(InputError, match="scorer"):
-        OperatorCompressor(kv, CompressorConfig(), scorer)
-    compressor = OperatorCompressor(kv, CompressorConfig(**settings), scorer)
+        OperatorCompressor(backbone, CompressorConfig(), scorer)
+    compressor = OperatorCompressor(backbone, CompressorConfig(**settings), scorer)
     assert compressor.digest.startswith("select:learned:adaptive:0.1:")
     text = "Ada lives in Rome. Ben lives in Oslo."
     (block,) = compressor.compress([Chunk("d", 0, 0, len(text), text, len(text))])
     with torch.inference_mode():
-        rows = [kv.backbone.encode(text)]
-        prefill = kv.prefill(rows)
-        wanted = reconstruction(kv, prefill, rows)
-        best = operate(kv, prefill, rows, CompressorConfig(importance="reconstruction", budget="adaptive"), wanted)[0]
+        rows = [backbone.encode(text)]
+        prefill = backbone.kv.prefill(rows)
+        wanted = reconstruction(backbone, prefill, rows)
+        best = operate(
+            backbone, prefill, rows, CompressorConfig(importance="reconstruction", budget="adaptive"), wanted
+        )[0]
     assert float((block.counts - best.counts).abs().float().mean()) < float(best.counts.float().mean())
     other = ImportanceScorer({name: tensor + 0.1 for name, tensor in scorer.tensors.items()})
-    assert OperatorCompressor(kv, CompressorConfig(**settings), other).digest != compressor.digest
+    assert OperatorCompressor(backbone, CompressorConfig(**settings), other).digest != compressor.digest
 
 
 def test_the_reader_learns_and_uses_its_blocks(data: Path, tmp_path: Path) -> None:
@@ -203,9 +204,8 @@ def test_the_gate_learns_to_tell_which_block_matters(data: Path, tmp_path: Path)
 def test_reinforcement_raises_the_reward_and_reaches_the_compressor_through_its_blocks(note_tokens: int) -> None:
     backbone = tiny_backbone()
     backbone.model.requires_grad_(requires_grad=False)
-    kv = KVAccess(backbone)
     settings = load_settings("rl", None, [f"note_tokens={note_tokens}", "group_size=16", "answer_tokens=2"])
-    rollouts = Rollouts(kv, settings)
+    rollouts = Rollouts(backbone, settings)
     targets = ("q_proj", "v_proj", "down_proj")
     reader, compressor = (LoraAdapter.create(backbone.model, targets, rank=4, alpha=8) for _ in range(2))
     start = reader.single()
@@ -215,7 +215,7 @@ def test_reinforcement_raises_the_reward_and_reaches_the_compressor_through_its_
     earned, reached = [], []
     for step in range(60):
         generator = torch.Generator().manual_seed(step)
-        blocks = FrozenRawLayout(kv, compressor, torch.zeros(32)).compress(texts, 2)
+        blocks = FrozenRawLayout(backbone, compressor, torch.zeros(32)).compress(texts, 2)
         fixed = [replace(block, keys=block.keys.detach(), values=block.values.detach()) for block in blocks]
         group = rollouts.draw(reader, fixed, "what?", generator)
         # a reward that can be had by chance: an answer whose first byte is even
@@ -236,19 +236,20 @@ def test_reinforcement_raises_the_reward_and_reaches_the_compressor_through_its_
 
 def test_drawn_tokens_have_the_probability_they_were_drawn_with() -> None:
     backbone = tiny_backbone()
-    kv = KVAccess(backbone)
-    rollouts = Rollouts(kv, load_settings("rl", None, ["group_size=3", "answer_tokens=5", "temperature=0.7"]))
+    rollouts = Rollouts(backbone, load_settings("rl", None, ["group_size=3", "answer_tokens=5", "temperature=0.7"]))
     reader = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
     rows = [list(range(40, 60))]
     with torch.no_grad():
-        blocks = whole_blocks(kv.prefill(rows), rows)
+        blocks = whole_blocks(backbone.kv.prefill(rows), rows)
         group = rollouts.draw(reader, blocks, "what?", torch.Generator().manual_seed(0))
         turns = [trajectory.turns[-1] for trajectory in group]
         found, mask, _ = rollouts.log_probabilities(reader, blocks, turns)
         for row, turn in enumerate(turns):
             ids = torch.tensor([[*turn.prompt, *turn.reply]])
-            hidden = kv.forward(kv.place([blocks]), ids=ids)[0, len(turn.prompt) - 1 : -1]
-            expected = torch.log_softmax(kv.logits(hidden) / 0.7, dim=-1).gather(-1, torch.tensor(turn.reply)[:, None])
+            hidden = backbone.kv.forward(backbone.kv.place([blocks]), ids=ids)[0, len(turn.prompt) - 1 : -1]
+            expected = torch.log_softmax(backbone.kv.logits(hidden) / 0.7, dim=-1).gather(
+                -1, torch.tensor(turn.reply)[:, None]
+            )
             torch.testing.assert_close(found[row][mask[row]], expected[:, 0], atol=1e-4, rtol=0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, ScanConfig
 from memrecall_kv.recall.gate import LikelihoodGate
@@ -67,29 +67,29 @@ def random_text(generator: random.Random, size: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def accesses() -> list[KVAccess]:
-    return [KVAccess(tiny_backbone(family, seed=seed)) for seed, family in enumerate(("llama", "qwen3"))]
+def accesses() -> list[Backbone]:
+    return [tiny_backbone(family, seed=seed) for seed, family in enumerate(("llama", "qwen3"))]
 
 
 @pytest.mark.parametrize("group", range(4))
-def test_lookahead_opens_notes_and_answers_like_sequential(accesses: list[KVAccess], group: int) -> None:
+def test_lookahead_opens_notes_and_answers_like_sequential(accesses: list[Backbone], group: int) -> None:
     openings = 0
     for case in range(group * CASES // 4, (group + 1) * CASES // 4):
         generator = random.Random(case)
-        kv = accesses[case % len(accesses)]
+        backbone = accesses[case % len(accesses)]
         chunks = [
             Chunk("d", index, 0, 1, random_text(generator, generator.randint(4, 24)), 1)
             for index in range(generator.randint(1, 9))
         ]
-        blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
+        blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress(chunks)
         question = random_text(generator, 8)
         gate_config = GateConfig(batch_size=generator.choice((2, 3, 4)), bias=0.0, rescore_margin=1e-3)
-        gate = LikelihoodGate(kv, gate_config)
+        gate = LikelihoodGate(backbone, gate_config)
         # a threshold equal to a score of the first round is the hardest case there is
         first = gate.score(question, WorkingMemory(), blocks[:1])[0]
         threshold = generator.choice((first, generator.uniform(0.3, 0.7)))
         gate_config = GateConfig(**{**gate_config.model_dump(), "threshold": threshold})
-        reasoner = BackboneReasoner(kv, ReasonerConfig(max_note_tokens=4, max_answer_tokens=4))
+        reasoner = BackboneReasoner(backbone, ReasonerConfig(max_note_tokens=4, max_answer_tokens=4))
         outcomes = []
         for schedule in (sequential, lookahead):
             loop = Loop(gate, reasoner, chunks, blocks, question)
@@ -101,14 +101,16 @@ def test_lookahead_opens_notes_and_answers_like_sequential(accesses: list[KVAcce
     assert openings > 0, "a test in which nothing opens proves nothing"
 
 
-def test_lookahead_needs_fewer_forwards_than_sequential(accesses: list[KVAccess]) -> None:
-    kv = accesses[0]
+def test_lookahead_needs_fewer_forwards_than_sequential(accesses: list[Backbone]) -> None:
+    backbone = accesses[0]
     chunks = [Chunk("d", index, 0, 1, f"text {index}", 1) for index in range(8)]
-    blocks = OperatorCompressor(kv, CompressorConfig()).compress(chunks)
+    blocks = OperatorCompressor(backbone, CompressorConfig()).compress(chunks)
     config = GateConfig(batch_size=8, threshold=1.0)
     counts = []
     for schedule in (sequential, lookahead):
-        loop = Loop(LikelihoodGate(kv, config), BackboneReasoner(kv, ReasonerConfig()), chunks, blocks, "what?")
+        loop = Loop(
+            LikelihoodGate(backbone, config), BackboneReasoner(backbone, ReasonerConfig()), chunks, blocks, "what?"
+        )
         loop.run(schedule, ScanConfig(top_k=None), config)
         counts.append(loop.forwards)
     assert counts == [8, 1]
@@ -192,11 +194,11 @@ def test_scan_stops_when_enough_blocks_are_open() -> None:
     assert list(scan(Scripted(0, lambda indices: []), config, GateConfig())) == []
 
 
-def test_a_score_does_not_depend_on_its_neighbours(accesses: list[KVAccess]) -> None:
-    kv = accesses[0]
+def test_a_score_does_not_depend_on_its_neighbours(accesses: list[Backbone]) -> None:
+    backbone = accesses[0]
     chunks = [Chunk("d", index, 0, 1, "word " * (index + 1), 1) for index in range(5)]
-    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
-    gate = LikelihoodGate(kv, GateConfig(batch_size=4))
+    blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress(chunks)
+    gate = LikelihoodGate(backbone, GateConfig(batch_size=4))
     together = gate.score("which word?", WorkingMemory(), blocks)
     alone = [gate.score("which word?", WorkingMemory(), [block])[0] for block in blocks]
     torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), atol=1e-5, rtol=0)

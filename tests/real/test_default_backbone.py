@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.compress.compressor import OperatorCompressor
@@ -74,11 +73,11 @@ def test_the_gate_recalls_the_right_paragraph_first(memory: MemRecall, bank: Mem
 
 def test_swapped_or_zeroed_blocks_lose_the_evidence(memory: MemRecall) -> None:
     """What makes the question likely is in the block: another document's block, or zeros, do not have it."""
-    kv = KVAccess(memory.backbone)
-    gate = LikelihoodGate(kv, GateConfig())
+    backbone = memory.backbone
+    gate = LikelihoodGate(backbone, GateConfig())
     names = list(PARAGRAPHS)
     chunks = [Chunk(name, 0, 0, 1, PARAGRAPHS[name], 1) for name in names]
-    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
+    blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress(chunks)
     right, swapped, zeroed = [], [], []
     for number, name in enumerate(names):
         block = blocks[number]
@@ -109,9 +108,9 @@ def test_bfloat16_blocks_agree_with_float32_blocks() -> None:
     """The same text compressed in both dtypes gives the same question likelihoods to rounding."""
     gains = []
     for dtype in ("float32", "bfloat16"):
-        kv = KVAccess(load_backbone(dtype=dtype))
+        backbone = load_backbone(dtype=dtype)
         chunks = [Chunk("d", 0, 0, 1, PARAGRAPHS["tesla"], 1), Chunk("d", 1, 0, 1, PARAGRAPHS["bananas"], 1)]
-        blocks = OperatorCompressor(kv, CompressorConfig(kind="stride", compression_ratio=2)).compress(chunks)
-        gains.append(LikelihoodGate(kv, GateConfig()).score(QUESTIONS["tesla"], WorkingMemory(), blocks))
+        blocks = OperatorCompressor(backbone, CompressorConfig(kind="stride", compression_ratio=2)).compress(chunks)
+        gains.append(LikelihoodGate(backbone, GateConfig()).score(QUESTIONS["tesla"], WorkingMemory(), blocks))
     assert gains[0] == pytest.approx(gains[1], abs=0.15)
     assert (gains[0][0] > gains[0][1]) == (gains[1][0] > gains[1][1])

@@ -130,7 +130,7 @@ def test_the_answer_is_in_the_block_that_is_read(memory: MemRecall) -> None:
     reasoner = memory._parts.reasoner
     assert isinstance(reasoner, TunedReasoner)
     config = ReasonerConfig(**{**memory.config.reasoner.model_dump(), "readback": "off"})
-    reader = TunedReasoner(reasoner._kv, config, reasoner.adapter)
+    reader = TunedReasoner(reasoner._backbone, config, reasoner.adapter)
     for question, (name, wanted) in QUESTIONS.items():
         recall = Recall(Chunk(name, 0, 0, 1, "x", 1), 0.9, 0)
         for block, expected in ((made[name], True), (made["band"], False), (zeroed(made[name]), False)):
@@ -140,17 +140,17 @@ def test_the_answer_is_in_the_block_that_is_read(memory: MemRecall) -> None:
 
 def test_the_learned_score_keeps_what_reading_twice_would_keep(memory: MemRecall) -> None:
     scorer, reasoner = memory._parts.compressor.scorer, memory._parts.reasoner
-    kv = reasoner._kv
+    backbone = reasoner._backbone
     rows = [memory.backbone.encode(chunk.text) for chunk in memory.chunk(book())[3:5]]  # of no training text
     with torch.inference_mode():
-        prefill = kv.prefill(rows)
-        wanted = SCORES["reconstruction"](kv, prefill, rows).flatten()
+        prefill = backbone.kv.prefill(rows)
+        wanted = SCORES["reconstruction"](backbone, prefill, rows).flatten()
         alike = {
-            "learned": agreement(scorer(kv, prefill, rows).flatten(), wanted, 4),
+            "learned": agreement(scorer(backbone, prefill, rows).flatten(), wanted, 4),
             "other weights": agreement(
-                ImportanceScorer.create(prefill, width=64)(kv, prefill, rows).flatten(), wanted, 4
+                ImportanceScorer.create(prefill, width=64)(backbone, prefill, rows).flatten(), wanted, 4
             ),
-            "key_diff": agreement(SCORES["key_diff"](kv, prefill, rows).flatten(), wanted, 4),
+            "key_diff": agreement(SCORES["key_diff"](backbone, prefill, rows).flatten(), wanted, 4),
         }
     assert alike["learned"] > 0.7, alike
     assert alike["learned"] > max(alike["other weights"], alike["key_diff"]) + 0.1, alike

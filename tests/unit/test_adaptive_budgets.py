@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.compress.compressor import operate
@@ -26,42 +26,42 @@ QUESTION = torch.tensor([[5, 6, 7, 8]])
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def kv(request: pytest.FixtureRequest) -> KVAccess:
-    return KVAccess(tiny_backbone(request.param))
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)
 
 
-def adaptive(kv: KVAccess, ratio: int, importance: str = "reconstruction", **options: float) -> list[MemoryBlock]:
+def adaptive(backbone: Backbone, ratio: int, importance: str = "reconstruction", **options: float) -> list[MemoryBlock]:
     config = CompressorConfig(importance=importance, budget="adaptive", compression_ratio=ratio, **options)
     with torch.inference_mode():
-        return operate(kv, kv.prefill(ROWS), ROWS, config)
+        return operate(backbone, backbone.kv.prefill(ROWS), ROWS, config)
 
 
-def read(kv: KVAccess, *blocks: MemoryBlock) -> torch.Tensor:
+def read(backbone: Backbone, *blocks: MemoryBlock) -> torch.Tensor:
     with torch.inference_mode():
-        return kv.forward(kv.place([list(blocks)]), ids=QUESTION)[0]
+        return backbone.kv.forward(backbone.kv.place([list(blocks)]), ids=QUESTION)[0]
 
 
 @pytest.mark.parametrize("importance", ["reconstruction", "key_diff", "key_norm"])
 @pytest.mark.parametrize("ratio", [2, 4])
-def test_a_block_is_as_large_as_with_uniform_budgets(kv: KVAccess, importance: str, ratio: int) -> None:
-    for row, block in zip(ROWS, adaptive(kv, ratio, importance, budget_floor=0.2), strict=True):
+def test_a_block_is_as_large_as_with_uniform_budgets(backbone: Backbone, importance: str, ratio: int) -> None:
+    for row, block in zip(ROWS, adaptive(backbone, ratio, importance, budget_floor=0.2), strict=True):
         kept = math.ceil(len(row) / ratio)
         assert int(block.counts.sum()) == kept * 2 * 2
         assert int(block.counts.min()) >= max(1, round(0.2 * kept))
         assert int(block.counts.max()) == block.width
         assert block.num_memory_tokens == kept
-    assert len(adaptive(kv, ratio, importance)[0].counts.unique()) > 1
+    assert len(adaptive(backbone, ratio, importance)[0].counts.unique()) > 1
 
 
-def test_ratio_one_is_the_text_itself(kv: KVAccess) -> None:
+def test_ratio_one_is_the_text_itself(backbone: Backbone) -> None:
     with torch.inference_mode():
-        whole = operate(kv, kv.prefill(ROWS), ROWS, CompressorConfig(compression_ratio=1))
-    for one, other in zip(adaptive(kv, 1), whole, strict=True):
-        torch.testing.assert_close(read(kv, one), read(kv, other), atol=1e-5, rtol=0)
+        whole = operate(backbone, backbone.kv.prefill(ROWS), ROWS, CompressorConfig(compression_ratio=1))
+    for one, other in zip(adaptive(backbone, 1), whole, strict=True):
+        torch.testing.assert_close(read(backbone, one), read(backbone, other), atol=1e-5, rtol=0)
 
 
-def test_padding_is_never_read(kv: KVAccess) -> None:
-    block = adaptive(kv, 4)[0]
+def test_padding_is_never_read(backbone: Backbone) -> None:
+    block = adaptive(backbone, 4)[0]
     padding = torch.arange(block.width) >= block.counts[..., None]
     assert bool(padding.any())
     noisy = replace(
@@ -69,47 +69,47 @@ def test_padding_is_never_read(kv: KVAccess) -> None:
         keys=block.keys.masked_fill(padding[..., None], 9.0),
         values=block.values.masked_fill(padding[..., None], 9.0),
     )
-    assert torch.equal(read(kv, noisy), read(kv, block))
+    assert torch.equal(read(backbone, noisy), read(backbone, block))
     changed = replace(block, values=block.values.masked_fill(~padding[..., None], 9.0))
-    assert (read(kv, changed) - read(kv, block)).norm() > 0.1
+    assert (read(backbone, changed) - read(backbone, block)).norm() > 0.1
 
 
-def test_each_head_reads_exactly_what_it_kept(kv: KVAccess) -> None:
-    block = adaptive(kv, 4)[0]
+def test_each_head_reads_exactly_what_it_kept(backbone: Backbone) -> None:
+    block = adaptive(backbone, 4)[0]
     width = int(block.counts.min())
     uniform = MemoryBlock(
         block.keys[:, :, :width], block.values[:, :, :width], block.positions[:, :, :width], block.extent, 40
     )
     counted = replace(block, counts=torch.full_like(block.counts, width))
-    torch.testing.assert_close(read(kv, counted), read(kv, uniform), atol=1e-5, rtol=0)
+    torch.testing.assert_close(read(backbone, counted), read(backbone, uniform), atol=1e-5, rtol=0)
 
 
-def test_adaptive_blocks_compose_in_a_batch_with_others(kv: KVAccess) -> None:
-    one, other, _ = adaptive(kv, 2)
+def test_adaptive_blocks_compose_in_a_batch_with_others(backbone: Backbone) -> None:
+    one, other, _ = adaptive(backbone, 2)
     with torch.inference_mode():
-        whole = operate(kv, kv.prefill(ROWS), ROWS, CompressorConfig(compression_ratio=1))[0]
+        whole = operate(backbone, backbone.kv.prefill(ROWS), ROWS, CompressorConfig(compression_ratio=1))[0]
         rows = [[one, other], [whole], []]
-        together = kv.forward(kv.place(rows), ids=QUESTION.expand(3, -1))
+        together = backbone.kv.forward(backbone.kv.place(rows), ids=QUESTION.expand(3, -1))
         for row, hidden in zip(rows, together, strict=True):
-            torch.testing.assert_close(hidden, read(kv, *row), atol=1e-5, rtol=0)
+            torch.testing.assert_close(hidden, read(backbone, *row), atol=1e-5, rtol=0)
 
 
-def test_reading_on_token_by_token_is_reading_at_once(kv: KVAccess) -> None:
-    block = adaptive(kv, 4)[0]
+def test_reading_on_token_by_token_is_reading_at_once(backbone: Backbone) -> None:
+    block = adaptive(backbone, 4)[0]
     with torch.inference_mode():
-        context = kv.place([[block]])
-        steps = [kv.forward(context, ids=QUESTION[:, place : place + 1])[0, 0] for place in range(4)]
-    torch.testing.assert_close(torch.stack(steps), read(kv, block), atol=1e-5, rtol=0)
+        context = backbone.kv.place([[block]])
+        steps = [backbone.kv.forward(context, ids=QUESTION[:, place : place + 1])[0, 0] for place in range(4)]
+    torch.testing.assert_close(torch.stack(steps), read(backbone, block), atol=1e-5, rtol=0)
 
 
 def test_reconstruction_scores_are_the_attention_of_a_plain_forward() -> None:
-    kv = KVAccess(tiny_backbone("llama", attention="eager"))
+    backbone = tiny_backbone("llama", attention="eager")
     row = ROWS[0]
     with torch.inference_mode():
-        scores = reconstruction(kv, kv.prefill([row]), [row])
-        lead = kv.backbone.encode("\n\nRepeat the previous context:\n")
-        ids = torch.tensor([[kv.backbone.sink_id, *row, *lead, *row]])
-        attentions = kv.backbone.model(input_ids=ids, output_attentions=True).attentions
+        scores = reconstruction(backbone, backbone.kv.prefill([row]), [row])
+        lead = backbone.encode("\n\nRepeat the previous context:\n")
+        ids = torch.tensor([[backbone.sink_id, *row, *lead, *row]])
+        attentions = backbone.model(input_ids=ids, output_attentions=True).attentions
     after, size = 1 + len(row), len(row)
     weights = torch.stack([layer[0, :, after:, 1 : 1 + size].amax(dim=1) for layer in attentions])  # [L, H, T]
     expected = weights.view(2, 2, 2, size).amax(dim=2).log()
@@ -118,12 +118,11 @@ def test_reconstruction_scores_are_the_attention_of_a_plain_forward() -> None:
 
 def test_watching_leaves_the_backbone_as_it_was() -> None:
     backbone = tiny_backbone("llama")
-    kv = KVAccess(backbone)
-    before = read(kv, adaptive(kv, 2)[0])
+    before = read(backbone, adaptive(backbone, 2)[0])
     assert backbone.model.config._attn_implementation == "sdpa"
     assert all(not layer.self_attn._forward_hooks for layer in backbone.model.model.layers)
     assert all(not layer.self_attn._forward_pre_hooks for layer in backbone.model.model.layers)
-    assert torch.equal(before, read(kv, adaptive(kv, 2)[0]))
+    assert torch.equal(before, read(backbone, adaptive(backbone, 2)[0]))
 
 
 @st.composite
@@ -156,17 +155,17 @@ def test_only_real_memory_tokens_are_stored_and_they_come_back(storage: str, mad
         assert before.shape == after.shape
 
 
-def test_a_bank_gives_adaptive_blocks_back(kv: KVAccess, tmp_path: Path) -> None:
+def test_a_bank_gives_adaptive_blocks_back(backbone: Backbone, tmp_path: Path) -> None:
     text = "x" * 40
     chunk = Chunk("d", 0, 0, 40, text, 40)
-    block = adaptive(kv, 4)[0]
+    block = adaptive(backbone, 4)[0]
     with MemoryBank.open(tmp_path / "bank", fingerprint={"made": "by hand"}) as bank:
         bank.put_blocks([(chunk, block)])
         bank.put_document(Document(id="d", text=text), [chunk])
         (got,) = bank.blocks([chunk])
         assert bank.stats().memory_tokens == block.num_memory_tokens
         assert torch.equal(got.counts, block.counts)
-        gap = (read(kv, got) - read(kv, block)).norm() / read(kv, block).norm()
+        gap = (read(backbone, got) - read(backbone, block)).norm() / read(backbone, block).norm()
         assert gap < 0.05
         bad = replace(block, counts=torch.zeros_like(block.counts))
         with pytest.raises(InputError, match="counts"):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
@@ -19,19 +19,19 @@ TEXTS = ["a", "two words", "A sentence of some length, with 12 numbers.", "æ—¥æœ
 
 
 @pytest.fixture(scope="module")
-def kv() -> KVAccess:
-    return KVAccess(tiny_backbone("qwen3"))
+def backbone() -> Backbone:
+    return tiny_backbone("qwen3")
 
 
 def chunks(texts: list[str]) -> list[Chunk]:
     return [Chunk("d", index, 0, len(text), text, len(text.encode())) for index, text in enumerate(texts)]
 
 
-def learned(kv: KVAccess, config: CompressorConfig) -> MemoryTokenCompressor:
-    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj", "v_proj"), rank=2, alpha=4)
+def learned(backbone: Backbone, config: CompressorConfig) -> MemoryTokenCompressor:
+    adapter = LoraAdapter.create(backbone.model, ("q_proj", "v_proj"), rank=2, alpha=4)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=torch.Generator().manual_seed(1))
-    return MemoryTokenCompressor(kv, FrozenRawLayout(kv, adapter, torch.zeros(32)), config)
+    return MemoryTokenCompressor(backbone, FrozenRawLayout(backbone, adapter, torch.zeros(32)), config)
 
 
 TABLE = [
@@ -47,9 +47,9 @@ TABLE = [
 ]
 
 
-def make(kv: KVAccess, kind: str, options: dict, ratio: int) -> Compressor:
+def make(backbone: Backbone, kind: str, options: dict, ratio: int) -> Compressor:
     config = CompressorConfig(kind=kind, compression_ratio=ratio, **options)
-    return learned(kv, config) if kind == "memory_tokens" else OperatorCompressor(kv, config)
+    return learned(backbone, config) if kind == "memory_tokens" else OperatorCompressor(backbone, config)
 
 
 def close(one: MemoryBlock, other: MemoryBlock) -> None:
@@ -62,9 +62,9 @@ def close(one: MemoryBlock, other: MemoryBlock) -> None:
 @pytest.mark.parametrize(("kind", "options"), TABLE)
 @pytest.mark.parametrize("ratio", [1, 2, 4, 1000])
 def test_blocks_have_the_promised_shape_and_do_not_depend_on_the_batch(
-    kv: KVAccess, kind: str, options: dict, ratio: int
+    backbone: Backbone, kind: str, options: dict, ratio: int
 ) -> None:
-    compressor = make(kv, kind, options, ratio)
+    compressor = make(backbone, kind, options, ratio)
     together = compressor.compress(chunks(TEXTS))
     for text, block in zip(TEXTS, together, strict=True):
         size = len(text.encode())
@@ -76,80 +76,80 @@ def test_blocks_have_the_promised_shape_and_do_not_depend_on_the_batch(
 
 
 @pytest.mark.parametrize(("kind", "options"), TABLE[:-1])
-def test_ratio_one_is_the_text_itself(kv: KVAccess, kind: str, options: dict) -> None:
+def test_ratio_one_is_the_text_itself(backbone: Backbone, kind: str, options: dict) -> None:
     text = "the whole text"
-    (block,) = make(kv, kind, options, 1).compress(chunks([text]))
-    question = kv.backbone.encode(" and?")
+    (block,) = make(backbone, kind, options, 1).compress(chunks([text]))
+    question = backbone.encode(" and?")
     with torch.inference_mode():
-        hidden = kv.forward(kv.place([[block]]), ids=torch.tensor([question]))
-        ids = torch.tensor([[kv.backbone.sink_id, *kv.backbone.encode(text), *question]])
-        expected = kv.forward(kv.start(1), ids=ids)[:, -len(question) :]
+        hidden = backbone.kv.forward(backbone.kv.place([[block]]), ids=torch.tensor([question]))
+        ids = torch.tensor([[backbone.sink_id, *backbone.encode(text), *question]])
+        expected = backbone.kv.forward(backbone.kv.start(1), ids=ids)[:, -len(question) :]
     torch.testing.assert_close(hidden, expected, atol=1e-4, rtol=0)
 
 
-def test_select_keeps_the_best_tokens_and_hybrid_keeps_half_of_them(kv: KVAccess) -> None:
+def test_select_keeps_the_best_tokens_and_hybrid_keeps_half_of_them(backbone: Backbone) -> None:
     text = "some words that differ a lot"
-    full = make(kv, "select", {"importance": "key_norm"}, 1).compress(chunks([text]))[0]
+    full = make(backbone, "select", {"importance": "key_norm"}, 1).compress(chunks([text]))[0]
     norms = full.keys.norm(dim=-1)
-    (chosen,) = make(kv, "select", {"importance": "key_norm"}, 4).compress(chunks([text]))
+    (chosen,) = make(backbone, "select", {"importance": "key_norm"}, 4).compress(chunks([text]))
     kept = chosen.keys.norm(dim=-1)
     torch.testing.assert_close(kept.sort(dim=-1).values, norms.sort(dim=-1).values[..., : kept.shape[-1]])
-    (mixed,) = make(kv, "hybrid", {"importance": "key_norm"}, 4).compress(chunks([text]))
+    (mixed,) = make(backbone, "hybrid", {"importance": "key_norm"}, 4).compress(chunks([text]))
     half = (kept.shape[-1] + 1) // 2
     torch.testing.assert_close(
         mixed.keys[:, :, :half].norm(dim=-1).sort(dim=-1).values, kept.sort(dim=-1).values[..., :half]
     )
 
 
-def test_pool_averages_groups_and_stride_takes_their_last_token(kv: KVAccess) -> None:
+def test_pool_averages_groups_and_stride_takes_their_last_token(backbone: Backbone) -> None:
     text = "abcdefgh"
-    full = make(kv, "stride", {}, 1).compress(chunks([text]))[0]
-    (pooled,) = make(kv, "pool", {}, 4).compress(chunks([text]))
+    full = make(backbone, "stride", {}, 1).compress(chunks([text]))[0]
+    (pooled,) = make(backbone, "pool", {}, 4).compress(chunks([text]))
     torch.testing.assert_close(pooled.values[:, :, 0], full.values[:, :, :4].mean(dim=2))
-    (strided,) = make(kv, "stride", {}, 4).compress(chunks([text]))
+    (strided,) = make(backbone, "stride", {}, 4).compress(chunks([text]))
     torch.testing.assert_close(strided.keys, full.keys[:, :, [3, 7]])
     assert strided.positions.flatten().tolist() == [3, 7]
 
 
-def test_the_raw_pass_of_the_learned_compressor_is_the_untouched_backbone(kv: KVAccess) -> None:
-    ids = torch.tensor([kv.backbone.encode("is it still the same?")])
-    before = kv.backbone.model(input_ids=ids).logits
-    compressor = make(kv, "memory_tokens", {}, 2)
+def test_the_raw_pass_of_the_learned_compressor_is_the_untouched_backbone(backbone: Backbone) -> None:
+    ids = torch.tensor([backbone.encode("is it still the same?")])
+    before = backbone.model(input_ids=ids).logits
+    compressor = make(backbone, "memory_tokens", {}, 2)
     compressor.compress(chunks(TEXTS))
-    assert torch.equal(before, kv.backbone.model(input_ids=ids).logits)
+    assert torch.equal(before, backbone.model(input_ids=ids).logits)
 
 
-def test_gradient_reaches_the_learned_weights_through_the_block(kv: KVAccess) -> None:
-    compressor = make(kv, "memory_tokens", {}, 2)
+def test_gradient_reaches_the_learned_weights_through_the_block(backbone: Backbone) -> None:
+    compressor = make(backbone, "memory_tokens", {}, 2)
     # the last layer's queries shape only its output, which no block holds: values are what every layer hands on
     deltas = compressor.layout.adapter.deltas.items()
     weights = [tensor.requires_grad_() for name, pair in deltas if name.endswith("v_proj") for tensor in pair]
-    (block,) = compressor.layout.compress([kv.backbone.encode("text to learn")], 2)
-    hidden = kv.forward(kv.place([[block]]), ids=torch.tensor([kv.backbone.encode("?")]))
+    (block,) = compressor.layout.compress([backbone.encode("text to learn")], 2)
+    hidden = backbone.kv.forward(backbone.kv.place([[block]]), ids=torch.tensor([backbone.encode("?")]))
     hidden.square().sum().backward()
     assert all(tensor.grad is not None and float(tensor.grad.abs().sum()) > 0 for tensor in weights)
 
 
-def test_an_adapter_of_zeros_reads_like_the_backbone_at_the_same_places(kv: KVAccess) -> None:
+def test_an_adapter_of_zeros_reads_like_the_backbone_at_the_same_places(backbone: Backbone) -> None:
     """With B zero, a memory token over one raw token is that token read once more."""
-    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj",), rank=2, alpha=4)
-    layout = FrozenRawLayout(kv, adapter, torch.zeros(32))
-    ids = kv.backbone.encode("abc")
+    adapter = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
+    layout = FrozenRawLayout(backbone, adapter, torch.zeros(32))
+    ids = backbone.encode("abc")
     with torch.inference_mode():
         (block,) = layout.compress([ids], 1)
-        raw = kv.prefill([ids])
+        raw = backbone.kv.prefill([ids])
     # layer 0 sees only embedding and position; deeper layers also see the token twice
     torch.testing.assert_close(block.values[0], raw.values[0, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(block.keys[0], raw.keys[0, 0], atol=1e-4, rtol=0)
 
 
-def test_mistakes_are_refused(kv: KVAccess) -> None:
+def test_mistakes_are_refused(backbone: Backbone) -> None:
     with pytest.raises(InputError, match="no tokens"):
-        OperatorCompressor(kv, CompressorConfig()).compress(chunks([""]))
+        OperatorCompressor(backbone, CompressorConfig()).compress(chunks([""]))
     with pytest.raises(InputError, match="memory_tokens"):
-        OperatorCompressor(kv, CompressorConfig(kind="memory_tokens"))
+        OperatorCompressor(backbone, CompressorConfig(kind="memory_tokens"))
     with pytest.raises(ConfigError, match="compression_ratio"):
         CompressorConfig(compression_ratio=0)
-    short = KVAccess(tiny_backbone(window=16))
+    short = tiny_backbone(window=16)
     with pytest.raises(ContextOverflowError, match="16"):
         OperatorCompressor(short, CompressorConfig()).compress(chunks(["x" * 40]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
@@ -17,28 +17,30 @@ from memrecall_kv.types import Chunk, MemoryBlock, Note, WorkingMemory
 
 
 @pytest.fixture(scope="module")
-def kv() -> KVAccess:
-    return KVAccess(tiny_backbone("mistral"))
+def backbone() -> Backbone:
+    return tiny_backbone("mistral")
 
 
 @pytest.fixture(scope="module")
-def blocks(kv: KVAccess) -> list[MemoryBlock]:
+def blocks(backbone: Backbone) -> list[MemoryBlock]:
     chunks = [Chunk("d", index, 0, 1, "some text " * (index + 1), 1) for index in range(5)]
-    return OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress(chunks)
+    return OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress(chunks)
 
 
-def classifier(kv: KVAccess, config: GateConfig | None = None) -> ClassifierGate:
-    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj", "o_proj"), rank=2, alpha=4)
+def classifier(backbone: Backbone, config: GateConfig | None = None) -> ClassifierGate:
+    adapter = LoraAdapter.create(backbone.model, ("q_proj", "o_proj"), rank=2, alpha=4)
     generator = torch.Generator().manual_seed(0)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=generator)
-    return ClassifierGate(kv, config or GateConfig(), adapter, torch.randn(32, generator=generator), torch.tensor(0.5))
+    return ClassifierGate(
+        backbone, config or GateConfig(), adapter, torch.randn(32, generator=generator), torch.tensor(0.5)
+    )
 
 
 @pytest.fixture(scope="module", params=["likelihood", "classifier"])
-def gate(request: pytest.FixtureRequest, kv: KVAccess) -> Gate:
+def gate(request: pytest.FixtureRequest, backbone: Backbone) -> Gate:
     config = GateConfig(batch_size=3, bias=0.0)
-    return LikelihoodGate(kv, config) if request.param == "likelihood" else classifier(kv, config)
+    return LikelihoodGate(backbone, config) if request.param == "likelihood" else classifier(backbone, config)
 
 
 def test_scores_are_probabilities_one_per_block(gate: Gate, blocks: list[MemoryBlock]) -> None:
@@ -74,32 +76,32 @@ def test_a_question_longer_than_the_window_is_refused(gate: Gate, blocks: list[M
         gate.score("x" * 5000, WorkingMemory(), blocks[:1])
 
 
-def test_the_backbone_is_untouched_after_scoring(kv: KVAccess, blocks: list[MemoryBlock]) -> None:
-    ids = torch.tensor([kv.backbone.encode("the same?")])
-    before = kv.backbone.model(input_ids=ids).logits
-    classifier(kv).score("which?", WorkingMemory(), blocks)
-    assert torch.equal(before, kv.backbone.model(input_ids=ids).logits)
+def test_the_backbone_is_untouched_after_scoring(backbone: Backbone, blocks: list[MemoryBlock]) -> None:
+    ids = torch.tensor([backbone.encode("the same?")])
+    before = backbone.model(input_ids=ids).logits
+    classifier(backbone).score("which?", WorkingMemory(), blocks)
+    assert torch.equal(before, backbone.model(input_ids=ids).logits)
 
 
-def test_a_saved_gate_scores_the_same(kv: KVAccess, blocks: list[MemoryBlock], tmp_path: Path) -> None:
-    gate = classifier(kv)
+def test_a_saved_gate_scores_the_same(backbone: Backbone, blocks: list[MemoryBlock], tmp_path: Path) -> None:
+    gate = classifier(backbone)
     gate.save(tmp_path)
-    loaded = ClassifierGate.from_directory(kv, GateConfig(), tmp_path)
+    loaded = ClassifierGate.from_directory(backbone, GateConfig(), tmp_path)
     assert loaded.score("which?", WorkingMemory(), blocks) == gate.score("which?", WorkingMemory(), blocks)
     with pytest.raises(InputError, match="holds no gate"):
-        ClassifierGate.from_directory(kv, GateConfig(), tmp_path / "nothing")
+        ClassifierGate.from_directory(backbone, GateConfig(), tmp_path / "nothing")
 
 
-def test_an_adapter_of_another_backbone_is_refused(kv: KVAccess, blocks: list[MemoryBlock]) -> None:
+def test_an_adapter_of_another_backbone_is_refused(backbone: Backbone, blocks: list[MemoryBlock]) -> None:
     adapter = LoraAdapter({"model.layers.9.self_attn.q_proj": (torch.ones(2, 32), torch.ones(32, 2))}, alpha=2)
-    gate = ClassifierGate(kv, GateConfig(), adapter, torch.ones(32), torch.tensor(0.0))
+    gate = ClassifierGate(backbone, GateConfig(), adapter, torch.ones(32), torch.tensor(0.0))
     with pytest.raises(InputError, match=r"layers\.9"):
         gate.score("which?", WorkingMemory(), blocks)
 
 
-def test_the_mean_of_adapters_is_the_mean_of_their_weights(kv: KVAccess) -> None:
+def test_the_mean_of_adapters_is_the_mean_of_their_weights(backbone: Backbone) -> None:
     one, other = (
-        LoraAdapter.create(kv.backbone.model, ("q_proj",), rank=2, alpha=6.0, seed=seed).half() for seed in (1, 2)
+        LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=6.0, seed=seed).half() for seed in (1, 2)
     )
     mean = LoraAdapter.mean([one, one, other])
     for name, pair in mean.deltas.items():
@@ -110,25 +112,25 @@ def test_the_mean_of_adapters_is_the_mean_of_their_weights(kv: KVAccess) -> None
 
 
 @pytest.mark.parametrize("changes", [{"rank": 4}, {"alpha": 2.0}, {"targets": ("k_proj",)}])
-def test_adapters_that_do_not_match_have_no_mean(kv: KVAccess, changes: dict) -> None:
+def test_adapters_that_do_not_match_have_no_mean(backbone: Backbone, changes: dict) -> None:
     settings = {"targets": ("q_proj",), "rank": 2, "alpha": 6.0}
-    pair = [LoraAdapter.create(kv.backbone.model, **{**settings, **change}) for change in ({}, changes)]
+    pair = [LoraAdapter.create(backbone.model, **{**settings, **change}) for change in ({}, changes)]
     with pytest.raises(InputError, match="same layers, rank and scale"):
         LoraAdapter.mean(pair)
     with pytest.raises(InputError, match="got none"):
         LoraAdapter.mean([])
 
 
-def test_a_lora_adapter_is_merging_into_the_weight(kv: KVAccess, tmp_path: Path) -> None:
+def test_a_lora_adapter_is_merging_into_the_weight(backbone: Backbone, tmp_path: Path) -> None:
     """Hooks give what PEFT's merged weight gives: W + alpha/r * B A."""
     name = "model.layers.0.self_attn.q_proj"
-    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj",), rank=2, alpha=6.0, seed=1)
+    adapter = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=6.0, seed=1)
     first, _ = adapter.deltas[name]
     second = torch.randn(32, 2, generator=torch.Generator().manual_seed(2))
     adapter.deltas[name] = (first, second)
-    module = kv.backbone.model.get_submodule(name)
+    module = backbone.model.get_submodule(name)
     x = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(3))
-    with adapter.active(kv.backbone.model):
+    with adapter.active(backbone.model):
         hooked = module(x)
     merged = torch.nn.functional.linear(x, module.weight + 3.0 * second @ first)
     torch.testing.assert_close(hooked, merged)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.loading import load_backbone, wrap_backbone
 from memrecall_kv.compress.published import (
     ReferenceCompressor,
@@ -46,9 +45,9 @@ def golden(shared):
 
 
 @pytest.fixture(scope="module")
-def kv(golden):
+def backbone(golden):
     loaded = load_backbone(golden, dtype="float32")
-    return KVAccess(wrap_backbone(loaded.model, byte_tokenizer(), "golden"))
+    return wrap_backbone(loaded.model, byte_tokenizer(), "golden")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def cases(golden):
 
 
 @pytest.fixture(scope="module")
-def compressor_for(kv, weights):
+def compressor_for(backbone, weights):
     def build(settings):
         config = CompressorConfig(
             kind="memory_tokens",
@@ -75,7 +74,7 @@ def compressor_for(kv, weights):
             compression_ratio=int(settings["ratio"]),
             window=int(settings["window"]),
         )
-        return ReferenceCompressor(kv, weights, config, chunk_tokens=int(settings["chunk_size"]))
+        return ReferenceCompressor(backbone, weights, config, chunk_tokens=int(settings["chunk_size"]))
 
     return build
 
@@ -102,15 +101,17 @@ def chunk_rows(tensors, settings):
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def read_logits(kv, rows, ids):
+def read_logits(backbone, rows, ids):
     """Return the logits of a text read after blocks, `[1, Q, V]`."""
     with torch.inference_mode():
-        return kv.logits(kv.forward(kv.place([rows], unrotated=True), ids=torch.as_tensor(ids)))
+        return backbone.kv.logits(
+            backbone.kv.forward(backbone.kv.place([rows], unrotated=True), ids=torch.as_tensor(ids))
+        )
 
 
-def decode(kv, rows, prompt, steps):
+def decode(backbone, rows, prompt, steps):
     with torch.inference_mode():
-        return [step[0] for step in generate(kv, kv.place([rows], unrotated=True), [prompt], steps)]
+        return [step[0] for step in generate(backbone, backbone.kv.place([rows], unrotated=True), [prompt], steps)]
 
 
 def check_memory(block, tensors, chunk):
@@ -121,14 +122,14 @@ def check_memory(block, tensors, chunk):
     assert block.positions.tolist() == [[list(range(int(valid.sum())))]]
 
 
-def check_reading(kv, rows, tensors, turn):
+def check_reading(backbone, rows, tensors, turn):
     """Compare the logits of prompt and recorded continuation, and decode freely."""
     prompt, greedy = tensors[f"{turn}.prompt_ids"], tensors[f"{turn}.greedy_ids"]
-    logits = read_logits(kv, rows, torch.cat([prompt, greedy[:, :-1]], dim=1))
+    logits = read_logits(backbone, rows, torch.cat([prompt, greedy[:, :-1]], dim=1))
     size = prompt.shape[1]
     torch.testing.assert_close(logits[:, :size], tensors[f"{turn}.prompt_logits"], **TOLERANCE)
     torch.testing.assert_close(logits[:, size - 1 :], tensors[f"{turn}.step_logits"], **TOLERANCE)
-    assert decode(kv, rows, prompt[0].tolist(), greedy.shape[1]) == greedy[0].tolist()
+    assert decode(backbone, rows, prompt[0].tolist(), greedy.shape[1]) == greedy[0].tolist()
 
 
 @pytest.mark.parametrize(("case", "chunk"), CHUNKS)
@@ -144,8 +145,8 @@ def test_a_chunk_does_not_depend_on_its_batch(cases, compressor_for, case, chunk
 
 
 @pytest.mark.parametrize(("case", "chunk"), CHUNKS)
-def test_a_prompt_reads_memory_as_the_reference_does(kv, cases, blocks, case, chunk):
-    check_reading(kv, [blocks[case][chunk]], cases[case][0], f"chunk{chunk}")
+def test_a_prompt_reads_memory_as_the_reference_does(backbone, cases, blocks, case, chunk):
+    check_reading(backbone, [blocks[case][chunk]], cases[case][0], f"chunk{chunk}")
 
 
 @pytest.mark.parametrize(("case", "chunk"), CHUNKS)
@@ -163,17 +164,17 @@ def test_windows_are_laid_out_as_in_the_reference(cases, case, chunk):
         assert positions.tolist() == list(range(earlier, earlier + len(mixed)))
 
 
-def test_the_recurrent_loop_runs_from_document_and_question(kv, cases, compressor_for):
+def test_the_recurrent_loop_runs_from_document_and_question(backbone, cases, compressor_for):
     tensors, settings = cases["case_x_recurrent_loop"]
     question = tensors["question_ids"][0].tolist()
     memory = [110, 111, 110, 101]
     for index, block in enumerate(compressor_for(settings).compress_ids(chunk_rows(tensors, settings))):
         prompt = [60, 117, *question, 109, *memory, 58, 62, 10]
         assert prompt == tensors[f"chunk{index}.prompt_ids"][0].tolist()
-        memory = decode(kv, [block], prompt, MEMORY_SIZE)[-MEMORY_SIZE:]
+        memory = decode(backbone, [block], prompt, MEMORY_SIZE)[-MEMORY_SIZE:]
     prompt = [60, 102, *question, 109, *memory, 61, 62, 10]
     assert prompt == tensors["final.prompt_ids"][0].tolist()
-    check_reading(kv, [], tensors, "final")
+    check_reading(backbone, [], tensors, "final")
 
 
 @pytest.mark.parametrize(
@@ -202,40 +203,40 @@ def test_layer_0_holds_one_constant_vector_per_head(blocks):
             torch.testing.assert_close(ours[0], theirs[0, :, :1].expand_as(ours[0]), **TOLERANCE)
 
 
-def test_the_order_of_memory_tokens_is_free_but_keys_and_values_belong_together(kv, cases, full):
+def test_the_order_of_memory_tokens_is_free_but_keys_and_values_belong_together(backbone, cases, full):
     prompt, block = cases["case_a_one_chunk"][0]["chunk0.prompt_ids"], full[2]
-    logits = read_logits(kv, [block], prompt)
+    logits = read_logits(backbone, [block], prompt)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     both = replace(block, keys=block.keys[:, :, order], values=block.values[:, :, order])
-    torch.testing.assert_close(read_logits(kv, [both], prompt), logits, **TOLERANCE)
+    torch.testing.assert_close(read_logits(backbone, [both], prompt), logits, **TOLERANCE)
     alone = replace(block, keys=block.keys[:, :, order])
-    assert (read_logits(kv, [alone], prompt) - logits).abs().max() > 0.5
+    assert (read_logits(backbone, [alone], prompt) - logits).abs().max() > 0.5
 
 
 @pytest.mark.parametrize("shift", [-1, 1, 5])
-def test_the_prompt_stands_right_after_the_physical_slots(kv, cases, full, shift):
+def test_the_prompt_stands_right_after_the_physical_slots(backbone, cases, full, shift):
     prompt, block = cases["case_a_one_chunk"][0]["chunk0.prompt_ids"], full[2]
-    moved = read_logits(kv, [replace(block, extent=block.extent + shift)], prompt)
-    assert (moved - read_logits(kv, [block], prompt)).abs().max() > 0.5
+    moved = read_logits(backbone, [replace(block, extent=block.extent + shift)], prompt)
+    assert (moved - read_logits(backbone, [block], prompt)).abs().max() > 0.5
 
 
 @pytest.mark.parametrize(
     ("length", "chunk_tokens", "extent"), [(22, 64, 16), (22, None, 8), (33, None, 16), (64, 70, 24), (70, 64, 24)]
 )
-def test_a_block_takes_the_slots_of_a_chunk_of_whole_windows(kv, weights, golden, length, chunk_tokens, extent):
-    compressor = ReferenceCompressor(kv, weights, official_config(golden), chunk_tokens=chunk_tokens)
+def test_a_block_takes_the_slots_of_a_chunk_of_whole_windows(backbone, weights, golden, length, chunk_tokens, extent):
+    compressor = ReferenceCompressor(backbone, weights, official_config(golden), chunk_tokens=chunk_tokens)
     (block,) = compressor.compress_ids([list(range(length))])
     assert (block.extent, block.num_memory_tokens, block.num_source_tokens) == (extent, -(-length // 4), length)
 
 
-def test_chunks_of_text_are_compressed_in_their_order(kv, weights, golden):
+def test_chunks_of_text_are_compressed_in_their_order(backbone, weights, golden):
     config = official_config(golden)
-    compressor = ReferenceCompressor(kv, weights, config, chunk_tokens=64)
+    compressor = ReferenceCompressor(backbone, weights, config, chunk_tokens=64)
     texts = ["short", "a longer text that goes on and on until it fills a window", "x" * 64] * 30
     chunks = [Chunk("doc", index, 0, len(text), text, len(text)) for index, text in enumerate(texts)]
     made = compressor.compress(chunks)
     for chunk, block in zip(chunks[-3:], made[-3:], strict=True):
-        (alone,) = compressor.compress_ids([kv.backbone.encode(chunk.text)])
+        (alone,) = compressor.compress_ids([backbone.encode(chunk.text)])
         torch.testing.assert_close(block.keys, alone.keys, **TOLERANCE)
         assert block.extent == 16
     assert compressor.compress([]) == []
@@ -243,15 +244,15 @@ def test_chunks_of_text_are_compressed_in_their_order(kv, weights, golden):
         compressor.compress([Chunk("doc", 0, 0, 0, "", 0)])
 
 
-def test_a_window_beyond_the_backbone_is_refused(kv, weights):
+def test_a_window_beyond_the_backbone_is_refused(backbone, weights):
     config = CompressorConfig(kind="memory_tokens", layout="reference", compression_ratio=4, window=1024)
     with pytest.raises(ContextOverflowError, match="1024"):
-        ReferenceCompressor(kv, weights, config).compress_ids([list(range(500)) * 2])
+        ReferenceCompressor(backbone, weights, config).compress_ids([list(range(500)) * 2])
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_backbone_is_as_it_was_after_compressing(kv, full, cases, fails):
-    model, prompt = kv.backbone.model, cases["case_a_one_chunk"][0]["chunk0.prompt_ids"]
+def test_the_backbone_is_as_it_was_after_compressing(backbone, full, cases, fails):
+    model, prompt = backbone.model, cases["case_a_one_chunk"][0]["chunk0.prompt_ids"]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     logits = model(prompt).logits
     compressor, row, _ = full
@@ -335,55 +336,55 @@ def test_without_memory_parameters_a_checkpoint_is_refused(tmp_path):
 
 
 def test_weights_from_a_backbone_make_memory_tokens_eos_tokens(access):
-    kv = access("qwen2")
-    weights = ReferenceWeights.from_backbone(kv.backbone)
+    backbone = access("qwen2")
+    weights = ReferenceWeights.from_backbone(backbone)
     config = CompressorConfig(kind="memory_tokens", layout="reference", compression_ratio=4, window=16)
     row = list(range(16))
-    (block,) = ReferenceCompressor(kv, weights, config).compress_ids([row])
+    (block,) = ReferenceCompressor(backbone, weights, config).compress_ids([row])
     mixed = interleave(row, 4, 257)  # eos
     with torch.inference_mode():
-        context = kv.start(1)
-        kv.forward(context, ids=torch.tensor([mixed]))
+        context = backbone.kv.start(1)
+        backbone.kv.forward(context, ids=torch.tensor([mixed]))
         columns = torch.tensor([4, 9, 14, 19])
-        keys, values = kv.take(context, columns, columns[None])
+        keys, values = backbone.kv.take(context, columns, columns[None])
     torch.testing.assert_close(block.keys, keys[:, 0], **TOLERANCE)
     torch.testing.assert_close(block.values, values[:, 0], **TOLERANCE)
 
 
-def test_weights_of_another_backbone_are_refused(kv, weights, golden, access):
+def test_weights_of_another_backbone_are_refused(backbone, weights, golden, access):
     config = official_config(golden)
     with pytest.raises(InputError, match="expected shape"):
         ReferenceCompressor(access("qwen2"), weights, config)
     name = "model.layers.1.self_attn.lychee_memory_k_proj.bias"
     damaged = {**weights.tensors, name: torch.full_like(weights.tensors[name], float("nan"))}
     with pytest.raises(InputError, match="NaN"):
-        ReferenceCompressor(kv, ReferenceWeights(damaged), config)
+        ReferenceCompressor(backbone, ReferenceWeights(damaged), config)
     missing = {key: value for key, value in weights.tensors.items() if key != name}
     with pytest.raises(InputError, match="k_proj"):
-        ReferenceCompressor(kv, ReferenceWeights(missing), config)
+        ReferenceCompressor(backbone, ReferenceWeights(missing), config)
     with pytest.raises(UnsupportedModelError, match="q_proj"):
         weights.check(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=8, n_positions=8)))
 
 
-def test_the_digest_names_weights_window_and_chunk_size(kv, weights, golden):
+def test_the_digest_names_weights_window_and_chunk_size(backbone, weights, golden):
     config = official_config(golden)
     name = "model.lychee_memory_embed_tokens.weight"
     other = ReferenceWeights({**weights.tensors, name: weights.tensors[name] + 1})
     wider = CompressorConfig(**{**config.model_dump(), "window": 64})
     digests = {
-        ReferenceCompressor(kv, weights, config).digest,
-        ReferenceCompressor(kv, weights, config, chunk_tokens=64).digest,
-        ReferenceCompressor(kv, weights, wider, chunk_tokens=64).digest,
-        ReferenceCompressor(kv, other, config).digest,
+        ReferenceCompressor(backbone, weights, config).digest,
+        ReferenceCompressor(backbone, weights, config, chunk_tokens=64).digest,
+        ReferenceCompressor(backbone, weights, wider, chunk_tokens=64).digest,
+        ReferenceCompressor(backbone, other, config).digest,
     }
     assert len(digests) == 4
-    assert ReferenceCompressor(kv, weights, config).digest in digests
+    assert ReferenceCompressor(backbone, weights, config).digest in digests
 
 
 def test_bfloat16_stays_as_close_as_the_reference_itself(golden, weights, cases):
     tensors, settings = cases["case_b_three_chunks_last_45"]
-    kv = KVAccess(wrap_backbone(load_backbone(golden, dtype="bfloat16").model, byte_tokenizer(), "golden"))
-    compressor = ReferenceCompressor(kv, weights, official_config(golden), chunk_tokens=64)
+    backbone = wrap_backbone(load_backbone(golden, dtype="bfloat16").model, byte_tokenizer(), "golden")
+    compressor = ReferenceCompressor(backbone, weights, official_config(golden), chunk_tokens=64)
     with torch.inference_mode():
         made = compressor.compress_ids(chunk_rows(tensors, settings))
     for index, block in enumerate(made):
@@ -395,7 +396,7 @@ def test_bfloat16_stays_as_close_as_the_reference_itself(golden, weights, cases)
 def test_a_tiny_backbone_of_every_family_takes_the_layout(access):
     config = CompressorConfig(kind="memory_tokens", layout="reference", compression_ratio=4, window=16)
     for family in ("llama", "qwen2", "qwen3", "mistral"):
-        kv = access(family)
-        compressor = ReferenceCompressor(kv, ReferenceWeights.from_backbone(kv.backbone), config)
+        backbone = access(family)
+        compressor = ReferenceCompressor(backbone, ReferenceWeights.from_backbone(backbone), config)
         (block,) = compressor.compress_ids([list(range(21))])
         assert block.num_memory_tokens == 6

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.config import (
@@ -301,11 +300,11 @@ def test_a_saved_pipeline_loads_and_scores_the_same(stack: ExitStack, tmp_path: 
     backbone.tokenizer.save_pretrained(tmp_path / "backbone")
     plain = MemRecall.from_pretrained(tmp_path / "backbone", dtype="float32", config=settings(top_k=2))
     assert plain.fingerprint["backbone"] == backbone.fingerprint
-    kv = KVAccess(plain._parts.backbone)
+    backbone = plain._parts.backbone
     adapter = LoraAdapter.create(plain._parts.backbone.model, ("q_proj",), rank=2, alpha=4)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=torch.Generator().manual_seed(0))
-    gate = ClassifierGate(kv, GateConfig(kind="classifier"), adapter, torch.ones(32), torch.tensor(0.1))
+    gate = ClassifierGate(backbone, GateConfig(kind="classifier"), adapter, torch.ones(32), torch.tensor(0.1))
     config = settings(top_k=2).model_dump()
     config["gate"]["kind"] = "classifier"
     trained = tiny_memory(MemRecallConfig(**config | {"gate": GateConfig()}), gate=gate, backbone=plain._parts.backbone)

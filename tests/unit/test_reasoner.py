@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, ReasonerConfig
 from memrecall_kv.recall import prompts
@@ -13,81 +13,83 @@ from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 
 
 @pytest.fixture(scope="module")
-def kv() -> KVAccess:
-    return KVAccess(tiny_backbone(seed=2))
+def backbone() -> Backbone:
+    return tiny_backbone(seed=2)
 
 
 def chunk(text: str, index: int = 0) -> Chunk:
     return Chunk("d", index, 0, len(text), text, len(text.encode()))
 
 
-def update(kv: KVAccess, config: ReasonerConfig, memory: WorkingMemory, text: str) -> tuple[WorkingMemory, Tally]:
-    (block,) = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress([chunk(text)])
+def update(backbone: Backbone, config: ReasonerConfig, memory: WorkingMemory, text: str) -> tuple[WorkingMemory, Tally]:
+    (block,) = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress([chunk(text)])
     tally = Tally()
-    return BackboneReasoner(kv, config).update("what?", memory, chunk(text), block, tally), tally
+    return BackboneReasoner(backbone, config).update("what?", memory, chunk(text), block, tally), tally
 
 
-def test_a_note_carries_its_chunk_and_its_cost(kv: KVAccess) -> None:
-    memory, tally = update(kv, ReasonerConfig(max_note_tokens=6), WorkingMemory(), "some text")
+def test_a_note_carries_its_chunk_and_its_cost(backbone: Backbone) -> None:
+    memory, tally = update(backbone, ReasonerConfig(max_note_tokens=6), WorkingMemory(), "some text")
     assert [note.chunk_id for note in memory.notes] == ["d#0"]
     assert tally.memory_tokens == 5
     assert 0 < tally.generated_tokens <= 6
-    assert tally.prompt_tokens == len(kv.backbone.encode(prompts.note("what?", "")))
+    assert tally.prompt_tokens == len(backbone.encode(prompts.note("what?", "")))
 
 
-def test_the_same_note_is_taken_once(kv: KVAccess) -> None:
+def test_the_same_note_is_taken_once(backbone: Backbone) -> None:
     config = ReasonerConfig(max_note_tokens=6)
-    first, _ = update(kv, config, WorkingMemory(), "some text")
+    first, _ = update(backbone, config, WorkingMemory(), "some text")
     known = WorkingMemory((Note(first.notes[0].text, "d#7"),))
-    second, _ = update(kv, config, known, "some text")
+    second, _ = update(backbone, config, known, "some text")
     assert {note.text for note in second.notes} >= {first.notes[0].text}
     assert len({note.text for note in second.notes}) == len(second.notes)
 
 
-def test_append_keeps_notes_and_rewrite_replaces_them(kv: KVAccess) -> None:
+def test_append_keeps_notes_and_rewrite_replaces_them(backbone: Backbone) -> None:
     old = WorkingMemory((Note("old note", "d#9"),))
-    appended, _ = update(kv, ReasonerConfig(max_note_tokens=6), old, "some text")
-    rewritten, _ = update(kv, ReasonerConfig(max_note_tokens=6, memory="rewrite"), old, "some text")
+    appended, _ = update(backbone, ReasonerConfig(max_note_tokens=6), old, "some text")
+    rewritten, _ = update(backbone, ReasonerConfig(max_note_tokens=6, memory="rewrite"), old, "some text")
     assert appended.notes[0] == old.notes[0]
     assert len(appended.notes) == 2
     assert [note.chunk_id for note in rewritten.notes] == ["d#0"]
 
 
-def test_the_oldest_notes_go_first_when_memory_is_full(kv: KVAccess) -> None:
+def test_the_oldest_notes_go_first_when_memory_is_full(backbone: Backbone) -> None:
     old = WorkingMemory(tuple(Note(f"note {number}", f"d#{number}") for number in range(9)))
     config = ReasonerConfig(max_note_tokens=6, max_memory_tokens=20)
-    memory, _ = update(kv, config, old, "some text")
-    assert len(kv.backbone.encode(memory.text)) <= 20
+    memory, _ = update(backbone, config, old, "some text")
+    assert len(backbone.encode(memory.text)) <= 20
     assert memory.notes[-1].chunk_id == "d#0"
     assert memory.notes[0].chunk_id != "d#0"
 
 
-def test_a_block_changes_the_note(kv: KVAccess) -> None:
+def test_a_block_changes_the_note(backbone: Backbone) -> None:
     config = ReasonerConfig(max_note_tokens=12, readback="off")
-    notes = {update(kv, config, WorkingMemory(), text)[0].text for text in ("aaaa aaaa", "zzzz zzzz", "1234 5678")}
+    notes = {
+        update(backbone, config, WorkingMemory(), text)[0].text for text in ("aaaa aaaa", "zzzz zzzz", "1234 5678")
+    }
     assert len(notes) > 1
 
 
-def test_readback_takes_the_most_probable_texts_that_fit_and_off_takes_none(kv: KVAccess) -> None:
+def test_readback_takes_the_most_probable_texts_that_fit_and_off_takes_none(backbone: Backbone) -> None:
     evidence = [
         Recall(chunk("first text", 0), 0.2, 0),
         Recall(chunk("second text", 1), 0.9, 1),
         Recall(chunk("third text", 2), 0.5, 2),
     ]
-    reasoner = BackboneReasoner(kv, ReasonerConfig(max_readback_tokens=22))
+    reasoner = BackboneReasoner(backbone, ReasonerConfig(max_readback_tokens=22))
     assert [recall.text for recall in reasoner._readback(evidence)] == ["third text", "second text"]
     costs = {}
     for readback in ("off", "answer"):
         tally = Tally()
         config = ReasonerConfig(readback=readback, max_answer_tokens=2)
-        list(BackboneReasoner(kv, config).answer("what?", WorkingMemory(), evidence, [], tally))
+        list(BackboneReasoner(backbone, config).answer("what?", WorkingMemory(), evidence, [], tally))
         costs[readback] = tally.prompt_tokens
     assert costs["answer"] - costs["off"] >= len("first text second text third text")
 
 
-def test_pieces_join_to_whole_characters_on_one_line(kv: KVAccess) -> None:
+def test_pieces_join_to_whole_characters_on_one_line(backbone: Backbone) -> None:
     config = ReasonerConfig(max_answer_tokens=24)
-    pieces = list(BackboneReasoner(kv, config).answer("日本?", WorkingMemory(), [], [], Tally()))
+    pieces = list(BackboneReasoner(backbone, config).answer("日本?", WorkingMemory(), [], [], Tally()))
     assert "\n" not in "".join(pieces)
     assert not any(piece.endswith("\N{REPLACEMENT CHARACTER}") for piece in pieces[:-1] if piece)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from memrecall_kv import MemRecall
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, MemRecallConfig, ReasonerConfig
@@ -21,91 +21,96 @@ TEXT = "The otter sleeps by the river."
 
 
 @pytest.fixture(scope="module")
-def kv() -> KVAccess:
-    return KVAccess(tiny_backbone("llama"))
+def backbone() -> Backbone:
+    return tiny_backbone("llama")
 
 
-def deltas(kv: KVAccess, size: float = 1.0) -> LoraAdapter:
-    adapter = LoraAdapter.create(kv.backbone.model, ("q_proj", "v_proj"), rank=2, alpha=4)
+def deltas(backbone: Backbone, size: float = 1.0) -> LoraAdapter:
+    adapter = LoraAdapter.create(backbone.model, ("q_proj", "v_proj"), rank=2, alpha=4)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, std=size, generator=torch.Generator().manual_seed(1))
     return adapter
 
 
 def said(
-    kv: KVAccess, memory: WorkingMemory, *, readback: str, size: float = 1.0, budget: int = 320
+    backbone: Backbone, memory: WorkingMemory, *, readback: str, size: float = 1.0, budget: int = 320
 ) -> tuple[str, Tally]:
     chunk, tally = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)), Tally()
     config = ReasonerConfig(kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget)
-    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=1)).compress([chunk])
-    reasoner = TunedReasoner(kv, config, deltas(kv, size))
+    blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=1)).compress([chunk])
+    reasoner = TunedReasoner(backbone, config, deltas(backbone, size))
     return "".join(reasoner.answer("Where?", memory, [Recall(chunk, 0.9, 0)], blocks, tally)), tally
 
 
-def test_text_read_back_equals_the_block_of_ratio_one(kv: KVAccess) -> None:
-    from_text, read = said(kv, WorkingMemory(), readback="answer")
-    from_block, opened = said(kv, WorkingMemory(), readback="off")
+def test_text_read_back_equals_the_block_of_ratio_one(backbone: Backbone) -> None:
+    from_text, read = said(backbone, WorkingMemory(), readback="answer")
+    from_block, opened = said(backbone, WorkingMemory(), readback="off")
     assert from_text == from_block != ""
     assert read.prompt_tokens - opened.prompt_tokens == len(TEXT) == opened.memory_tokens
 
 
-def test_a_note_is_read_only_where_its_text_is_not(kv: KVAccess) -> None:
+def test_a_note_is_read_only_where_its_text_is_not(backbone: Backbone) -> None:
     chunk_id = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)).id
     noted = WorkingMemory((Note("It sleeps.", chunk_id),))
-    _, fits = said(kv, noted, readback="answer")
-    _, plain = said(kv, WorkingMemory(), readback="answer")
+    _, fits = said(backbone, noted, readback="answer")
+    _, plain = said(backbone, WorkingMemory(), readback="answer")
     assert fits.prompt_tokens == plain.prompt_tokens
-    _, small = said(kv, noted, readback="answer", budget=5)
+    _, small = said(backbone, noted, readback="answer", budget=5)
     assert small.prompt_tokens == plain.prompt_tokens - len(TEXT) + len("\nKnown: It sleeps.")
 
 
-def test_with_readback_the_nearest_sentences_are_noted_once_and_nothing_generated(kv: KVAccess) -> None:
+def test_with_readback_the_nearest_sentences_are_noted_once_and_nothing_generated(backbone: Backbone) -> None:
     text = f"A boat passes. {TEXT} None of it rains."
     chunk, tally = Chunk("d", 0, 0, len(text), text, len(text)), Tally()
-    (block,) = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress([chunk])
-    reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned"), deltas(kv))
+    (block,) = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress([chunk])
+    reasoner = TunedReasoner(backbone, ReasonerConfig(kind="tuned"), deltas(backbone))
     memory = reasoner.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)
     assert memory == WorkingMemory((Note(f"A boat passes. {TEXT}", chunk.id),))
     assert reasoner.update("Where does the otter sleep?", memory, chunk, block, tally) is memory
     assert tally == Tally()
-    off = TunedReasoner(kv, ReasonerConfig(kind="tuned", readback="off", max_note_tokens=3), deltas(kv))
+    off = TunedReasoner(backbone, ReasonerConfig(kind="tuned", readback="off", max_note_tokens=3), deltas(backbone))
     off.update("Where does the otter sleep?", WorkingMemory(), chunk, block, tally)
     assert tally.memory_tokens == block.num_memory_tokens
 
 
-def test_an_older_note_keeps_the_sentence_nearest_to_the_question(kv: KVAccess) -> None:
+def test_an_older_note_keeps_the_sentence_nearest_to_the_question(backbone: Backbone) -> None:
     first, second = (
         Chunk(name, 0, 0, len(text), text, len(text))
         for name, text in (("a", f"A boat passes. {TEXT}"), ("b", "Rivers freeze. Ice breaks. An otter sleeps long."))
     )
-    blocks = OperatorCompressor(kv, CompressorConfig(compression_ratio=2)).compress([first, second])
-    reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned"), deltas(kv))
+    blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=2)).compress([first, second])
+    reasoner = TunedReasoner(backbone, ReasonerConfig(kind="tuned"), deltas(backbone))
     memory = WorkingMemory()
     for chunk, block in zip((first, second), blocks, strict=True):
         memory = reasoner.update("Where does the otter sleep?", memory, chunk, block, Tally())
     assert [note.text for note in memory.notes] == [TEXT, "Rivers freeze. An otter sleeps long."]
 
 
-def test_deltas_are_on_only_while_it_reads(kv: KVAccess) -> None:
+def test_deltas_are_on_only_while_it_reads(backbone: Backbone) -> None:
     chunk = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT))
-    reasoner = TunedReasoner(kv, ReasonerConfig(kind="tuned", max_answer_tokens=12), deltas(kv))
+    reasoner = TunedReasoner(backbone, ReasonerConfig(kind="tuned", max_answer_tokens=12), deltas(backbone))
     pieces = reasoner.answer("Where?", WorkingMemory(), [Recall(chunk, 0.9, 0)], [], Tally())
     next(pieces)
-    assert all(not module._forward_hooks for module in kv.backbone.model.modules())
-    assert said(kv, WorkingMemory(), readback="answer")[0] != said(kv, WorkingMemory(), readback="answer", size=0.0)[0]
+    assert all(not module._forward_hooks for module in backbone.model.modules())
+    assert (
+        said(backbone, WorkingMemory(), readback="answer")[0]
+        != said(backbone, WorkingMemory(), readback="answer", size=0.0)[0]
+    )
 
 
-def test_rewriting_is_refused(kv: KVAccess) -> None:
+def test_rewriting_is_refused(backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match="notes"):
-        TunedReasoner(kv, ReasonerConfig(kind="tuned", memory="rewrite"), deltas(kv))
+        TunedReasoner(backbone, ReasonerConfig(kind="tuned", memory="rewrite"), deltas(backbone))
 
 
-def test_a_saved_pipeline_loads_its_reasoner_again(kv: KVAccess, tmp_path: Path) -> None:
+def test_a_saved_pipeline_loads_its_reasoner_again(backbone: Backbone, tmp_path: Path) -> None:
     config = MemRecallConfig(reasoner=ReasonerConfig(kind="tuned", max_answer_tokens=8))
     zero_shot = tiny_memory()
-    kv.backbone.model.save_pretrained(tmp_path / "backbone")
-    kv.backbone.tokenizer.save_pretrained(tmp_path / "backbone")
-    tuned = MemRecall(replace(zero_shot._parts, config=config, reasoner=TunedReasoner(kv, config.reasoner, deltas(kv))))
+    backbone.model.save_pretrained(tmp_path / "backbone")
+    backbone.tokenizer.save_pretrained(tmp_path / "backbone")
+    tuned = MemRecall(
+        replace(zero_shot._parts, config=config, reasoner=TunedReasoner(backbone, config.reasoner, deltas(backbone)))
+    )
     with pytest.raises(ConfigError, match="trained weights"):
         tiny_memory(config)
     backbone = replace(tuned.backbone, name=str(tmp_path / "backbone"))
@@ -114,6 +119,6 @@ def test_a_saved_pipeline_loads_its_reasoner_again(kv: KVAccess, tmp_path: Path)
     loaded = MemRecall.from_pretrained(tmp_path / "saved", dtype="float32")
     reasoner = loaded._parts.reasoner
     assert isinstance(reasoner, TunedReasoner)
-    assert reasoner.adapter.digest == deltas(kv).digest
+    assert reasoner.adapter.digest == deltas(backbone).digest
     assert not isinstance(zero_shot._parts.reasoner, TunedReasoner)
     assert isinstance(zero_shot._parts.reasoner, BackboneReasoner)

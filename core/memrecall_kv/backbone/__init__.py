@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from memrecall_kv.faces import on_demand
 
 if TYPE_CHECKING:
+    from memrecall_kv.backbone.backbone import Backbone
     from memrecall_kv.backbone.kv import Context, KVAccess
-    from memrecall_kv.backbone.loading import Backbone, load_backbone, wrap_backbone
+    from memrecall_kv.backbone.loading import load_backbone, wrap_backbone
     from memrecall_kv.backbone.lora import LoraAdapter
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
 __getattr__ = on_demand(
     __name__,
     {
-        "Backbone": "memrecall_kv.backbone.loading",
+        "Backbone": "memrecall_kv.backbone.backbone",
         "Context": "memrecall_kv.backbone.kv",
         "KVAccess": "memrecall_kv.backbone.kv",
         "load_backbone": "memrecall_kv.backbone.loading",

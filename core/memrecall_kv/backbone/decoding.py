@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from memrecall_kv.backbone.kv import Context, KVAccess
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Context
 
 
 def generate(
-    kv: KVAccess,
+    backbone: Backbone,
     context: Context,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
@@ -20,7 +21,7 @@ def generate(
     """Read a prompt per row and decode greedily.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         context: What was read so far; changed in place.
         prompts: Token ids of each row.
         max_new_tokens: Most tokens that are decoded.
@@ -29,15 +30,15 @@ def generate(
     Yields:
         One token id per row and step; `None` for a row that has ended. Stops when all have.
     """
-    ids, lengths = kv.pad(prompts)
-    stops = kv.backbone.stop_ids
+    ids, lengths = backbone.kv.pad(prompts)
+    stops = backbone.stop_ids
     ended = [False] * len(prompts)
     with torch.inference_mode(), tuned():
-        hidden = kv.forward(context, ids=ids, lengths=lengths)
+        hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
         last = hidden[torch.arange(len(prompts)), lengths - 1]
     for step in range(max_new_tokens):
         with torch.inference_mode():
-            chosen = kv.logits(last).argmax(dim=-1)
+            chosen = backbone.kv.logits(last).argmax(dim=-1)
         tokens = chosen.tolist()
         ended = [over or token in stops for over, token in zip(ended, tokens, strict=True)]
         if all(ended):
@@ -45,4 +46,4 @@ def generate(
         yield [None if over else token for over, token in zip(ended, tokens, strict=True)]
         if step + 1 < max_new_tokens:
             with torch.inference_mode(), tuned():
-                last = kv.forward(context, ids=chosen[:, None])[:, 0]
+                last = backbone.kv.forward(context, ids=chosen[:, None])[:, 0]

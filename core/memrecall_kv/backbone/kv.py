@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from memrecall_kv.backbone import attention
-from memrecall_kv.backbone.loading import Backbone
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
 from memrecall_kv.types import MemoryBlock
 
@@ -67,28 +66,31 @@ class KVAccess:
     """Runs a backbone on memory blocks and text.
 
     Args:
-        backbone: The model. A probe of a few tokens finds which layers rotate their keys.
+        model: A causal LM. A probe of a few tokens finds which layers rotate their keys.
+        name: For messages.
+        sink_id: The token that stands first in every context.
+        window: Positions the model was trained for.
 
     Raises:
         UnsupportedModelError: If keys cannot be un-rotated and placed again.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-        model: Any = backbone.model
-        self._base = model.base_model
-        self._head = model.get_output_embeddings()
+    def __init__(self, model: PreTrainedModel, *, name: str, sink_id: int, window: int) -> None:
+        self._model = cast(Any, model)  # transformers' classes are only partly annotated
+        self._name, self._sink_id, self._window = name, sink_id, window
+        self._base = self._model.base_model
+        self._head = self._model.get_output_embeddings()
         apply = getattr(sys.modules[type(self._base).__module__], "apply_rotary_pos_emb", None)
         if apply is None or not hasattr(self._base, "rotary_emb"):
             raise UnsupportedModelError(
-                f"{backbone.name}: expected rotary positions, found none in {type(self._base).__name__}.",
+                f"{name}: expected rotary positions, found none in {type(self._base).__name__}.",
                 "Choose a backbone with rotary position embedding.",
             )
         self._apply = apply
         # transformers 5.24 renamed it
         self._cache_name = "cache" if "cache" in signature(self._base.forward).parameters else "past_key_values"
         self._cos = self._sin = torch.empty(0)
-        self._rotating = torch.ones(backbone.model.config.num_hidden_layers, dtype=torch.bool)
+        self._rotating = torch.ones(model.config.num_hidden_layers, dtype=torch.bool)
         with torch.inference_mode():
             self._rotating = self._probe()
             # at once: later it could be read while some adapter is on, and would hold that adapter's numbers
@@ -97,7 +99,7 @@ class KVAccess:
     def _read_sink(self) -> MemoryBlock:
         """Return the block of one token that every context starts with."""
         context = self.start(1)
-        self.forward(context, ids=torch.tensor([[self.backbone.sink_id]], device=self.backbone.device))
+        self.forward(context, ids=torch.tensor([[self._sink_id]], device=self._model.device))
         keys, values = self.take(context, torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
         positions = torch.zeros(1, 1, 1, dtype=torch.int32)
         return MemoryBlock(keys[:, 0], values[:, 0], positions, extent=1, num_source_tokens=0)
@@ -114,7 +116,7 @@ class KVAccess:
             hidden: Last hidden states.
             precise: Multiply in float32, so that a score does not round to bfloat16; a third of the speed.
         """
-        if not precise:
+        if not precise or self._model.dtype == torch.float32:
             quick: Tensor = self._head(hidden).float()
             return quick
         weight, bias = self._head_float32
@@ -127,7 +129,7 @@ class KVAccess:
 
     def start(self, batch: int) -> Context:
         """Return an empty context of `batch` rows."""
-        device = self.backbone.device
+        device = self._model.device
         mask = torch.zeros(batch, 0, dtype=torch.bool, device=device)
         return Context(DynamicCache(), mask, torch.zeros(batch, dtype=torch.long, device=device))
 
@@ -174,10 +176,10 @@ class KVAccess:
         if visible is None and context.head_mask is not None:
             visible = attention.causal(context.mask, width)
         if visible is not None:
-            mask = attention.additive(visible[:, None], self.backbone.dtype)
+            mask = attention.additive(visible[:, None], self._model.dtype)
         elif is_first:
             mask = None  # right padding comes after every real token: plain causal attention, the fast kernel
-        with attention.masked_by_head(self._base, context.head_mask, visible, self.backbone.dtype):
+        with attention.masked_by_head(self._base, context.head_mask, visible, self._model.dtype):
             output = self._base(
                 input_ids=ids,
                 inputs_embeds=embeds,
@@ -201,7 +203,7 @@ class KVAccess:
         Returns:
             Largest attention weight over new tokens and the query heads of a KV head. `[L, B, K, n]` float32.
         """
-        heads = self.backbone.model.config.num_key_value_heads
+        heads = self._model.config.num_key_value_heads
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         with attention.watched(self._base, real, heads, columns) as received:
             self.forward(context, ids=ids, lengths=lengths)
@@ -215,7 +217,7 @@ class KVAccess:
             return: keys and values, each `[L, B, K, n, D]`.
         """
         layers: Any = context.cache.layers
-        columns = columns.to(self.backbone.device)
+        columns = columns.to(self._model.device)
         keys = torch.stack([layer.keys[:, :, columns] for layer in layers])  # [L, B, K, n, D]
         values = torch.stack([layer.values[:, :, columns] for layer in layers])  # [L, B, K, n, D]
         return self.rotate(keys, positions[None, :, None], inverse=True), values
@@ -227,7 +229,7 @@ class KVAccess:
             rows: Token ids of B texts of any length, T the longest; shorter ones are padded on the right.
         """
         width = max(len(row) for row in rows)
-        ids, _ = self.pad([[self.backbone.sink_id, *row] for row in rows], width + 1)
+        ids, _ = self.pad([[self._sink_id, *row] for row in rows], width + 1)
         context = self.start(len(rows))
         hidden = self.forward(context, ids=ids)
         columns = torch.arange(1, width + 1)
@@ -253,7 +255,7 @@ class KVAccess:
         longest = max(sizes, default=0) if width is None else width + (not unrotated)
         context = self.start(len(rows))
         context.next_positions += torch.tensor(
-            [sum(block.extent for block in row) for row in rows], device=self.backbone.device
+            [sum(block.extent for block in row) for row in rows], device=self._model.device
         )
         if longest == 0:
             return context
@@ -262,8 +264,8 @@ class KVAccess:
             keys = self.rotate(keys, positions)
         for layer_idx in range(len(keys)):
             context.cache.update(keys[layer_idx], values[layer_idx], layer_idx)
-        filled = torch.arange(longest, device=self.backbone.device) < torch.tensor(
-            sizes, device=self.backbone.device
+        filled = torch.arange(longest, device=self._model.device) < torch.tensor(
+            sizes, device=self._model.device
         ).unsqueeze(1)
         context.mask = filled
         if any(block.counts is not None for row in rows for block in row):
@@ -273,7 +275,7 @@ class KVAccess:
     def _filled(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> Tensor:
         """Return which columns hold a memory token in which layer and head, `[L, B, K, width]` bool."""
         num_layers, num_heads = rows[0][0].keys.shape[:2]
-        filled = torch.zeros(num_layers, len(rows), num_heads, width, dtype=torch.bool, device=self.backbone.device)
+        filled = torch.zeros(num_layers, len(rows), num_heads, width, dtype=torch.bool, device=self._model.device)
         for row, blocks in enumerate(rows):
             column = 0
             for block in blocks:
@@ -288,7 +290,7 @@ class KVAccess:
         first = next(block for row in rows for block in row)
         shared = all(block.positions.shape[:2] == (1, 1) for row in rows for block in row)
         num_layers, num_heads, _, head_dim = first.keys.shape
-        device, dtype = self.backbone.device, self.backbone.dtype
+        device, dtype = self._model.device, self._model.dtype
         keys = torch.zeros(num_layers, len(rows), num_heads, width, head_dim, dtype=dtype, device=device)
         values = torch.zeros_like(keys)
         # where layers and heads agree, one row of positions is looked up instead of one for each of them
@@ -332,15 +334,14 @@ class KVAccess:
     def pad(self, rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
         """Return ids padded on the right and their lengths, `[B, width]` and `[B]`."""
         longest = max(len(row) for row in rows) if width is None else width
-        filled = [[*row, *[self.backbone.sink_id] * (longest - len(row))] for row in rows]
-        device = self.backbone.device
+        filled = [[*row, *[self._sink_id] * (longest - len(row))] for row in rows]
+        device = self._model.device
         return torch.tensor(filled, device=device), torch.tensor([len(row) for row in rows], device=device)
 
     def _check_window(self, needed: int) -> None:
-        if needed > self.backbone.window:
+        if needed > self._window:
             raise ContextOverflowError(
-                f"Blocks, working memory and question need {needed} positions, "
-                f"but {self.backbone.name} has {self.backbone.window}.",
+                f"Blocks, working memory and question need {needed} positions, but {self._name} has {self._window}.",
                 "Ask a shorter question, or lower max_memory_tokens, max_readback_tokens or chunk_tokens.",
             )
 
@@ -348,31 +349,31 @@ class KVAccess:
         """Return cos and sin of positions 0..size-1, `[size, rotary dims]` float32, computed once."""
         if len(self._cos) < size:
             reach = 1 << (size - 1).bit_length()
-            positions = torch.arange(reach, device=self.backbone.device)[None]
+            positions = torch.arange(reach, device=self._model.device)[None]
             with torch.inference_mode(mode=False):
-                cos, sin = self._base.rotary_emb(torch.zeros(1, device=self.backbone.device), positions)
+                cos, sin = self._base.rotary_emb(torch.zeros(1, device=self._model.device), positions)
             self._cos, self._sin = cos[0], sin[0]
         return self._cos, self._sin
 
     def _probe(self) -> Tensor:
         """Find the layers that rotate, by reading the same tokens at two places, `[L]` bool."""
         size = min(4, self._base.config.vocab_size)
-        ids = torch.arange(size, device=self.backbone.device)[None]
-        shift = max(1, min(1000, self.backbone.window // 2 - size))
+        ids = torch.arange(size, device=self._model.device)[None]
+        shift = max(1, min(1000, self._window // 2 - size))
         raw, plain = [], []
         for offset in (0, shift):
             context = self.start(1)
-            positions = torch.arange(offset, offset + size, device=self.backbone.device)[None]
+            positions = torch.arange(offset, offset + size, device=self._model.device)[None]
             hidden = self.forward(context, ids=ids, positions=positions)
             layers: Any = context.cache.layers
             raw.append(torch.stack([layer.keys for layer in layers]))
             plain.append(self.rotate(raw[-1], positions[None, :, None], inverse=True))
         rotating = _differs(raw[0], raw[1])
-        expected = self.backbone.model(input_ids=ids).logits
+        expected = self._model(input_ids=ids).logits
         off = _differs(plain[0], plain[1]) & rotating
         if bool(off.any()) or bool(_differs(self.logits(hidden), expected.float()).any()):
             raise UnsupportedModelError(
-                f"{self.backbone.name}: its keys cannot be moved to another position, or its head is not linear.",
+                f"{self._name}: its keys cannot be moved to another position, or its head is not linear.",
                 "Choose a backbone such as Llama, Qwen2.5, Qwen3, SmolLM2 or Mistral.",
             )
         return rotating.cpu()

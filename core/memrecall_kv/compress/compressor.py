@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess, Prefill
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Prefill
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.compress.importance import SCORES
 from memrecall_kv.compress.learned_importance import ImportanceScorer
@@ -49,7 +50,7 @@ class OperatorCompressor:
     """Selects, strides, pools, or both selects and pools.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         config: Operator, ratio and importance score.
         scorer: Weights for `importance="learned"`.
 
@@ -59,7 +60,7 @@ class OperatorCompressor:
 
     unrotated = False
 
-    def __init__(self, kv: KVAccess, config: CompressorConfig, scorer: ImportanceScorer | None = None) -> None:
+    def __init__(self, backbone: Backbone, config: CompressorConfig, scorer: ImportanceScorer | None = None) -> None:
         if config.kind not in _OPERATORS:
             raise InputError(
                 f"Expected one of {', '.join(_OPERATORS)}, got {config.kind!r}.",
@@ -70,7 +71,7 @@ class OperatorCompressor:
                 f"importance={config.importance!r} was given {'a' if scorer else 'no'} scorer.",
                 "Load a checkpoint that holds a scorer, or choose a score that needs none.",
             )
-        self._kv = kv
+        self._backbone = backbone
         self.config = config
         self.scorer = scorer
 
@@ -89,16 +90,16 @@ class OperatorCompressor:
             ContextOverflowError: If a chunk is longer than the backbone's window.
             InputError: If a chunk has no tokens.
         """
-        return _in_batches(self._kv, chunks, self._compress)
+        return _in_batches(self._backbone, chunks, self._compress)
 
     def _compress(self, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        prefill = self._kv.prefill(rows)
-        scores = self.scorer(self._kv, prefill, rows) if self.scorer else None
-        return operate(self._kv, prefill, rows, self.config, scores)
+        prefill = self._backbone.kv.prefill(rows)
+        scores = self.scorer(self._backbone, prefill, rows) if self.scorer else None
+        return operate(self._backbone, prefill, rows, self.config, scores)
 
 
 def operate(
-    kv: KVAccess,
+    backbone: Backbone,
     prefill: Prefill,
     rows: Sequence[Sequence[int]],
     config: CompressorConfig,
@@ -107,7 +108,7 @@ def operate(
     """Return the blocks an operator makes of texts that were read already.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         prefill: What it holds of the texts.
         rows: Token ids of the texts.
         config: Operator, ratio and importance score.
@@ -116,7 +117,7 @@ def operate(
     operator = _OPERATORS[config.kind]
     scored = config.kind in ("select", "hybrid")
     if scores is None:
-        scores = SCORES[config.importance](kv, prefill, rows) if scored else torch.empty(0)
+        scores = SCORES[config.importance](backbone, prefill, rows) if scored else torch.empty(0)
     blocks = []
     for row, ids in enumerate(rows):
         size, kept = len(ids), math.ceil(len(ids) / config.compression_ratio)
@@ -134,15 +135,15 @@ class MemoryTokenCompressor:
     """The learned compressor in the `frozen_raw` layout; see `frozen_raw.py`.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         layout: The trained weights.
         config: The ratio.
     """
 
     unrotated = False
 
-    def __init__(self, kv: KVAccess, layout: FrozenRawLayout, config: CompressorConfig) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, layout: FrozenRawLayout, config: CompressorConfig) -> None:
+        self._backbone = backbone
         self.layout = layout
         self.config = config
 
@@ -158,14 +159,16 @@ class MemoryTokenCompressor:
             ContextOverflowError: If a chunk is longer than the backbone's window.
             InputError: If a chunk has no tokens.
         """
-        return _in_batches(self._kv, chunks, lambda rows: self.layout.compress(rows, self.config.compression_ratio))
+        return _in_batches(
+            self._backbone, chunks, lambda rows: self.layout.compress(rows, self.config.compression_ratio)
+        )
 
 
 def _in_batches(
-    kv: KVAccess, chunks: Sequence[Chunk], make: Callable[[list[list[int]]], list[MemoryBlock]]
+    backbone: Backbone, chunks: Sequence[Chunk], make: Callable[[list[list[int]]], list[MemoryBlock]]
 ) -> list[MemoryBlock]:
     """Compress batches of chunks of similar length and return the blocks in the order of the chunks."""
-    rows = encode_chunks(kv, chunks)
+    rows = encode_chunks(backbone, chunks)
     blocks: dict[int, MemoryBlock] = {}
     for batch in batches(rows):
         with torch.inference_mode():
@@ -174,13 +177,13 @@ def _in_batches(
     return [blocks[index] for index in range(len(chunks))]
 
 
-def encode_chunks(kv: KVAccess, chunks: Sequence[Chunk]) -> list[list[int]]:
+def encode_chunks(backbone: Backbone, chunks: Sequence[Chunk]) -> list[list[int]]:
     """Return the token ids of every chunk.
 
     Raises:
         InputError: If a chunk has no tokens.
     """
-    rows = [kv.backbone.encode(chunk.text) for chunk in chunks]
+    rows = [backbone.encode(chunk.text) for chunk in chunks]
     for chunk, row in zip(chunks, rows, strict=True):
         if not row:
             raise InputError(f"Chunk {chunk.id} has no tokens.", "Leave empty texts out.")

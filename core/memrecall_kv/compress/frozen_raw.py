@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import Context, KVAccess
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Context
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import InputError
 from memrecall_kv.types import MemoryBlock
@@ -49,18 +50,18 @@ class FrozenRawLayout:
     """Weights of the memory tokens and their forward.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         adapter: Deltas that are on at memory positions only.
         embedding: Learned part of a memory token's embedding. `[hidden]`.
     """
 
-    def __init__(self, kv: KVAccess, adapter: LoraAdapter, embedding: Tensor) -> None:
-        self._kv = kv
-        self.adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
-        self.embedding = embedding.to(kv.backbone.device, kv.backbone.dtype)
+    def __init__(self, backbone: Backbone, adapter: LoraAdapter, embedding: Tensor) -> None:
+        self._backbone = backbone
+        self.adapter = adapter.to(backbone.device, backbone.dtype)
+        self.embedding = embedding.to(backbone.device, backbone.dtype)
 
     @classmethod
-    def from_directory(cls, kv: KVAccess, path: Path) -> FrozenRawLayout:
+    def from_directory(cls, backbone: Backbone, path: Path) -> FrozenRawLayout:
         """Load what `save` wrote.
 
         Raises:
@@ -72,11 +73,11 @@ class FrozenRawLayout:
             raise InputError(
                 f"{path} holds no memory-token compressor: {error}", "Give a directory written by save_pretrained."
             ) from error
-        return cls(kv, LoraAdapter.from_directory(path), embedding)
+        return cls(backbone, LoraAdapter.from_directory(path), embedding)
 
     def save(self, path: Path) -> None:
         """Write adapter and embedding."""
-        self.adapter.save(path, base_model=self._kv.backbone.name)
+        self.adapter.save(path, base_model=self._backbone.name)
         save_file({"weight": self.embedding.detach().contiguous().clone()}, path / _EMBEDDING)
 
     @property
@@ -96,36 +97,36 @@ class FrozenRawLayout:
 
     def read(self, rows: Sequence[Sequence[int]]) -> Reading:
         """Read chunks with the untouched backbone, without gradient."""
-        kv = self._kv
-        ids, lengths = kv.pad([[kv.backbone.sink_id, *row] for row in rows])
-        context = kv.start(len(rows))
+        backbone = self._backbone
+        ids, lengths = backbone.kv.pad([[backbone.sink_id, *row] for row in rows])
+        context = backbone.kv.start(len(rows))
         with torch.no_grad():
-            kv.forward(context, ids=ids)
+            backbone.kv.forward(context, ids=ids)
         return Reading(context, ids, lengths)
 
     def write(self, reading: Reading, ratio: int) -> list[MemoryBlock]:
         """Let memory tokens read what was read, and return their keys and values as blocks."""
-        kv = self._kv
+        backbone = self._backbone
         sizes = (reading.lengths - 1).tolist()
         width = reading.ids.shape[1] - 1
         kept = math.ceil(width / ratio)
         steps = torch.arange(1, kept + 1, device=reading.ids.device) * ratio
         ends = steps[None].minimum(reading.lengths[:, None] - 1)  # [B, M]
         first = reading.context.mask.shape[1]
-        with self.adapter.active(kv.backbone.model):
-            kv.forward(
+        with self.adapter.active(backbone.model):
+            backbone.kv.forward(
                 reading.context,
                 embeds=self._embed(reading, ratio),
                 positions=ends,
                 visible=_visible(ends, width),
             )
-        keys, values = kv.take(reading.context, torch.arange(first, first + kept), ends)
+        keys, values = backbone.kv.take(reading.context, torch.arange(first, first + kept), ends)
         return [_block(keys, values, ends, row, math.ceil(size / ratio), size) for row, size in enumerate(sizes)]
 
     def whole(self, reading: Reading) -> list[MemoryBlock]:
         """Return the chunks uncompressed, as blocks of ratio 1."""
         places = torch.arange(1, reading.ids.shape[1], device=reading.ids.device)[None]
-        keys, values = self._kv.take(reading.context, places[0], places)
+        keys, values = self._backbone.kv.take(reading.context, places[0], places)
         places = places.expand(len(reading.ids), -1)
         return [
             _block(keys, values, places, row, size, size) for row, size in enumerate((reading.lengths - 1).tolist())
@@ -134,7 +135,7 @@ class FrozenRawLayout:
     def _embed(self, reading: Reading, ratio: int) -> Tensor:
         """Return the mean embedding of each group's real tokens plus the learned vector, `[B, M, hidden]`."""
         ids, lengths = reading.ids[:, 1:], reading.lengths - 1
-        raw = self._kv.embed(ids)
+        raw = self._backbone.kv.embed(ids)
         batch, width = ids.shape
         kept = math.ceil(width / ratio)
         real = (torch.arange(width, device=ids.device) < lengths[:, None]).to(raw.dtype)

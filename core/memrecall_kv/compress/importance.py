@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from memrecall_kv.backbone.kv import KVAccess, Prefill, whole_blocks
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Prefill, whole_blocks
 
 _REPEAT = "\n\nRepeat the previous context:\n"
 """What stands between a text and its repetition."""
 
-Score = Callable[[KVAccess, Prefill, Sequence[Sequence[int]]], Tensor]
+Score = Callable[[Backbone, Prefill, Sequence[Sequence[int]]], Tensor]
 """Returns importance, higher is kept: `[L, B, K, T]`, or `[1, B, 1, T]` where layers and heads agree."""
 
 
-def key_norm(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+def key_norm(backbone: Backbone, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
     """Score a token by minus the norm of its key: short keys draw much attention.
 
     Source:
@@ -34,7 +35,7 @@ def key_norm(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> T
     return -norms
 
 
-def key_diff(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+def key_diff(backbone: Backbone, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
     """Score a token by how little its key resembles the average key of its head.
 
     Source:
@@ -48,15 +49,15 @@ def key_diff(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> T
     return -cosine_similarity(keys, anchor, dim=-1)
 
 
-def surprisal(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+def surprisal(backbone: Backbone, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
     """Score a token by minus its log-probability given what stands before it.
 
     Source:
         Compressing Context to Enhance Inference Efficiency of Large Language Models
         (Selective Context), arXiv:2310.06201. Deviation: per token, not per phrase.
     """
-    ids, _ = kv.pad(rows, prefill.hidden.shape[1])
-    logits = kv.logits(prefill.hidden[:, :-1], precise=False)
+    ids, _ = backbone.kv.pad(rows, prefill.hidden.shape[1])
+    logits = backbone.kv.logits(prefill.hidden[:, :-1], precise=False)
     chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)
     # the first token has nothing before it: it is as surprising as the most surprising one
     scores = (
@@ -67,7 +68,7 @@ def surprisal(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> 
     return scores[None, :, None]
 
 
-def reconstruction(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+def reconstruction(backbone: Backbone, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
     """Score a token by the logarithm of the most attention it gets while the text is repeated after itself.
 
     What a model looks at to repeat a text is what it would look at to answer any question about it; the scores
@@ -78,10 +79,10 @@ def reconstruction(kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]
         Deviation: a chunk is short enough to be repeated whole.
     """
     width = max(map(len, rows))
-    lead = kv.backbone.encode(_REPEAT)
-    ids, lengths = kv.pad([[*lead, *row] for row in rows])
-    received = kv.attention_received(
-        kv.place([[block] for block in whole_blocks(prefill, rows)]), ids, lengths, slice(1, 1 + width)
+    lead = backbone.encode(_REPEAT)
+    ids, lengths = backbone.kv.pad([[*lead, *row] for row in rows])
+    received = backbone.kv.attention_received(
+        backbone.kv.place([[block] for block in whole_blocks(prefill, rows)]), ids, lengths, slice(1, 1 + width)
     )
     # two digits of the logarithm: what differs by less than a percent is left to the order
     return received.clamp_min(1e-9).log().round(decimals=2)

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess, Prefill
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Prefill
 from memrecall_kv.errors import InputError
 
 _FILE = "importance_scorer.safetensors"
@@ -89,7 +90,7 @@ class ImportanceScorer:
     def predict(self, prefill: Prefill) -> Tensor:
         """Return the logarithm of the attention each token is expected to get, `[L, B, K, T]`; gradient flows."""
         num_layers, batch, num_heads, size, _ = prefill.keys.shape
-        # a layer at a time on a CPU, for the reason `KVAccess.rotate` gives
+        # a layer at a time on a CPU, for the reason `Backbone.rotate` gives
         step = 1 if prefill.keys.device.type == "cpu" else num_layers
         split = {name: torch.split(tensor.to(prefill.keys.device), step) for name, tensor in self.tensors.items()}
         scores = []
@@ -102,7 +103,7 @@ class ImportanceScorer:
             scores.append(torch.baddbmm(own["second_bias"], inside, own["second"]))
         return torch.cat(scores).view(num_layers, batch, size, num_heads).transpose(2, 3)
 
-    def __call__(self, kv: KVAccess, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
+    def __call__(self, backbone: Backbone, prefill: Prefill, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return importance as `importance.Score` has it."""
         return self.predict(prefill).round(decimals=2)
 

@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from memrecall_kv.backbone.kv import Context, KVAccess
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Context
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import InputError, UnsupportedModelError
 from memrecall_kv.types import Chunk, MemoryBlock
@@ -171,7 +171,7 @@ class ReferenceCompressor:
     """Compresses chunks as the published checkpoints do.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         weights: What it uses at memory tokens.
         config: Ratio and window.
         chunk_tokens: Chunk size the checkpoint is used with. A shorter chunk is one padded to it: text
@@ -185,12 +185,17 @@ class ReferenceCompressor:
     unrotated = True
 
     def __init__(
-        self, kv: KVAccess, weights: ReferenceWeights, config: CompressorConfig, *, chunk_tokens: int | None = None
+        self,
+        backbone: Backbone,
+        weights: ReferenceWeights,
+        config: CompressorConfig,
+        *,
+        chunk_tokens: int | None = None,
     ) -> None:
-        weights.check(kv.backbone.model)
-        self._kv = kv
+        weights.check(backbone.model)
+        self._backbone = backbone
         self._chunk_tokens = chunk_tokens or 0
-        self.weights = weights.to(kv.backbone.device, kv.backbone.dtype)
+        self.weights = weights.to(backbone.device, backbone.dtype)
         self.config = config
 
     @property
@@ -205,7 +210,7 @@ class ReferenceCompressor:
             ContextOverflowError: If a window and the memory before it are longer than the backbone's.
             InputError: If a chunk has no tokens.
         """
-        rows = [self._kv.backbone.encode(chunk.text) for chunk in chunks]
+        rows = [self._backbone.encode(chunk.text) for chunk in chunks]
         for chunk, row in zip(chunks, rows, strict=True):
             if not row:
                 raise InputError(f"Chunk {chunk.id} has no tokens.", "Leave empty texts out.")
@@ -225,7 +230,7 @@ class ReferenceCompressor:
         for start in range(0, max(len(row) for row in rows), window):
             # only a row's last window can be short, so that all that go on have equally much memory
             alive = [index for index, row in enumerate(rows) if len(row) > start]
-            context = self._resume([memory[index] for index in alive]) if start else self._kv.start(len(alive))
+            context = self._resume([memory[index] for index in alive]) if start else self._backbone.kv.start(len(alive))
             made = self._read(context, [rows[index][start : start + window] for index in alive])
             for index, (keys, values) in zip(alive, made, strict=True):
                 if start:
@@ -240,22 +245,24 @@ class ReferenceCompressor:
         """Return a context that starts with the memory of earlier windows, numbered densely from 0."""
         size = earlier[0].num_memory_tokens
         keys = torch.stack([block.keys for block in earlier], dim=1)  # [L, B, K, size, D]
-        keys = self._kv.rotate(keys, torch.arange(size)[None, None, None])
+        keys = self._backbone.kv.rotate(keys, torch.arange(size)[None, None, None])
         # rotated here and placed as they are: placing with rotation would put a sink before them
         rows = [[replace(block, keys=keys[:, row], extent=size)] for row, block in enumerate(earlier)]
-        return self._kv.place(rows, unrotated=True)
+        return self._backbone.kv.place(rows, unrotated=True)
 
     def _read(self, context: Context, pieces: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
         """Read a window per row and return the memory it makes: keys, un-rotated, and values `[L, K, m, D]`."""
-        kv = self._kv
+        backbone = self._backbone
         offset = context.mask.shape[1]
-        ids, lengths = kv.pad([interleave(piece, self.config.compression_ratio, _MEMORY_ID) for piece in pieces])
+        ids, lengths = backbone.kv.pad(
+            [interleave(piece, self.config.compression_ratio, _MEMORY_ID) for piece in pieces]
+        )
         memory = ids == _MEMORY_ID  # [B, T]
-        embeds = self.weights.embed(memory, kv.embed(ids.masked_fill(memory, 0)))
-        with self.weights.active(kv.backbone.model, memory):
-            kv.forward(context, embeds=embeds, lengths=lengths)
+        embeds = self.weights.embed(memory, backbone.kv.embed(ids.masked_fill(memory, 0)))
+        with self.weights.active(backbone.model, memory):
+            backbone.kv.forward(context, embeds=embeds, lengths=lengths)
         columns = memory.any(dim=0).nonzero().squeeze(1)  # rows differ in their last group only
-        keys, values = kv.take(context, columns + offset, (columns + offset)[None])
+        keys, values = backbone.kv.take(context, columns + offset, (columns + offset)[None])
         own = memory[:, columns]
         return [(keys[:, row, :, own[row]], values[:, row, :, own[row]]) for row in range(len(pieces))]
 

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
@@ -51,13 +50,13 @@ class LikelihoodGate:
         block; measures the notes too.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         config: Batch, bias and temperature.
         unrotated: Read blocks with keys left un-rotated.
     """
 
-    def __init__(self, kv: KVAccess, config: GateConfig, *, unrotated: bool = False) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, config: GateConfig, *, unrotated: bool = False) -> None:
+        self._backbone = backbone
         self._config = config
         self._unrotated = unrotated
 
@@ -67,8 +66,8 @@ class LikelihoodGate:
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
-        lead = self._kv.backbone.encode(prompts.gate_lead())
-        text = self._kv.backbone.encode(prompts.gate_question(question, memory.text))
+        lead = self._backbone.encode(prompts.gate_lead())
+        text = self._backbone.encode(prompts.gate_question(question, memory.text))
         gains: list[float] = []
         # one row of every batch holds no block: the likelihood to subtract
         for batch in _fixed_batches(blocks, self._config.batch_size):
@@ -80,10 +79,10 @@ class LikelihoodGate:
     def _likelihoods(self, lead: list[int], text: list[int], rows: list[list[MemoryBlock]]) -> Tensor:
         """Return the mean log-likelihood of the text after each row's blocks, `[B]` float32."""
         with torch.inference_mode():
-            context = self._kv.place(rows, width=_width(rows), unrotated=self._unrotated)
-            ids, lengths = self._kv.pad([[*lead, *text]] * len(rows))
-            hidden = self._kv.forward(context, ids=ids, lengths=lengths)
-            logits = self._kv.logits(hidden[:, len(lead) - 1 : -1])  # [B, text, V]
+            context = self._backbone.kv.place(rows, width=_width(rows), unrotated=self._unrotated)
+            ids, lengths = self._backbone.kv.pad([[*lead, *text]] * len(rows))
+            hidden = self._backbone.kv.forward(context, ids=ids, lengths=lengths)
+            logits = self._backbone.kv.logits(hidden[:, len(lead) - 1 : -1])  # [B, text, V]
             target = ids[:, len(lead) :, None]
             chosen: Tensor = logits.gather(-1, target)[..., 0] - logits.logsumexp(dim=-1)
         return chosen.mean(dim=1)
@@ -96,7 +95,7 @@ class ClassifierGate:
         LycheeMemory, arXiv:2602.08382, the gate. Published without code or weights.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         config: Batch size.
         adapter: Deltas that are on while the gate reads.
         weight: `[hidden]`.
@@ -106,7 +105,7 @@ class ClassifierGate:
 
     def __init__(
         self,
-        kv: KVAccess,
+        backbone: Backbone,
         config: GateConfig,
         adapter: LoraAdapter,
         weight: Tensor,
@@ -114,14 +113,16 @@ class ClassifierGate:
         *,
         unrotated: bool = False,
     ) -> None:
-        self._kv = kv
+        self._backbone = backbone
         self._config = config
         self._unrotated = unrotated
-        self._adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
-        self._weight, self._bias = (tensor.float().to(kv.backbone.device) for tensor in (weight, bias))
+        self._adapter = adapter.to(backbone.device, backbone.dtype)
+        self._weight, self._bias = (tensor.float().to(backbone.device) for tensor in (weight, bias))
 
     @classmethod
-    def from_directory(cls, kv: KVAccess, config: GateConfig, path: Path, *, unrotated: bool = False) -> ClassifierGate:
+    def from_directory(
+        cls, backbone: Backbone, config: GateConfig, path: Path, *, unrotated: bool = False
+    ) -> ClassifierGate:
         """Load what `save` wrote.
 
         Raises:
@@ -134,11 +135,11 @@ class ClassifierGate:
             raise InputError(
                 f"{path} holds no gate: {error}", "Give a directory written by save_pretrained."
             ) from error
-        return cls(kv, config, LoraAdapter.from_directory(path), weight, bias, unrotated=unrotated)
+        return cls(backbone, config, LoraAdapter.from_directory(path), weight, bias, unrotated=unrotated)
 
     def save(self, path: Path) -> None:
         """Write adapter and head."""
-        self._adapter.save(path, base_model=self._kv.backbone.name)
+        self._adapter.save(path, base_model=self._backbone.name)
         save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / HEAD_FILE)
 
     def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
@@ -147,14 +148,14 @@ class ClassifierGate:
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
-        known = latest(self._kv.backbone, memory.text)
-        prompt = self._kv.backbone.encode(prompts.gate_classify(question, known))
+        known = latest(self._backbone, memory.text)
+        prompt = self._backbone.encode(prompts.gate_classify(question, known))
         probabilities: list[float] = []
         for batch in _fixed_batches(blocks, self._config.batch_size):
-            with torch.inference_mode(), self._adapter.active(self._kv.backbone.model):
-                context = self._kv.place(batch, width=_width(batch), unrotated=self._unrotated)
-                ids, lengths = self._kv.pad([prompt] * len(batch))
-                last = self._kv.forward(context, ids=ids, lengths=lengths)[:, -1].float()
+            with torch.inference_mode(), self._adapter.active(self._backbone.model):
+                context = self._backbone.kv.place(batch, width=_width(batch), unrotated=self._unrotated)
+                ids, lengths = self._backbone.kv.pad([prompt] * len(batch))
+                last = self._backbone.kv.forward(context, ids=ids, lengths=lengths)[:, -1].float()
                 probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 

@@ -19,8 +19,9 @@ from typing import Protocol
 
 import torch
 
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import Context, KVAccess, whole_blocks
+from memrecall_kv.backbone.kv import Context, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.errors import ConfigError
@@ -73,15 +74,15 @@ class BackboneReasoner:
     """The backbone itself writes notes and answers, greedily.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         config: Lengths and modes.
         unrotated: Read blocks with keys left un-rotated.
     """
 
     _tuned: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
 
-    def __init__(self, kv: KVAccess, config: ReasonerConfig, *, unrotated: bool = False) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, config: ReasonerConfig, *, unrotated: bool = False) -> None:
+        self._backbone = backbone
         self._config = config
         self._unrotated = unrotated
 
@@ -94,8 +95,8 @@ class BackboneReasoner:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         rewriting = self._config.memory == "rewrite"
-        request = self._kv.backbone.encode(self._note_prompt(question, memory))
-        context = self._kv.place([[block]], unrotated=self._unrotated)
+        request = self._backbone.encode(self._note_prompt(question, memory))
+        context = self._backbone.kv.place([[block]], unrotated=self._unrotated)
         tally.memory_tokens += block.num_memory_tokens
         reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
         text = " ".join(reply.split())
@@ -126,8 +127,8 @@ class BackboneReasoner:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         texts = [] if self._config.readback == "off" else [recall.text for recall in self._readback(evidence)]
-        request = self._kv.backbone.chat(prompts.answer(question, memory.text, texts))
-        yield from self._write(self._kv.place([[]]), request, self._config.max_answer_tokens, tally)
+        request = self._backbone.chat(prompts.answer(question, memory.text, texts))
+        yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally)
 
     def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
         ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
@@ -148,12 +149,12 @@ class BackboneReasoner:
         tally.prompt_tokens += len(prompt)
         ids: list[int] = []
         said = ""
-        for (token,) in generate(self._kv, context, [prompt], limit, self._tuned):
+        for (token,) in generate(self._backbone, context, [prompt], limit, self._tuned):
             if token is None:
                 return
             tally.generated_tokens += 1
             ids.append(token)
-            text, newline, _ = self._kv.backbone.decode(ids).lstrip().partition("\n")
+            text, newline, _ = self._backbone.decode(ids).lstrip().partition("\n")
             if newline or not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 yield text[len(said) :]
                 said = text
@@ -163,12 +164,12 @@ class BackboneReasoner:
     def _fit(self, memory: WorkingMemory) -> WorkingMemory:
         """Drop the oldest notes until the memory fits; cut a single note that does not."""
         notes = list(memory.notes)
-        encode = self._kv.backbone.encode
+        encode = self._backbone.encode
         while len(notes) > 1 and len(encode(WorkingMemory(tuple(notes)).text)) > self._config.max_memory_tokens:
             notes.pop(0)
         ids = encode(notes[0].text)
         if len(notes) == 1 and len(ids) > self._config.max_memory_tokens:
-            notes[0] = Note(self._kv.backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
+            notes[0] = Note(self._backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
         return WorkingMemory(tuple(notes))
 
 
@@ -176,7 +177,7 @@ class TunedReasoner(BackboneReasoner):
     """A reasoner with deltas that were trained to read blocks: it notes and answers in the form it has learned.
 
     Args:
-        kv: The backbone.
+        backbone: The model.
         config: Lengths and modes.
         adapter: Deltas that are on while it reads and writes.
         unrotated: Read blocks with keys left un-rotated.
@@ -185,15 +186,17 @@ class TunedReasoner(BackboneReasoner):
         ConfigError: If the settings ask for a memory it was not trained for.
     """
 
-    def __init__(self, kv: KVAccess, config: ReasonerConfig, adapter: LoraAdapter, *, unrotated: bool = False) -> None:
-        super().__init__(kv, config, unrotated=unrotated)
+    def __init__(
+        self, backbone: Backbone, config: ReasonerConfig, adapter: LoraAdapter, *, unrotated: bool = False
+    ) -> None:
+        super().__init__(backbone, config, unrotated=unrotated)
         if config.memory != "append":
             raise ConfigError(
                 f"A tuned reasoner keeps a list of notes, got memory={config.memory!r}.",
                 "Use memory='append', or kind='zero_shot'.",
             )
-        self.adapter = adapter.to(kv.backbone.device, kv.backbone.dtype)
-        self._tuned = partial(self.adapter.active, kv.backbone.model)
+        self.adapter = adapter.to(backbone.device, backbone.dtype)
+        self._tuned = partial(self.adapter.active, backbone.model)
 
     def update(
         self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
@@ -230,17 +233,17 @@ class TunedReasoner(BackboneReasoner):
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         if self._config.readback == "off":
-            read, context = list(evidence), self._kv.place([list(blocks)], unrotated=self._unrotated)
+            read, context = list(evidence), self._backbone.kv.place([list(blocks)], unrotated=self._unrotated)
             tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
         else:
             read = self._readback(evidence)
-            rows = [self._kv.backbone.encode(recall.text) for recall in read]
+            rows = [self._backbone.encode(recall.text) for recall in read]
             tally.prompt_tokens += sum(map(len, rows))
             with torch.inference_mode():
-                context = self._kv.place([whole_blocks(self._kv.prefill(rows), rows) if rows else []])
+                context = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
         left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
         known = WorkingMemory(tuple(note for note in memory.notes if note.chunk_id in left))
-        request = self._kv.backbone.encode(prompts.trained_answer(question, known.text))
+        request = self._backbone.encode(prompts.trained_answer(question, known.text))
         yield from self._write(context, request, self._config.max_answer_tokens, tally)
 
     def _note_prompt(self, question: str, memory: WorkingMemory) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
 from memrecall_kv.recall import prompts
@@ -182,14 +182,14 @@ class GateLoss:
     """The loss of a gate on a task.
 
     Args:
-        kv: The backbone, frozen.
+        backbone: The model, frozen.
         blocks: Makes the blocks that are judged, without gradient.
         positive_weight: Weight of a relevant block in the cross-entropy.
         list_weight: Weight of the competition inside a list.
     """
 
-    def __init__(self, kv: KVAccess, blocks: Blocks, *, positive_weight: float, list_weight: float) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, blocks: Blocks, *, positive_weight: float, list_weight: float) -> None:
+        self._backbone = backbone
         self._blocks = blocks
         self._positive_weight = positive_weight
         self._list_weight = list_weight
@@ -223,11 +223,11 @@ class GateLoss:
         judgements: Sequence[Judgement],
     ) -> list[Tensor]:
         """Return the logits of each judgement's chunks."""
-        encode, kv = self._kv.backbone.encode, self._kv
+        encode, backbone = self._backbone.encode, self._backbone
         rows = [
             (number, place, prompt)
             for number, judgement in enumerate(judgements)
-            for prompt in [encode(prompts.gate_classify(judgement.question, latest(kv.backbone, judgement.memory)))]
+            for prompt in [encode(prompts.gate_classify(judgement.question, latest(backbone, judgement.memory)))]
             for place in judgement.chunks
         ]
         rows.sort(key=lambda row: (len(row[2]), blocks[row[1]].num_memory_tokens))
@@ -237,10 +237,10 @@ class GateLoss:
             size = max(1, _ROW_TOKENS // len(rows[start][2]))
             batch = rows[start : start + size]
             start += len(batch)
-            context = kv.place([[blocks[place]] for _, place, _ in batch])
-            ids, lengths = kv.pad([prompt for *_, prompt in batch])
-            with adapter.active(kv.backbone.model):
-                hidden = kv.forward(context, ids=ids, lengths=lengths)
+            context = backbone.kv.place([[blocks[place]] for _, place, _ in batch])
+            ids, lengths = backbone.kv.pad([prompt for *_, prompt in batch])
+            with adapter.active(backbone.model):
+                hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
             last = hidden[torch.arange(len(batch)), lengths - 1].float()
             scores = last @ weight + bias
             found.update({(number, place): scores[row] for row, (number, place, _) in enumerate(batch)})

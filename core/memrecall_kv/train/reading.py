@@ -16,7 +16,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout, Reading
 from memrecall_kv.train.losses import weighted_cross_entropy, weighted_divergence
@@ -33,13 +33,13 @@ class ReadingLoss:
     """The loss of a task.
 
     Args:
-        kv: The backbone, frozen.
+        backbone: The model, frozen.
         kl_weight: Of the divergence from the reader on full text.
         span_weight: Of reconstruction.
     """
 
-    def __init__(self, kv: KVAccess, *, kl_weight: float, span_weight: float) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, *, kl_weight: float, span_weight: float) -> None:
+        self._backbone = backbone
         self._kl_weight = kl_weight
         self._span_weight = span_weight
 
@@ -80,7 +80,9 @@ class ReadingLoss:
                 logits = self._logits(reader, queries, blocks)
                 self._keep(sums, hits, "answer", logits, queries)
                 if teacher is not None:
-                    sums.setdefault("kl", []).append(weighted_divergence(logits, teacher, _weights(queries, self._kv)))
+                    sums.setdefault("kl", []).append(
+                        weighted_divergence(logits, teacher, _weights(queries, self._backbone))
+                    )
         for queries in _batches(spans if ratio else [], blocks):
             logits = self._logits(reader, queries, blocks)
             self._keep(sums, hits, "span", logits, queries)
@@ -104,22 +106,22 @@ class ReadingLoss:
             logits = self._logits(reader, [query], blocks or whole)
             targets = torch.tensor(query.target, device=logits.device)
             right.append(float((logits.argmax(dim=-1) == targets).all()))
-            losses.append(float(weighted_cross_entropy(logits, targets, _weights([query], self._kv))))
+            losses.append(float(weighted_cross_entropy(logits, targets, _weights([query], self._backbone))))
         name = f"x{ratio}" if ratio else "text"
         return {f"exact_{name}": sum(right) / len(right), f"loss_{name}": sum(losses) / len(losses)}
 
     def _logits(self, reader: LoraAdapter, queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Tensor:
         """Return the logits at the target tokens, row after row, `[N, V]`."""
-        kv = self._kv
-        context = kv.place([[blocks[index] for index in query.chunks] for query in queries])
-        ids, lengths = kv.pad([[*query.prompt, *query.target[:-1]] for query in queries])
-        with reader.active(kv.backbone.model):
-            hidden = kv.forward(context, ids=ids, lengths=lengths)
+        backbone = self._backbone
+        context = backbone.kv.place([[blocks[index] for index in query.chunks] for query in queries])
+        ids, lengths = backbone.kv.pad([[*query.prompt, *query.target[:-1]] for query in queries])
+        with reader.active(backbone.model):
+            hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
         rows = [
             hidden[row, len(query.prompt) - 1 : len(query.prompt) - 1 + len(query.target)]
             for row, query in enumerate(queries)
         ]
-        return kv.logits(torch.cat(rows), precise=False)
+        return backbone.kv.logits(torch.cat(rows), precise=False)
 
     def _keep(
         self,
@@ -130,14 +132,14 @@ class ReadingLoss:
         queries: Sequence[Query],
     ) -> None:
         targets = torch.tensor([token for query in queries for token in query.target], device=logits.device)
-        sums.setdefault(name, []).append(weighted_cross_entropy(logits, targets, _weights(queries, self._kv)))
+        sums.setdefault(name, []).append(weighted_cross_entropy(logits, targets, _weights(queries, self._backbone)))
         hits.setdefault(name, []).append((logits.detach().argmax(dim=-1) == targets).float())
 
 
-def _weights(queries: Sequence[Query], kv: KVAccess) -> Tensor:
+def _weights(queries: Sequence[Query], backbone: Backbone) -> Tensor:
     """Weigh tokens so that every query counts the same, however long its reply."""
     weights = [1 / len(query.target) for query in queries for _ in query.target]
-    return torch.tensor(weights, device=kv.backbone.device)
+    return torch.tensor(weights, device=backbone.device)
 
 
 def _batches(queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Iterator[list[Query]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.measures.metrics import f1_score
 from memrecall_kv.recall import prompts
@@ -53,19 +53,19 @@ class Rollouts:
     """Draws trajectories and turns them into losses.
 
     Args:
-        kv: The backbone, frozen.
+        backbone: The model, frozen.
         settings: Of stage `rl`.
     """
 
-    def __init__(self, kv: KVAccess, settings: RlTraining) -> None:
-        self._kv = kv
+    def __init__(self, backbone: Backbone, settings: RlTraining) -> None:
+        self._backbone = backbone
         self._settings = settings
 
     def draw(
         self, reader: LoraAdapter, blocks: Sequence[MemoryBlock], question: str, generator: torch.Generator
     ) -> list[Trajectory]:
         """Return a group of trajectories for one question over its blocks."""
-        size, settings, backbone = self._settings.group_size, self._settings, self._kv.backbone
+        size, settings, backbone = self._settings.group_size, self._settings, self._backbone
         notes: list[list[str]] = [[] for _ in range(size)]
         turns: list[list[Turn]] = [[] for _ in range(size)]
         for place in range(len(blocks)) if settings.note_tokens else ():
@@ -115,7 +115,7 @@ class Rollouts:
             group: The trajectories.
             rewards: What each earned.
         """
-        earned = torch.tensor(rewards, device=self._kv.backbone.device)
+        earned = torch.tensor(rewards, device=self._backbone.device)
         gains = group_advantages(earned, group_size=len(group))
         # outcome reward: every turn of a trajectory carries the trajectory's advantage
         turns = [turn for trajectory in group for turn in trajectory.turns]
@@ -145,11 +145,11 @@ class Rollouts:
         Shapes:
             return: `[N, T]` float32 and bool, N turns, T the longest reply.
         """
-        kv = self._kv
-        context = kv.place([[blocks[place] for place in turn.chunks] for turn in turns])
-        ids, lengths = kv.pad([[*turn.prompt, *turn.reply[:-1]] for turn in turns])
-        with reader.active(kv.backbone.model):
-            hidden = kv.forward(context, ids=ids, lengths=lengths)
+        backbone = self._backbone
+        context = backbone.kv.place([[blocks[place] for place in turn.chunks] for turn in turns])
+        ids, lengths = backbone.kv.pad([[*turn.prompt, *turn.reply[:-1]] for turn in turns])
+        with reader.active(backbone.model):
+            hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
         width = max(len(turn.reply) for turn in turns)
         first = torch.tensor([len(turn.prompt) - 1 for turn in turns], device=ids.device)
         steps = torch.arange(width, device=ids.device)
@@ -157,7 +157,7 @@ class Rollouts:
         mask = steps < sizes[:, None]
         columns = (first[:, None] + steps).clamp_max(ids.shape[1] - 1)
         picked = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))[mask]  # [real tokens, hidden]
-        logits = kv.logits(picked, precise=False) / self._settings.temperature
+        logits = backbone.kv.logits(picked, precise=False) / self._settings.temperature
         drawn = torch.tensor([token for turn in turns for token in turn.reply], device=ids.device)
         chosen = logits.gather(-1, drawn[:, None])[:, 0] - logits.logsumexp(dim=-1)
         found = torch.zeros(mask.shape, device=ids.device).masked_scatter(mask, chosen)
@@ -172,7 +172,7 @@ class Rollouts:
         generator: torch.Generator,
     ) -> list[list[int]]:
         """Draw one reply per row, up to and with an end token."""
-        stops = self._kv.backbone.stop_ids
+        stops = self._backbone.stop_ids
         replies: list[list[int]] = [[] for _ in asked]
         for tokens in self._tokens(reader, contexts, asked, limit, generator):
             for reply, token in zip(replies, tokens, strict=True):
@@ -190,18 +190,18 @@ class Rollouts:
         limit: int,
         generator: torch.Generator,
     ) -> Iterator[list[int]]:
-        kv, model = self._kv, self._kv.backbone.model
+        backbone, model = self._backbone, self._backbone.model
         with torch.no_grad():
-            context = kv.place(contexts)
-            ids, lengths = kv.pad(asked)
+            context = backbone.kv.place(contexts)
+            ids, lengths = backbone.kv.pad(asked)
             for step in range(limit):
                 with reader.active(model):
-                    hidden = kv.forward(context, ids=ids, lengths=lengths if step == 0 else None)
+                    hidden = backbone.kv.forward(context, ids=ids, lengths=lengths if step == 0 else None)
                 last = hidden[torch.arange(len(ids)), lengths - 1] if step == 0 else hidden[:, 0]
-                shares = torch.softmax(kv.logits(last, precise=False) / self._settings.temperature, dim=-1)
+                shares = torch.softmax(backbone.kv.logits(last, precise=False) / self._settings.temperature, dim=-1)
                 ids = torch.multinomial(shares.cpu(), 1, generator=generator).to(ids.device)
                 yield ids[:, 0].tolist()
 
     def _text(self, reply: Sequence[int]) -> str:
-        stops = self._kv.backbone.stop_ids
-        return self._kv.backbone.decode([token for token in reply if token not in stops]).partition("\n")[0].strip()
+        stops = self._backbone.stop_ids
+        return self._backbone.decode([token for token in reply if token not in stops]).partition("\n")[0].strip()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from memrecall_kv.backbone.kv import KVAccess, Prefill
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import Prefill
 from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.compress.learned_importance import ImportanceScorer
 
@@ -52,19 +53,19 @@ class TextSampler:
 
 
 def scoring_loss(
-    kv: KVAccess, scorer: ImportanceScorer, rows: Sequence[Sequence[int]], *, floor: float
+    backbone: Backbone, scorer: ImportanceScorer, rows: Sequence[Sequence[int]], *, floor: float
 ) -> tuple[Tensor, dict[str, float]]:
     """Return how far predictions are from what reconstruction says, and what would be kept alike.
 
     Args:
-        kv: The backbone, frozen.
+        backbone: The model, frozen.
         scorer: With gradient.
         rows: Token ids of chunks.
         floor: Log attention below which nothing is told apart.
     """
     with torch.no_grad():
-        prefill: Prefill = kv.prefill(rows)
-        wanted = reconstruction(kv, prefill, rows).clamp_min(floor)  # [L, B, K, T]
+        prefill: Prefill = backbone.kv.prefill(rows)
+        wanted = reconstruction(backbone, prefill, rows).clamp_min(floor)  # [L, B, K, T]
     lengths = torch.tensor([len(row) for row in rows], device=wanted.device)
     real = (torch.arange(wanted.shape[3], device=wanted.device) < lengths[:, None])[None, :, None].expand_as(wanted)
     found = scorer.predict(prefill)

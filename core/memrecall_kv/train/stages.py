@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memrecall_kv.backbone.kv import KVAccess, whole_blocks
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.compress.learned_importance import ImportanceScorer
@@ -51,21 +51,23 @@ def train_scorer(
 ) -> None:
     """Train an importance scorer and write `compressor/`; arguments as in `train_reading`."""
     rows = load_rows(settings.data, root)
-    kv, loop_config = _frozen(backbone), settings.loop
+    loop_config = settings.loop
     paragraphs = sorted({p.text for example in rows.train for p in example.paragraphs})
     sampler = TextSampler(backbone.encode, [*rows.texts, *paragraphs], budget=settings.budget, seed=loop_config.seed)
     held_out = [backbone.encode(example.paragraphs[0].text)[:MAX_CHUNK] for example in rows.held_out]
     with torch.no_grad():
-        scorer = ImportanceScorer.create(kv.prefill(sampler.draw(-1)), width=settings.width, seed=loop_config.seed)
+        scorer = ImportanceScorer.create(
+            backbone.kv.prefill(sampler.draw(-1)), width=settings.width, seed=loop_config.seed
+        )
 
     def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        yield scoring_loss(kv, scorer, sampler.draw(number), floor=settings.floor)
+        yield scoring_loss(backbone, scorer, sampler.draw(number), floor=settings.floor)
 
     def validate(_: int) -> dict[str, float]:
         parts = []
         for start in range(0, len(held_out), 8):
             with torch.no_grad():
-                loss, alike = scoring_loss(kv, scorer, held_out[start : start + 8], floor=settings.floor)
+                loss, alike = scoring_loss(backbone, scorer, held_out[start : start + 8], floor=settings.floor)
             parts.append({"loss": float(loss), **alike})
         return _means(parts)
 
@@ -95,20 +97,20 @@ def train_reading(
         report: Called with each step's record.
     """
     rows = load_rows(settings.data, root)
-    kv, loop_config = _frozen(backbone), settings.loop
+    loop_config = settings.loop
     reader = _adapter(backbone, settings.reader, loop_config.seed)
     if settings.start_from:
         reader = LoraAdapter.from_directory(Path(settings.start_from)).single()
     compressor = _adapter(backbone, settings.compressor, loop_config.seed + 1) if settings.ratios else None
     embedding = torch.zeros(backbone.model.config.hidden_size)
-    loss = ReadingLoss(kv, kl_weight=settings.kl_weight, span_weight=settings.span_weight)
+    loss = ReadingLoss(backbone, kl_weight=settings.kl_weight, span_weight=settings.span_weight)
     # without blocks there is nothing to reconstruct from
     texts, spans = (rows.texts, settings.spans) if settings.ratios else ([], 0)
     sampler = TaskSampler(backbone, rows.train, texts, budget=settings.budget, spans=spans, seed=loop_config.seed)
     checks = [validation_task(backbone, rows.held_out[start : start + 8]) for start in range(0, len(rows.held_out), 8)]
 
     def layout() -> FrozenRawLayout:
-        return FrozenRawLayout(kv, compressor or LoraAdapter({}, alpha=1.0), embedding)
+        return FrozenRawLayout(backbone, compressor or LoraAdapter({}, alpha=1.0), embedding)
 
     def live() -> LoraAdapter:
         return reader.to(backbone.device, backbone.dtype)
@@ -129,7 +131,7 @@ def train_reading(
     if _train(parameters, loop_config, out, step, validate, resume=resume, report=report):
         reader.half().save(out / "reasoner", base_model=backbone.name)
         if compressor:
-            FrozenRawLayout(kv, compressor, embedding).save(out / "compressor")
+            FrozenRawLayout(backbone, compressor, embedding).save(out / "compressor")
 
 
 def train_gate(
@@ -143,13 +145,13 @@ def train_gate(
 ) -> None:
     """Train a gate on uncompressed chunks and write `gate/`; arguments as in `train_reading`."""
     rows = load_rows(settings.data, root)
-    kv, loop_config = _frozen(backbone), settings.loop
+    loop_config = settings.loop
     adapter = _adapter(backbone, settings.adapter, loop_config.seed)
     weight, bias = torch.zeros(backbone.model.config.hidden_size), torch.tensor(-1.0)
     if settings.start_from:
         adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
-    blocks = _Whole(kv)
-    loss = GateLoss(kv, blocks, positive_weight=settings.positive_weight, list_weight=settings.list_weight)
+    blocks = _Whole(backbone)
+    loss = GateLoss(backbone, blocks, positive_weight=settings.positive_weight, list_weight=settings.list_weight)
     sampler = GateSampler(
         backbone.encode,
         rows.train,
@@ -187,9 +189,9 @@ def train_rl(
 ) -> None:
     """Train reader, and compressor where there is a ratio, from rewards; arguments as in `train_reading`."""
     rows = load_rows(settings.data, root)
-    kv, loop_config, start = _frozen(backbone), settings.loop, Path(settings.start_from)
-    reader, reference = (_LearnedReading.load(kv, start, ratio=settings.ratio) for _ in range(2))
-    rollouts = Rollouts(kv, settings)
+    loop_config, start = settings.loop, Path(settings.start_from)
+    reader, reference = (_LearnedReading.load(backbone, start, ratio=settings.ratio) for _ in range(2))
+    rollouts = Rollouts(backbone, settings)
 
     def group(number: int, examples: Sequence[Example]) -> Iterator[tuple[Tensor, dict[str, float]]]:
         for place, example in enumerate(examples):
@@ -228,36 +230,36 @@ def train_rl(
 class _LearnedReading:
     """A reader and, with a ratio, the memory tokens it reads, as leaves that can be trained."""
 
-    kv: KVAccess
+    backbone: Backbone
     ratio: int
     reader: LoraAdapter
     compressor: LoraAdapter
     embedding: Tensor
 
     @classmethod
-    def load(cls, kv: KVAccess, folder: Path, *, ratio: int) -> _LearnedReading:
+    def load(cls, backbone: Backbone, folder: Path, *, ratio: int) -> _LearnedReading:
         reader = LoraAdapter.from_directory(folder / "reasoner").single()
         if not ratio:
-            return cls(kv, 0, reader, LoraAdapter({}, alpha=1.0), torch.zeros(kv.backbone.model.config.hidden_size))
-        layout = FrozenRawLayout.from_directory(kv, folder / "compressor")
-        return cls(kv, ratio, reader, layout.adapter.single(), layout.embedding.float().clone())
+            return cls(backbone, 0, reader, LoraAdapter({}, alpha=1.0), torch.zeros(backbone.model.config.hidden_size))
+        layout = FrozenRawLayout.from_directory(backbone, folder / "compressor")
+        return cls(backbone, ratio, reader, layout.adapter.single(), layout.embedding.float().clone())
 
     def parameters(self) -> dict[str, Tensor]:
         found = _parameters({"reader": self.reader, "compressor": self.compressor})
         return found | {"embedding": self.embedding} if self.ratio else found
 
     def live(self) -> LoraAdapter:
-        return self.reader.to(self.kv.backbone.device, self.kv.backbone.dtype)
+        return self.reader.to(self.backbone.device, self.backbone.dtype)
 
     def blocks(self, texts: Sequence[str]) -> list[MemoryBlock]:
-        layout = FrozenRawLayout(self.kv, self.compressor, self.embedding)
-        reading = layout.read([self.kv.backbone.encode(text)[:MAX_CHUNK] for text in texts])
+        layout = FrozenRawLayout(self.backbone, self.compressor, self.embedding)
+        reading = layout.read([self.backbone.encode(text)[:MAX_CHUNK] for text in texts])
         return layout.write(reading, self.ratio) if self.ratio else layout.whole(reading)
 
     def save(self, out: Path) -> None:
-        self.reader.half().save(out / "reasoner", base_model=self.kv.backbone.name)
+        self.reader.half().save(out / "reasoner", base_model=self.backbone.name)
         if self.ratio:
-            FrozenRawLayout(self.kv, self.compressor, self.embedding).save(out / "compressor")
+            FrozenRawLayout(self.backbone, self.compressor, self.embedding).save(out / "compressor")
 
 
 def _shuffled(example: Example, draw: random.Random) -> list[str]:
@@ -273,7 +275,7 @@ def _shuffled(example: Example, draw: random.Random) -> list[str]:
 class _Whole:
     """Reads chunks into uncompressed blocks, a batch of similar lengths at a time."""
 
-    kv: KVAccess
+    backbone: Backbone
     budget: int = 1536
 
     def __call__(self, chunks: Sequence[Sequence[int]]) -> list[MemoryBlock]:
@@ -283,7 +285,7 @@ class _Whole:
             size = max(1, self.budget // len(chunks[order[0]]))
             batch, order = order[:size], order[size:]
             rows = [chunks[index] for index in batch]
-            made.update(zip(batch, whole_blocks(self.kv.prefill(rows), rows), strict=True))
+            made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows), rows), strict=True))
         return [made[index] for index in range(len(chunks))]
 
 
@@ -308,11 +310,6 @@ def _recall(
         opened.append(int(left.argmax()))
     at_once = set(first.topk(len(gold)).indices.tolist())
     return {"recall_at_once": len(at_once & gold) / len(gold), "recall_by_hops": len(gold & set(opened)) / len(gold)}
-
-
-def _frozen(backbone: Backbone) -> KVAccess:
-    backbone.model.requires_grad_(requires_grad=False)
-    return KVAccess(backbone)
 
 
 def _adapter(backbone: Backbone, config: AdapterConfig, seed: int) -> LoraAdapter:

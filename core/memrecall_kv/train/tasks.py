@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.recall import prompts
 from memrecall_kv.train.data import Example
 

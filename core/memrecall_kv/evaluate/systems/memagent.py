@@ -8,7 +8,7 @@ from functools import partial
 
 from pydantic import Field
 
-from memrecall_kv.backbone.kv import KVAccess, whole_blocks
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.evaluate.systems.chunk_reading import WindowConfig, WindowReader
 from memrecall_kv.evaluate.systems.reader import Reader
 from memrecall_kv.evaluate.systems.system import Reply
@@ -87,7 +87,7 @@ class NoteLoop(WindowReader):
 
     def __init__(self, memory: MemRecall, noter: MemRecall, config: WindowConfig) -> None:
         super().__init__(memory, config, 2 * memory.config.reasoner.max_memory_tokens)
-        self._kv = KVAccess(memory.backbone)
+        self._backbone = memory.backbone
         self._noter = noter.parts.reasoner
         self._reader = Reader(memory)
 
@@ -108,7 +108,7 @@ class NoteLoop(WindowReader):
 
     def _note(self, question: str, known: WorkingMemory, chunk: Chunk, tally: Tally) -> WorkingMemory:
         ids = self._backbone.encode(chunk.text)
-        (block,) = whole_blocks(self._kv.prefill([ids]), [ids])
+        (block,) = whole_blocks(self._backbone.kv.prefill([ids]), [ids])
         return self._noter.update(question, known, chunk, block, tally)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memrecall_kv.backbone.kv import KVAccess, whole_blocks
-from memrecall_kv.backbone.loading import Backbone, load_encoder
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import whole_blocks
+from memrecall_kv.backbone.loading import load_encoder
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import MissingDependencyError
 from memrecall_kv.evaluate.shelf import ChunkShelf
@@ -178,8 +179,8 @@ class LikelihoodRanker:
 
     def __init__(self, first: Ranker, depth: int, backbone: Backbone) -> None:
         self._first, self._depth, self._backbone = first, depth, backbone
-        self._kv = KVAccess(backbone)
-        self._gate = LikelihoodGate(self._kv, GateConfig())
+        self._backbone = backbone
+        self._gate = LikelihoodGate(self._backbone, GateConfig())
         self._chunks: ChunkShelf | None = None
 
     def index(self, chunks: ChunkShelf) -> Indexed:
@@ -203,7 +204,7 @@ class LikelihoodRanker:
     @torch.inference_mode()
     def _score(self, question: str, texts: list[str]) -> list[float]:
         rows = [self._backbone.encode(text) for text in texts]
-        return self._gate.score(question, WorkingMemory(), whole_blocks(self._kv.prefill(rows), rows))
+        return self._gate.score(question, WorkingMemory(), whole_blocks(self._backbone.kv.prefill(rows), rows))
 
 
 def best(scores: Iterable[float], k: int) -> list[int]:

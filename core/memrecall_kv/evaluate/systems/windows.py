@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from memrecall_kv.backbone.loading import Backbone
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.types import Document
 
 ROOM = 256

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import KVAccess
-from memrecall_kv.backbone.loading import Backbone
 from memrecall_kv.evaluate.systems.system import Reply
 from memrecall_kv.recall.reasoner import Tally
 
@@ -40,7 +39,7 @@ class Writer:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._kv = KVAccess(backbone)
+        self._backbone = backbone
 
     def answer(self, started: Sequence[Steps]) -> list[Reply]:
         """Go all ways to their ends, side by side: every step is one batch of what is asked for at the time.
@@ -71,9 +70,9 @@ class Writer:
     def _write(self, requests: Sequence[Request]) -> list[str]:
         prompts = [self._backbone.chat(request.text) for request in requests]
         # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
-        context, read = self._kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
+        context, read = self._backbone.kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
         written: list[list[int]] = [[] for _ in requests]
-        for tokens in generate(self._kv, context, read, max(request.limit for request in requests)):
+        for tokens in generate(self._backbone, context, read, max(request.limit for request in requests)):
             for ids, token, request in zip(written, tokens, requests, strict=True):
                 if token is not None and len(ids) < request.limit:
                     ids.append(token)
