@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Document, Event, Metadata, Opened, Where
+from memrecall_kv.types import Document, Event, Opened, Where
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv.bank.bank import MemoryBank
@@ -74,7 +75,7 @@ class TextCache:
         """Return the id of the document that holds a text."""
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
-    def keep(self, texts: Collection[str]) -> tuple[MemoryBank, Where]:
+    def keep(self, texts: Collection[str]) -> tuple[MemoryBank, Filter]:
         """Compress the texts that are new; return the bank they are in and the filter for just them.
 
         Raises:
@@ -84,11 +85,7 @@ class TextCache:
         keys = {self.key(text): text for text in texts}
         with self._bank.writing() as writable:  # with no texts too: it makes what `close` has removed
             memory.ingest(writable, [Document(id=key, text=text) for key, text in keys.items()])
-
-        def where(key: str, _: Metadata) -> bool:
-            return key in keys
-
-        return self._bank.get(), where
+        return self._bank.get(), AmongIds(frozenset(keys))
 
     def clear(self) -> None:
         """Forget every text, and free the room it took; what is needed again is compressed again.
