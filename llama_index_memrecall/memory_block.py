@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
+from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.filters import Compare, Operator
 from memrecall_kv.hosts.lazy import LazyBank
 from memrecall_kv.types import Document
@@ -44,7 +45,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
     name: str = Field(default="memrecall", description="Name of the memory block.")
     description: str | None = Field(default="Earlier turns of the conversation that matter now.")
     bank: Any = None
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: Count | None = None
 
     _bank: LazyBank = PrivateAttr()
 

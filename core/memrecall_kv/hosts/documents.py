@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import Document, Event, Opened, Where
@@ -34,8 +34,7 @@ def walk_documents(
     Raises:
         InputError: If the question is empty or `top_n` below 1.
     """
-    if top_n is not None and top_n < 1:
-        raise InputError(f"Expected at least 1 document, got {top_n}.", "Ask for 1 or more.")
+    check_count("top_n", top_n)
     seen: set[str] = set()
     blocks = None if top_n is None else blocks_for(bank, top_n, where)
     with closing(memory.walk(bank, question, top_k=blocks, where=where)) as events:
