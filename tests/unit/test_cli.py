@@ -12,6 +12,7 @@ from memrecall_kv.compress import OperatorCompressor
 from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import ChunkingConfig, CompressorConfig, MemRecallConfig
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "ingest", "ask", "recall", "inspect", "delete", "verify", "compact"]
@@ -320,7 +321,7 @@ def test_a_signal_to_the_process_is_exit_code_130(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    out, err = process.communicate("text", timeout=120)
+    out, err = process.communicate("text", timeout=PATIENCE)
     assert (out.strip(), process.returncode) == ("ready", 130)
     assert "Interrupted." in err
 
