@@ -49,7 +49,7 @@ class Question:
     def blocks(self, numbers: list[int]) -> list[MemoryBlock]:
         """Return blocks as a bank would give them back."""
         missing = [number for number in numbers if number not in self._blocks]
-        made = self._memory._parts.compressor.compress([self.chunks[number] for number in missing])
+        made = self._memory.parts.compressor.compress([self.chunks[number] for number in missing])
         storage = self._memory.config.bank.storage
         self._blocks |= {n: dequantize(quantize(block, storage)) for n, block in zip(missing, made, strict=True)}
         return [self._blocks[number] for number in numbers]
@@ -72,7 +72,7 @@ class Question:
         seen = self._seen.setdefault((asked, known), {})
         fresh = [number for number in numbers if number not in seen]
         if fresh:
-            scores = self._memory._parts.gate.score(asked, notes, self.blocks(fresh))
+            scores = self._memory.parts.gate.score(asked, notes, self.blocks(fresh))
             seen.update(zip(fresh, scores, strict=True))
         shares = self.words.scores(f"{self.row['question']} {known}")
         return {n: shift_odds(seen[n], weight * shares[n]) for n in numbers}
@@ -95,7 +95,7 @@ def walk(question: Question, k: int, weight: float, limit: int | None) -> tuple[
 
 def answer(memory: MemRecall, question: Question, numbers: list[int], readback: str) -> str:
     """Let the reader answer from chunks: their texts, or their blocks with readback off."""
-    reasoner = memory._parts.reasoner
+    reasoner = memory.parts.reasoner
     assert isinstance(reasoner, TunedReasoner)
     settings = memory.config.reasoner.model_dump() | {"readback": readback, "max_readback_tokens": 10**6}
     settings |= {"max_answer_tokens": 16}
@@ -113,7 +113,7 @@ def measure(memory: MemRecall, options: argparse.Namespace, rows: list[dict[str,
     lines = read(SHARED / "text" / f"{source}.jsonl.gz") if options.pool else []
     pool = [f"{line['title']}: {line['text']}" for line in lines]
     encoder = TextEncoder() if options.minilm else None
-    likelihood = LikelihoodGate(memory._parts.reasoner._backbone, GateConfig(batch_size=10))
+    likelihood = LikelihoodGate(memory.parts.reasoner._backbone, GateConfig(batch_size=10))
     records = []
     started = time.perf_counter()
     for row in rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.documents import Document as HostDocument
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import distinct
 from memrecall_kv.types import Document, Recall
 
 
@@ -21,19 +22,10 @@ def to_documents(documents: Iterable[HostDocument]) -> list[Document]:
         InputError: If something else is among them, none has text, or two different ones share an id: one would
             replace the other.
     """
-    converted: dict[str, Document] = {}
-    for host in check_documents(documents):
-        if not host.page_content.strip():
-            continue
-        document = to_document(host)
-        if converted.setdefault(document.id, document) != document:
-            raise InputError(
-                f"Expected ids to be unique, got different documents under the id {document.id!r}.",
-                "Give each document an id of its own.",
-            )
+    converted = distinct(to_document(host) for host in check_documents(documents) if host.page_content.strip())
     if not converted:
         raise InputError("Expected documents with text, got none.", "Pass bank= alone to use what it holds already.")
-    return list(converted.values())
+    return converted
 
 
 def to_document(host: HostDocument) -> Document:
@@ -101,14 +93,3 @@ def to_question(given: Any) -> str:
         return given
     got = "an empty text" if isinstance(given, str) else type(given).__name__
     raise InputError(f"Expected a question, got {got}.", "Pass what is asked as a text.")
-
-
-def to_count(name: str, given: Any) -> int | None:
-    """Return how many are wanted; `None` leaves it to the settings.
-
-    Raises:
-        InputError: If it is no whole number, or below 1.
-    """
-    if given is None or (isinstance(given, int) and given >= 1):
-        return given
-    raise InputError(f"Expected {name} to be a whole number of at least 1, got {given!r}.", "Ask for 1 or more.")

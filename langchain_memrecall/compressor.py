@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
+from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.documents import TextCache, walk_documents
 from memrecall_kv.hosts.settings import MemorySettings
-from memrecall_kv.hosts.streaming import in_thread
-from memrecall_kv.types import Opened, Recall
-from pydantic import Field, PrivateAttr
+from memrecall_kv.hosts.streaming import gathered, opened
+from memrecall_kv.types import Recall
+from pydantic import PrivateAttr
 
 from langchain_memrecall._convert import check_documents, to_question
 from langchain_memrecall._steps import Steps
@@ -39,7 +39,7 @@ class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
         ```
     """
 
-    top_n: int | None = Field(default=None, ge=1)
+    top_n: Count | None = None
     cache_path: str | None = None
 
     _cache: TextCache = PrivateAttr()
@@ -75,8 +75,7 @@ class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
         """Return what `compress_documents` returns, without blocking the loop; cancelling stops the scan."""
 
         async def select(query: str, config: RunnableConfig) -> list[Document]:
-            async with aclosing(in_thread(lambda: self._recalls(list(sources), query, config))) as recalls:
-                return self._copies(sources, [recall async for recall in recalls if recall is not None])
+            return self._copies(sources, await gathered(lambda: self._recalls(list(sources), query, config)))
 
         sources = _by_text(documents)
         kept: list[Document] = await RunnableLambda(select).ainvoke(query, self._config(callbacks))
@@ -90,10 +89,8 @@ class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
         if not texts:
             return
         bank, where = self._cache.keep(texts)
-        steps = Steps(config)
-        for event in walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where):
-            steps.send(event)
-            yield event.recall if isinstance(event, Opened) else None
+        events = walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where)
+        yield from opened(events, Steps(config).send)
 
     def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:
         by_key = {TextCache.key(text): same for text, same in sources.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
@@ -12,10 +11,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from memrecall_kv.errors import InputError, MissingDependencyError
+from memrecall_kv.hosts.arguments import check_count, check_memory
 from memrecall_kv.hosts.lazy import LazyMemory
-from memrecall_kv.hosts.settings import check_memory
-from memrecall_kv.hosts.streaming import in_thread
-from memrecall_kv.types import Document, Metadata, Opened, Recall
+from memrecall_kv.hosts.streaming import gathered, opened
+from memrecall_kv.types import Document, Metadata, Recall
 
 from langchain_memrecall._growing import GrowingBank
 from langchain_memrecall._steps import Steps
@@ -89,9 +88,8 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         memory: MemRecall | None = None,
     ) -> None:
         super().__init__()
-        for name, number in (("keep_turns", keep_turns), ("top_k", top_k)):
-            if number is not None and number < 1:
-                raise InputError(f"Expected {name} of at least 1, got {number}.", "The present turn is always shown.")
+        check_count("keep_turns", keep_turns)
+        check_count("top_k", top_k)
         self._keep_turns = keep_turns
         self._scope_key = scope
         self._top_k = top_k
@@ -119,8 +117,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
     async def abefore_agent(self, state: RememberingState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do what `before_agent` does, without blocking the loop; cancelling stops the scan."""
         messages, config = state["messages"], ensure_config()
-        async with aclosing(in_thread(lambda: self._recalls(messages, config))) as recalls:
-            return self._recalled([recall async for recall in recalls if recall is not None])
+        return self._recalled(await gathered(lambda: self._recalls(messages, config)))
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -153,10 +150,8 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         def where(doc_id: str, metadata: Metadata) -> bool:
             return metadata.get("scope") == scope and doc_id not in shown
 
-        steps = Steps(config)
-        for event in self._memory.get().walk(self._bank.get(), question, top_k=self._top_k, where=where):
-            steps.send(event)
-            yield event.recall if isinstance(event, Opened) else None
+        events = self._memory.get().walk(self._bank.get(), question, top_k=self._top_k, where=where)
+        yield from opened(events, Steps(config).send)
 
     def _recalled(self, recalls: Sequence[Recall]) -> dict[str, Any]:
         if not recalls:

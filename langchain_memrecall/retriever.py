@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from memrecall_kv.hosts.streaming import in_thread
-from memrecall_kv.types import Opened, Recall
-from pydantic import ConfigDict, Field
+from memrecall_kv.hosts.arguments import Count, check_count
+from memrecall_kv.hosts.streaming import gathered, opened
+from memrecall_kv.types import Recall
+from pydantic import ConfigDict
 
 from langchain_memrecall._base import OverBank
-from langchain_memrecall._convert import to_count, to_host, to_question
+from langchain_memrecall._convert import to_host, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._runs import PROVIDER
 from langchain_memrecall._steps import Steps
@@ -40,7 +40,7 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
     # Once more, because BaseRetriever's own, which ignores unknown arguments, is merged last.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    k: int | None = Field(default=None, ge=1)
+    k: Count | None = None
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         """Return what tracers are told; the model's name only if it is known without loading it."""
@@ -69,16 +69,12 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
         config = RunnableConfig(callbacks=run_manager.get_child())
-        async with aclosing(in_thread(lambda: self._recalls(query, k, filter, config))) as recalls:
-            return [to_host(recall) async for recall in recalls if recall is not None]
+        return [to_host(recall) for recall in await gathered(lambda: self._recalls(query, k, filter, config))]
 
     def _recalls(
         self, query: str, k: int | None, condition: dict[str, Any] | None, config: RunnableConfig
     ) -> Generator[Recall | None, None, None]:
         """Yield each block as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
-        question, count, where = to_question(query), to_count("k", k) or self.k, to_where(self.filter, condition)
+        question, count, where = to_question(query), check_count("k", k) or self.k, to_where(self.filter, condition)
         bank, memory = self._bank.get(), self._memory.get()
-        steps = Steps(config)
-        for event in memory.walk(bank, question, top_k=count, where=where):
-            steps.send(event)
-            yield event.recall if isinstance(event, Opened) else None
+        yield from opened(memory.walk(bank, question, top_k=count, where=where), Steps(config).send)

@@ -13,10 +13,11 @@ from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import AddableDict
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Event
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import PrivateAttr, field_validator
 
 from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
 from langchain_memrecall._base import OverBank
@@ -56,7 +57,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     _needs_bank: ClassVar[bool] = False
 
     bank: Any = None
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: Count | None = None
     llm: Any = None
     prompt: Any = None
 
@@ -179,7 +180,8 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
 
     def _chunks(self, given: str | dict[str, Any], config: RunnableConfig) -> Generator[AddableDict, None, None]:
         asked = self._asked(given)
-        yield from filter(None, self._written(asked, config, self._writer(asked, config, None)))
+        written = self._written(asked, config, self._writer(asked, config, None))
+        yield from (chunk for chunk in written if chunk is not None)
 
     async def _achunks(self, given: str | dict[str, Any], config: RunnableConfig) -> AsyncGenerator[AddableDict, None]:
         asked = self._asked(given)
@@ -187,8 +189,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         try:
             async with aclosing(in_thread(lambda: self._written(asked, config, writer))) as chunks:
                 async for chunk in chunks:
-                    if chunk:
-                        yield chunk
+                    yield chunk
         finally:
             if writer is not None:
                 writer.stop()
@@ -209,11 +210,8 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
 
     def _written(
         self, asked: Asked, config: RunnableConfig, writer: HostWriter | None
-    ) -> Generator[AddableDict, None, None]:
-        """Yield the chunks of one answer; the async routes run this in a thread from start to end.
-
-        An event that makes no chunk yields an empty one: between two is where an abandoned thread stops.
-        """
+    ) -> Generator[AddableDict | None, None, None]:
+        """Yield the chunks of one answer, and `None` after each event; the async routes run this in a thread."""
         yield AddableDict(input=asked.question)
         sources = self._sources(asked)
         model_name = self._memory.get().backbone.name
@@ -223,7 +221,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
             for event in events:
                 steps.send(event)
                 yield from writing.take(event)
-                yield AddableDict()
+                yield None
 
     def _sources(self, asked: Asked) -> dict[str, Document]:
         """Return the documents that came with a question and may be recalled, by their ids in the cache."""

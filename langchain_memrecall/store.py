@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,13 +10,13 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_count, check_memory
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
-from memrecall_kv.hosts.settings import check_memory
-from memrecall_kv.hosts.streaming import in_thread
-from memrecall_kv.types import Opened, Where
+from memrecall_kv.hosts.streaming import gathered, opened
+from memrecall_kv.types import Where
 
-from langchain_memrecall._convert import check_documents, to_count, to_document, to_documents, to_question
+from langchain_memrecall._convert import check_documents, to_document, to_documents, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import GrowingBank
 
@@ -206,8 +205,7 @@ class MemRecallStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Return what `similarity_search_with_score` returns, without blocking the loop; cancelling stops the scan."""
-        async with aclosing(in_thread(lambda: self._found(query, k, **kwargs))) as stream:
-            return [found async for found in stream if found is not None]
+        return await gathered(lambda: self._found(query, k, **kwargs))
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """Refuse: there are no vectors."""
@@ -236,14 +234,11 @@ class MemRecallStore(VectorStore):
             raise InputError(
                 f"Expected 'k' and 'filter', got {', '.join(map(repr, unknown))}.", "See similarity_search_with_score."
             )
-        question, count = to_question(query), to_count("k", k)
+        question, count = to_question(query), check_count("k", k)
         bank = self._bank.get()
         where = _where(bank, filter) if callable(filter) else to_where(filter)
-        for event in walk_documents(self._memory.get(), bank, question, top_n=count, where=where):
-            if isinstance(event, Opened):
-                yield _to_host(bank, event.recall.chunk.doc_id), event.recall.gate_probability
-            else:
-                yield None
+        for recall in opened(walk_documents(self._memory.get(), bank, question, top_n=count, where=where)):
+            yield None if recall is None else (_to_host(bank, recall.chunk.doc_id), recall.gate_probability)
 
 
 def _identified(documents: Iterable[Document], ids: list[str] | None) -> list[Document]:

@@ -62,7 +62,7 @@ class Asking:
         # events of a stream are told after the span that started it has ended
         self._context = contextvars.copy_context()
         self._scope: Scope | None = None
-        self._found = Findings()
+        self._findings = Findings()
         self._text = ""
         self._has_begun = self._is_complete = self._is_hosts_turn = False
         self._source_nodes: list[NodeWithScore] = []
@@ -139,14 +139,14 @@ class Asking:
                 for event in memory.stream(scope.bank, self._question, top_k=self._top_k, where=scope.where):
                     yield self._take(event)
             finally:
-                tell_llm_call(self._callback_manager, self._question, self._text, self._found.usage)
+                tell_llm_call(self._callback_manager, self._question, self._text, self._findings.usage)
             return
-        for _ in self._found.walk(memory, scope.bank, scope.where, self._question, self._top_k):
+        for _ in self._findings.walk(memory, scope.bank, scope.where, self._question, self._top_k):
             yield ()
         yield self._conclude(memory)
 
     def _take(self, event: Event) -> Sequence[str]:
-        self._found.take(event)
+        self._findings.take(event)
         match event:
             case Token(text):
                 self._text += text
@@ -158,7 +158,7 @@ class Asking:
     def _done(self, answer: Answer) -> Sequence[str]:
         # Nothing found means nothing written: the answer is then what stands for that.
         texts = [] if self._has_begun else [*self._begin(), answer.text]
-        self._found.usage, self._text = answer.usage, answer.text
+        self._text = answer.text
         self._complete()
         return texts
 
@@ -166,12 +166,11 @@ class Asking:
         """Return what an answer consists of that needs no reasoner; nothing if it is the host's turn to write it."""
         texts = self._begin()
         recalled = self._source_nodes[: len(self._source_nodes) - len(self._additional)]
-        believed = any(recall.gate_probability > memory.config.gate.threshold for recall in self._found.recalls)
         if self._mode == ResponseMode.NO_TEXT:
             self._text = ""
         elif self._mode == ResponseMode.CONTEXT_ONLY and recalled:
             self._text = "\n\n".join(node.get_content(MetadataMode.LLM) for node in recalled)
-        elif self._mode != ResponseMode.CONTEXT_ONLY and believed:
+        elif self._mode != ResponseMode.CONTEXT_ONLY and self._findings.found:
             self._is_hosts_turn = True
             return texts
         else:
@@ -188,24 +187,24 @@ class Asking:
         if self._has_begun or self._scope is None:
             return []
         self._has_begun = True
-        self._source_nodes += [*self._scope.sources(self._found.recalls), *self._additional]
+        self._source_nodes += [*self._scope.sources(self._findings.recalls), *self._additional]
         self._metadata.update({source.node_id: source.metadata for source in self._source_nodes})
         return [""]
 
     def _evidence(self) -> list[NodeWithScore]:
         """Return what the host's LLM reads: the notes, if there are any, and the recalled nodes' text."""
-        return [*notes_node(self._found.notes), *self._source_nodes]
+        return [*notes_node(self._findings.notes), *self._source_nodes]
 
     def _complete(self) -> None:
         self._is_complete = True
-        self._metadata.update(self._found.metadata())
+        self._metadata.update(self._findings.metadata())
 
     def _finish(self) -> None:
         self._context.copy().run(self._tell_end)
 
     def _tell_end(self) -> None:
-        usage = self._found.usage if self._found.usage and self._is_complete else None
-        usage = usage or Usage(blocks_opened=len(self._found.recalls))
+        usage = self._findings.usage if self._findings.usage and self._is_complete else None
+        usage = usage or Usage(blocks_opened=len(self._findings.recalls))
         dispatcher.event(
             RecallFinishedEvent(
                 query=self._question,

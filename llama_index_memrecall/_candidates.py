@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from memrecall_kv.hosts.documents import TextCache
-from memrecall_kv.types import Recall, Where
+from memrecall_kv.hosts.filters import Filter
+from memrecall_kv.types import Recall
 
 from llama_index_memrecall._convert import has_text, with_step
 from llama_index_memrecall._scope import Scope
@@ -28,7 +29,7 @@ class Candidates:
     """
 
     bank: MemoryBank
-    where: Where
+    where: Filter
     nodes: dict[str, list[BaseNode]]
 
     @classmethod

@@ -18,7 +18,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.storage.docstore.utils import json_to_doc
-from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import distinct
 from memrecall_kv.types import Document, Metadata, Recall
 
 if TYPE_CHECKING:  # the bank imports torch
@@ -54,18 +54,12 @@ def to_documents(nodes: Iterable[BaseNode], *, owner: str | None = None) -> list
     Raises:
         InputError: If two nodes share an id and differ in text or metadata: one would replace the other.
     """
-    documents: dict[str, Document] = {}
-    for node in nodes:
-        if not has_text(node):
-            continue
-        metadata = {**node.metadata, HOST_KEY: {**_host_fields(node), **({"owner": owner} if owner else {})}}
-        document = Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
-        if documents.setdefault(document.id, document) != document:
-            raise InputError(
-                f"Expected ids to be unique, got different nodes under the id {document.id!r}.",
-                "Give each node an id of its own.",
-            )
-    return list(documents.values())
+    return distinct(_to_document(node, owner) for node in nodes if has_text(node))
+
+
+def _to_document(node: BaseNode, owner: str | None) -> Document:
+    metadata = {**node.metadata, HOST_KEY: {**_host_fields(node), **({"owner": owner} if owner else {})}}
+    return Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
 
 
 def owner_of(metadata: Metadata) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_index.core.schema import NodeWithScore
-from memrecall_kv.types import Recall, Where
+from memrecall_kv.hosts.filters import Filter
+from memrecall_kv.types import Recall
 
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
@@ -24,5 +25,5 @@ class Scope:
     """
 
     bank: MemoryBank
-    where: Where | None
+    where: Filter | None
     sources: Callable[[Sequence[Recall]], list[NodeWithScore]]

@@ -13,8 +13,8 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.documents import TextCache
+from memrecall_kv.hosts.filters import AmongIds, And, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Metadata, Where
 
 from llama_index_memrecall._candidates import Candidates
 from llama_index_memrecall._convert import owner_of, to_documents, to_source_nodes
@@ -44,7 +44,7 @@ class Source(Protocol):
 class BankSource:
     """All of a bank, or the documents a filter lets through."""
 
-    def __init__(self, bank: LazyBank, where: Where | None) -> None:
+    def __init__(self, bank: LazyBank, where: Filter | None) -> None:
         self._bank = bank
         self._where = where
 
@@ -133,7 +133,7 @@ class MirrorSource(BankSource):
         closes: Whether the mirror is this source's to close.
     """
 
-    def __init__(self, mirror: Mirror, where: Where | None, *, closes: bool) -> None:
+    def __init__(self, mirror: Mirror, where: Filter | None, *, closes: bool) -> None:
         super().__init__(mirror.bank, where)
         self._mirror = mirror
         self._closes = closes
@@ -147,17 +147,15 @@ class MirrorSource(BankSource):
         """Follow the index, and return what it holds now."""
         ids = self._mirror.sync()
         scope = super().scope(proposed)
-
-        def where(doc_id: str, metadata: Metadata) -> bool:
-            return doc_id in ids and (self._where is None or self._where(doc_id, metadata))
-
+        held = AmongIds(ids)
+        where = held if self._where is None else And((held, self._where))
         return Scope(scope.bank, where, scope.sources)
 
 
 class RetrieverSource:
     """What a retriever of the host finds: it proposes, memory recalls among that."""
 
-    def __init__(self, retriever: BaseRetriever, memory: LazyMemory, where: Where | None) -> None:
+    def __init__(self, retriever: BaseRetriever, memory: LazyMemory, where: Filter | None) -> None:
         self._retriever = retriever
         self._where = where
         self._cache = TextCache(None, memory)

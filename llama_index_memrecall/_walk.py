@@ -25,12 +25,14 @@ class Findings:
         notes: What was learned.
         steps: The gate's decisions.
         usage: What it cost; known at the end.
+        found: Whether there is something to answer from, or an answer; known at the end.
     """
 
     recalls: list[Recall] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     usage: Usage | None = None
+    found: bool = False
 
     def take(self, event: Event) -> None:
         """Keep what an event says, and tell the dispatcher."""
@@ -52,6 +54,8 @@ class Findings:
                 self.notes.append(note)
                 self.steps[-1] = replace(self.steps[-1], note=note.text)
                 dispatcher.event(WorkingMemoryUpdatedEvent(text=note.text, chunk_id=note.chunk_id))
+            case Done(answer):
+                self.usage, self.found = answer.usage, answer.found
             case _:
                 pass
 
@@ -61,11 +65,8 @@ class Findings:
         """Yield the events of a walk without an answer, each already taken."""
         with closing(memory.walk(bank, question, top_k=top_k, where=where)) as events:
             for event in events:
-                if isinstance(event, Done):
-                    self.usage = event.answer.usage
-                else:
-                    self.take(event)
-                    yield event
+                self.take(event)
+                yield event
 
     def metadata(self) -> dict[str, Any]:
         """Return cost and decisions as a response carries them."""

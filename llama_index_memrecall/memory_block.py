@@ -9,8 +9,10 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
+from memrecall_kv.hosts.arguments import Count
+from memrecall_kv.hosts.filters import Compare, Operator
 from memrecall_kv.hosts.lazy import LazyBank
-from memrecall_kv.types import Document, Metadata
+from memrecall_kv.types import Document
 
 from llama_index_memrecall._memory_settings import MemorySettings
 from llama_index_memrecall._walk import Findings
@@ -43,7 +45,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
     name: str = Field(default="memrecall", description="Name of the memory block.")
     description: str | None = Field(default="Earlier turns of the conversation that matter now.")
     bank: Any = None
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: Count | None = None
 
     _bank: LazyBank = PrivateAttr()
 
@@ -94,9 +96,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
                 self._memory.get().ingest(writable, documents)
 
     def _recall(self, question: str, session_id: str | None) -> str:
-        def where(_: str, metadata: Metadata) -> bool:
-            return session_id is None or metadata.get(_SESSION) == session_id
-
+        where = None if session_id is None else Compare(_SESSION, Operator.EQ, session_id)
         findings = Findings()
         for _ in findings.walk(self._memory.get(), self._bank.get(), where, question, self.top_k):
             pass

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.documents import TextCache, blocks_for
 from memrecall_kv.types import Noted, Opened
 
@@ -44,7 +45,7 @@ class MemRecallPostprocessor(MemorySettings, BaseNodePostprocessor):
         pydantic.ValidationError: If an argument is unknown or out of range.
     """
 
-    top_n: int | None = Field(default=None, ge=1)
+    top_n: Count | None = None
     working_memory: bool = False
     cache_path: str | None = None
 

@@ -15,6 +15,7 @@ from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBun
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._convert import to_documents
@@ -86,11 +87,9 @@ class MemRecallRetriever(BaseRetriever):
         object_map: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(callback_manager, object_map=dict(object_map or {}))
-        if top_k is not None and top_k < 1:
-            raise InputError(f"Expected top_k of at least 1, got {top_k}.", "Leave it out to use the threshold.")
+        self.top_k = check_count("top_k", top_k)
         self.lazy_memory = LazyMemory(memory, name_or_path, device)
         self._bank = LazyBank(bank, self.lazy_memory)
-        self.top_k = top_k
         self._where = to_where(filters)
         self._source: Source = BankSource(self._bank, self._where)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from memrecall_kv import MemRecallConfig, ScanConfig
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
+from patience import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +56,14 @@ class WaitingGate:
 
     def score(self, question, memory, blocks):
         self.entered.set()
-        if not self.go.wait(timeout=20):
+        if not self.go.wait(PATIENCE):
             raise TimeoutError("nobody let the gate go: the event loop was blocked")
         return [1.0] * len(blocks)
 
     async def reading(self, work):
         """Start something, and return its task when it has come to this gate."""
         task = asyncio.create_task(work)
-        assert await asyncio.to_thread(self.entered.wait, 20)
+        assert await asyncio.to_thread(self.entered.wait, PATIENCE)
         return task
 
 
@@ -104,6 +105,18 @@ def cancelled(waiting):
         gate.go.set()
 
     return cancel
+
+
+@pytest.fixture
+def workers_are_gone():
+    """Returns what waits until no stream that was left is at work any more."""
+
+    async def wait():
+        for thread in threading.enumerate():
+            if thread.name.startswith("memrecall_"):
+                await asyncio.to_thread(thread.join, PATIENCE)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

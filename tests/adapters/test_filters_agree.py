@@ -1,50 +1,51 @@
-"""A filter means the same on both sides."""
+"""What both hosts can say becomes the same filter, however it is written."""
 
 import itertools
 
 import pytest
+from memrecall_kv.hosts.filters import And, Compare, Not, Operator, Or
 
 langchain = pytest.importorskip("langchain_memrecall._filters", reason="langchain-core is not installed")
 llama_index = pytest.importorskip("llama_index_memrecall._filters", reason="llama-index-core is not installed")
 
-STORED = [{}, *({"key": value} for value in (2024, 2024.5, "2024", "finance", "", True, ["a", 2024], {"a": 1}))]
-WANTED = [2024, 2024.5, "finance", "", 1]
-COMPARISONS = {"$eq": "==", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-LISTS = {"$in": "in", "$nin": "nin"}
-
-
-def matches(condition, filters):
-    both = langchain.to_where(condition), llama_index.to_where(filters)
-    return [[where("id", metadata) for metadata in STORED] for where in both]
-
-
-def single(ours, theirs, wanted):
-    from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
-
-    filters = MetadataFilters(filters=[MetadataFilter(key="key", value=wanted, operator=FilterOperator(theirs))])
-    return {"key": {ours: wanted}}, filters
-
-
+COMPARISONS = [Operator.EQ, Operator.NE, Operator.GT, Operator.GTE, Operator.LT, Operator.LTE]
+LISTS = [Operator.IN, Operator.NIN]
 CASES = [
-    *(single(*names, wanted) for names, wanted in itertools.product(COMPARISONS.items(), WANTED)),
-    *(single(*names, wanted) for names, wanted in itertools.product(LISTS.items(), ([2024, 1], ["finance", "a"], []))),
+    *(Compare("key", *case) for case in itertools.product(COMPARISONS, [2024, 2024.5, "finance", "", 1])),
+    *(Compare("key", *case) for case in itertools.product(LISTS, ([2024, 1], ["finance", "a"], []))),
 ]
+PARTS = (Compare("key", Operator.GT, 2023), Compare("key", Operator.NE, "finance"))
 
 
-@pytest.mark.parametrize(("condition", "filters"), CASES, ids=[str(condition) for condition, _ in CASES])
-def test_an_operator_matches_what_it_matches_on_the_other_side(condition, filters):
-    ours, theirs = matches(condition, filters)
-    assert ours == theirs
+def by_langchain(case):
+    return {case.key: {f"${case.operator.name.lower()}": case.operand}}
 
 
-@pytest.mark.parametrize(("name", "condition"), [("$and", "and"), ("$or", "or"), ("$not", "not")])
-def test_conditions_nest_alike(name, condition):
-    from llama_index.core.vector_stores.types import FilterCondition, MetadataFilters
+def by_llama_index(cases, condition="and"):
+    from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
-    parts = [single("$gt", ">", 2023), single("$ne", "!=", "finance")]
-    theirs = MetadataFilters(filters=[filters for _, filters in parts], condition=FilterCondition(condition))
-    listed = [ours for ours, _ in parts]
-    first, second = matches({name: {"$or": listed} if name == "$not" else listed}, theirs)
-    assert first == second
-    assert True in first
-    assert name == "$not" or False in first
+    filters = [
+        MetadataFilter(key=case.key, value=case.operand, operator=FilterOperator[case.operator.name]) for case in cases
+    ]
+    return MetadataFilters(filters=filters, condition=FilterCondition(condition))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_operator_is_the_same_filter_on_both_sides(case):
+    assert langchain.to_where(by_langchain(case)) == case
+    assert llama_index.to_where(by_llama_index([case])) == case
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "expected"),
+    [("$and", "and", And(PARTS)), ("$or", "or", Or(PARTS)), ("$not", "not", Not(Or(PARTS)))],
+)
+def test_conditions_nest_alike(name, condition, expected):
+    listed = [by_langchain(part) for part in PARTS]
+    assert langchain.to_where({name: {"$or": listed} if name == "$not" else listed}) == expected
+    assert llama_index.to_where(by_llama_index(PARTS, condition)) == expected
+
+
+def test_no_condition_at_all_lets_everything_through():
+    assert langchain.to_where({}) == llama_index.to_where(by_llama_index([])) == And(())
+    assert langchain.to_where(None) is llama_index.to_where(None) is None

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from memrecall_kv.cli import demo, main
+from memrecall_kv.cli.choice import operator_of
+from memrecall_kv.compress import OperatorCompressor
+from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import ChunkingConfig, CompressorConfig, MemRecallConfig
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "ingest", "ask", "recall", "inspect", "delete", "verify", "compact"]
@@ -234,6 +238,35 @@ def test_an_existing_banks_settings_are_used_unless_options_say_otherwise(run, h
     assert "compression_ratio" in err
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "stride"},
+        {"kind": "pool", "compression_ratio": 8},
+        {"kind": "hybrid", "importance": "surprisal"},
+        {"kind": "select", "importance": "key_norm"},
+        {"kind": "select", "importance": "learned"},
+        {"kind": "select", "importance": "key_diff", "budget": "adaptive", "budget_floor": 0.25},
+        {"kind": "select", "importance": "learned", "budget": "adaptive", "budget_floor": 1e-05},
+    ],
+    ids=str,
+)
+def test_the_operator_that_made_a_bank_is_read_from_its_fingerprint(access, settings):
+    config = CompressorConfig(**settings)
+    scorer = None
+    if config.importance == "learned":
+        scorer = ImportanceScorer.create(access().prefill([[1, 2, 3]]), width=2)
+    compressor = OperatorCompressor(access(), config, scorer)
+    made = {"compressor": compressor.digest, "compression_ratio": str(config.compression_ratio)}
+    assert operator_of(made) == config
+
+
+@pytest.mark.parametrize("made", ["memory_tokens:0ab1-ffff", "reference:2048:512:0ab1", "select:", ""])
+def test_what_no_operator_made_is_left_to_the_models_own_settings(made):
+    assert operator_of({"compressor": made, "compression_ratio": "4"}) is None
+    assert operator_of({}) is None
+
+
 def test_a_settings_file_is_read_and_options_win_over_it(run, handbook, tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"chunking": {"chunk_tokens": 32}, "compressor": {"kind": "stride"}}), encoding="utf-8")
@@ -288,7 +321,7 @@ def test_a_signal_to_the_process_is_exit_code_130(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    out, err = process.communicate("text", timeout=120)
+    out, err = process.communicate("text", timeout=PATIENCE)
     assert (out.strip(), process.returncode) == ("ready", 130)
     assert "Interrupted." in err
 

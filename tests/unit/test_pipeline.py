@@ -300,16 +300,16 @@ def test_a_saved_pipeline_loads_and_scores_the_same(stack: ExitStack, tmp_path: 
     backbone.tokenizer.save_pretrained(tmp_path / "backbone")
     plain = MemRecall.from_pretrained(tmp_path / "backbone", dtype="float32", config=settings(top_k=2))
     assert plain.fingerprint["backbone"] == backbone.fingerprint
-    backbone = plain._parts.backbone
-    adapter = LoraAdapter.create(plain._parts.backbone.model, ("q_proj",), rank=2, alpha=4)
+    backbone = plain.parts.backbone
+    adapter = LoraAdapter.create(plain.parts.backbone.model, ("q_proj",), rank=2, alpha=4)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=torch.Generator().manual_seed(0))
     gate = ClassifierGate(backbone, GateConfig(kind="classifier"), adapter, torch.ones(32), torch.tensor(0.1))
     config = settings(top_k=2).model_dump()
     config["gate"]["kind"] = "classifier"
-    trained = tiny_memory(MemRecallConfig(**config | {"gate": GateConfig()}), gate=gate, backbone=plain._parts.backbone)
+    trained = tiny_memory(MemRecallConfig(**config | {"gate": GateConfig()}), gate=gate, backbone=plain.parts.backbone)
     trained.config = MemRecallConfig(**config)
-    object.__setattr__(trained._parts, "config", trained.config)
+    object.__setattr__(trained.parts, "config", trained.config)
     trained.save_pretrained(tmp_path / "saved")
     loaded = MemRecall.from_pretrained(tmp_path / "saved", dtype="float32")
     assert loaded.config == trained.config
@@ -384,7 +384,6 @@ def test_a_walk_is_a_stream_without_its_answer(stack: ExitStack, tmp_path: Path,
     assert not nothing.answer.found
 
 
-@pytest.mark.timeout(30)
 def test_another_model_may_write_the_answer(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
     memory = bridge(settings(top_k=None))
     bank = stack.enter_context(memory.open_bank(tmp_path / "bank"))

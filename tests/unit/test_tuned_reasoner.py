@@ -109,16 +109,16 @@ def test_a_saved_pipeline_loads_its_reasoner_again(backbone: Backbone, tmp_path:
     backbone.model.save_pretrained(tmp_path / "backbone")
     backbone.tokenizer.save_pretrained(tmp_path / "backbone")
     tuned = MemRecall(
-        replace(zero_shot._parts, config=config, reasoner=TunedReasoner(backbone, config.reasoner, deltas(backbone)))
+        replace(zero_shot.parts, config=config, reasoner=TunedReasoner(backbone, config.reasoner, deltas(backbone)))
     )
     with pytest.raises(ConfigError, match="trained weights"):
         tiny_memory(config)
     backbone = replace(tuned.backbone, name=str(tmp_path / "backbone"))
-    MemRecall(replace(tuned._parts, backbone=backbone)).save_pretrained(tmp_path / "saved")
+    MemRecall(replace(tuned.parts, backbone=backbone)).save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "reasoner" / "adapter_config.json").is_file()
     loaded = MemRecall.from_pretrained(tmp_path / "saved", dtype="float32")
-    reasoner = loaded._parts.reasoner
+    reasoner = loaded.parts.reasoner
     assert isinstance(reasoner, TunedReasoner)
     assert reasoner.adapter.digest == deltas(backbone).digest
-    assert not isinstance(zero_shot._parts.reasoner, TunedReasoner)
-    assert isinstance(zero_shot._parts.reasoner, BackboneReasoner)
+    assert not isinstance(zero_shot.parts.reasoner, TunedReasoner)
+    assert isinstance(zero_shot.parts.reasoner, BackboneReasoner)

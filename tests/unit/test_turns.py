@@ -6,16 +6,15 @@ import pytest
 from memrecall_kv.backbone.scheduler import Turns
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document
-
-pytestmark = pytest.mark.timeout(30)
+from patience import PATIENCE
 
 
 def test_many_threads_share_one_and_the_main_thread_keeps_its_own():
-    turns, main = Turns(), threading.get_ident()
+    turns, main, all_there = Turns(), threading.get_ident(), threading.Barrier(8)
     with ThreadPoolExecutor(8) as pool:
-        callers = list(pool.map(lambda _: (time.sleep(0.01), threading.get_ident())[1], range(8)))
+        callers = list(pool.map(lambda _: (all_there.wait(PATIENCE), threading.get_ident())[1], range(8)))
         ran_in = set(pool.map(lambda _: turns.run(threading.get_ident), range(32)))
-    assert len(set(callers)) > 1
+    assert len(set(callers)) == 8
     assert len(ran_in) == 1
     assert not ran_in & {main, *callers}
     assert turns.run(threading.get_ident) == main
@@ -58,7 +57,7 @@ def test_between_two_steps_others_have_their_turn():
     steps = turns.each(iter(range(3)))
     assert next(steps) == 0
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(turns.run, lambda: "mine").result(timeout=5) == "mine"
+        assert pool.submit(turns.run, lambda: "mine").result(PATIENCE) == "mine"
     assert list(steps) == [1, 2]
 
 

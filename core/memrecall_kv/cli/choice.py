@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from memrecall_kv.config import MemRecallConfig, default_directory, fitting_compressor
+from memrecall_kv.config import CompressorConfig, MemRecallConfig, default_directory, fitting_compressor
 from memrecall_kv.errors import ConfigError, InputError
 
 _SETTINGS_FILE = "memrecall_config.json"
-_OPERATORS = frozenset({"select", "stride", "pool", "hybrid"})
+_OPERATOR = re.compile(
+    r"(?P<kind>select|stride|pool|hybrid)"
+    r"(?::(?P<importance>[a-z_]+))?"
+    r"(?::(?P<budget>adaptive):(?P<budget_floor>[^:]+))?"
+    r"(?::[0-9a-f]+)?"  # the weights of a learned importance
+)
+"""What `OperatorCompressor.digest` writes; banks keep it."""
 
 
-class Compressor(StrEnum):
+class CompressorName(StrEnum):
     """The compressors to choose from."""
 
     SELECT = "select"
@@ -32,7 +39,7 @@ class Choice:
 
     model: str | None
     ratio: int | None = None
-    compressor: Compressor | None = None
+    compressor: CompressorName | None = None
     device: str = "auto"
     dtype: str | None = None
     config: Path | None = None
@@ -46,18 +53,30 @@ class Choice:
         options = {name: value for name, value in options.items() if value is not None}
         own = (Path(self.model) if self.model else default_directory()) / _SETTINGS_FILE
         settings = _read_settings(self.config or own) if self.config or own.is_file() else {}
-        kind, *parts = made.get("compressor", "").split(":")
-        if not self.config and kind in _OPERATORS and (not self.model or not own.is_file()):
-            # as OperatorCompressor.digest writes them: importance, budget, floor, and the weights of a learned score
-            names = ("importance", "budget", "budget_floor")
-            parts = parts[:-1] if parts[:1] == ["learned"] else parts
-            ratio = int(made["compression_ratio"])
-            settings["compressor"] = {"kind": kind, "compression_ratio": ratio, **dict(zip(names, parts, strict=False))}
+        operator = operator_of(made)
+        if operator and not self.config and (not self.model or not own.is_file()):
+            settings["compressor"] = operator.model_dump(exclude_unset=True)
             settings["bank"] = {**settings.get("bank", {}), "storage": made["storage"]}
         elif not self.config and not options:
             return None
         settings["compressor"] = fitting_compressor({**settings.get("compressor", {}), **options})
         return MemRecallConfig(**settings)
+
+
+def operator_of(made: Mapping[str, str]) -> CompressorConfig | None:
+    """Return the settings of the operator that made a bank's blocks.
+
+    Args:
+        made: The bank's fingerprint, which does not name what it does not depend on; empty if there is no bank yet.
+
+    Returns:
+        `None` if no operator made them.
+    """
+    found = _OPERATOR.fullmatch(made.get("compressor", ""))
+    if found is None:
+        return None
+    named: dict[str, Any] = {name: value for name, value in found.groupdict().items() if value is not None}
+    return CompressorConfig(compression_ratio=int(made["compression_ratio"]), **named)
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

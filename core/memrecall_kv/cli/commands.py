@@ -11,7 +11,7 @@ import typer
 
 from memrecall_kv.cli import demo as demonstration
 from memrecall_kv.cli import show
-from memrecall_kv.cli.choice import Choice, Compressor
+from memrecall_kv.cli.choice import Choice, CompressorName
 from memrecall_kv.errors import BankError, InputError, MemRecallError
 from memrecall_kv.ingest.files import read_documents
 
@@ -28,7 +28,7 @@ Model = Annotated[
 ]
 Ratio = Annotated[int | None, typer.Option(help="Source tokens per memory token.", show_default=False)]
 Kind = Annotated[
-    Compressor | None,
+    CompressorName | None,
     typer.Option("--compressor", help="select, stride, pool, hybrid or memory_tokens.", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto is the CPU.")]

@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_count
+from memrecall_kv.hosts.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Document, Event, Metadata, Opened, Where
+from memrecall_kv.types import Document, Event, Opened, Where
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv.bank.bank import MemoryBank
@@ -33,8 +34,7 @@ def walk_documents(
     Raises:
         InputError: If the question is empty or `top_n` below 1.
     """
-    if top_n is not None and top_n < 1:
-        raise InputError(f"Expected at least 1 document, got {top_n}.", "Ask for 1 or more.")
+    check_count("top_n", top_n)
     seen: set[str] = set()
     blocks = None if top_n is None else blocks_for(bank, top_n, where)
     with closing(memory.walk(bank, question, top_k=blocks, where=where)) as events:
@@ -74,7 +74,7 @@ class TextCache:
         """Return the id of the document that holds a text."""
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
-    def keep(self, texts: Collection[str]) -> tuple[MemoryBank, Where]:
+    def keep(self, texts: Collection[str]) -> tuple[MemoryBank, Filter]:
         """Compress the texts that are new; return the bank they are in and the filter for just them.
 
         Raises:
@@ -84,11 +84,7 @@ class TextCache:
         keys = {self.key(text): text for text in texts}
         with self._bank.writing() as writable:  # with no texts too: it makes what `close` has removed
             memory.ingest(writable, [Document(id=key, text=text) for key, text in keys.items()])
-
-        def where(key: str, _: Metadata) -> bool:
-            return key in keys
-
-        return self._bank.get(), where
+        return self._bank.get(), AmongIds(frozenset(keys))
 
     def clear(self) -> None:
         """Forget every text, and free the room it took; what is needed again is compressed again.

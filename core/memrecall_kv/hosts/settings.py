@@ -6,21 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
-from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_memory
 from memrecall_kv.hosts.lazy import LazyMemory
-
-
-def check_memory(given: Any) -> None:
-    """Refuse what is given for a memory and is none.
-
-    Raises:
-        InputError: If it is neither a `MemRecall` nor `None`.
-    """
-    if given is not None and not hasattr(given, "walk"):
-        raise InputError(
-            f"Expected memory to be a MemRecall, got {type(given).__name__} {given!r}.",
-            "Name a model to load with name_or_path=.",
-        )
 
 
 class MemorySettings(BaseModel):

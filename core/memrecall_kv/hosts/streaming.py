@@ -1,4 +1,7 @@
-"""A synchronous stream for an event loop, without blocking it: what the adapters' async methods are made of."""
+"""A synchronous stream for an event loop, without blocking it: what the adapters' async methods are made of.
+
+A stream may yield `None` to mark a step: nothing to hand on, but a place where an abandoned thread stops.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,38 @@ import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
 from typing import TypeVar
+
+from memrecall_kv.types import Event, Opened, Recall
 
 T = TypeVar("T")
 
 
-async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
-    """Yield what `stream()` yields, made in a thread of its own that sees the caller's context.
+def opened(
+    events: Generator[Event, None, None], tell: Callable[[Event], None] | None = None
+) -> Generator[Recall | None, None, None]:
+    """Yield each recall as its block is opened, and `None` at every other event.
+
+    Args:
+        events: From `MemRecall.walk` or `walk_documents`; closed with this generator.
+        tell: Is told of every event.
+    """
+    with closing(events):
+        for event in events:
+            if tell is not None:
+                tell(event)
+            yield event.recall if isinstance(event, Opened) else None
+
+
+async def gathered(stream: Callable[[], Generator[T | None, None, None]]) -> list[T]:
+    """Return all that `in_thread` yields; cancelling stops the work."""
+    async with aclosing(in_thread(stream)) as items:
+        return [item async for item in items]
+
+
+async def in_thread(stream: Callable[[], Generator[T | None, None, None]]) -> AsyncGenerator[T, None]:
+    """Yield what `stream()` yields but `None`, made in a thread of its own that sees the caller's context.
 
     The generator runs from start to end in a single thread, because what it switches in PyTorch it
     switches for that thread, and it never waits for its reader. It takes none of the loop's few worker
@@ -30,7 +58,8 @@ async def in_thread(stream: Callable[[], Generator[T, None, None]]) -> AsyncGene
             for item in generator:
                 if abandoned.is_set():
                     break
-                loop.call_soon_threadsafe(items.put_nowait, (item,))
+                if item is not None:
+                    loop.call_soon_threadsafe(items.put_nowait, (item,))
         finally:
             generator.close()
             if not abandoned.is_set():

@@ -4,6 +4,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from patience import PATIENCE
+
 PROGRAM = """
 import sys
 import langchain_core.language_models.base
@@ -28,7 +30,7 @@ for name in ("torch", "transformers", "llama_index", "llama_index_memrecall"):
 
 
 def test_importing_making_and_saving_the_classes_imports_neither_torch_nor_the_other_host():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -52,7 +54,7 @@ except MissingDependencyError as error:
 
 
 def test_without_langchain_only_the_middleware_is_missing_and_says_so():
-    done = subprocess.run([sys.executable, "-c", WITHOUT_LANGCHAIN], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LANGCHAIN], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert 'pip install "langchain' in done.stdout
 

@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableLambda
 from memrecall_kv.errors import InputError
+from patience import PATIENCE
 
 from langchain_memrecall import MemRecallRunnable
 
@@ -165,19 +166,17 @@ class Endless(Scribe):
             self.stopped.set()
 
 
-@pytest.mark.timeout(30)
 async def test_cancelling_stops_the_model(scripted, bank):
     llm = Endless(started=threading.Event(), stopped=threading.Event())
     ask = MemRecallRunnable(bank=bank, memory=scripted, top_k=1, llm=llm)
     task = asyncio.create_task(ask.ainvoke(QUESTION))
-    assert await asyncio.to_thread(llm.started.wait, 20)
+    assert await asyncio.to_thread(llm.started.wait, PATIENCE)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(llm.stopped.wait, 20)
+    assert await asyncio.to_thread(llm.stopped.wait, PATIENCE)
 
 
-@pytest.mark.timeout(30)
 async def test_leaving_an_async_stream_stops_the_model(scripted, bank):
     llm = Endless(started=threading.Event(), stopped=threading.Event())
     stream = MemRecallRunnable(bank=bank, memory=scripted, top_k=1, llm=llm).astream(QUESTION)
@@ -185,10 +184,9 @@ async def test_leaving_an_async_stream_stops_the_model(scripted, bank):
         if "answer" in chunk:
             break
     await stream.aclose()
-    assert await asyncio.to_thread(llm.stopped.wait, 20)
+    assert await asyncio.to_thread(llm.stopped.wait, PATIENCE)
 
 
-@pytest.mark.timeout(30)
 async def test_a_model_without_async_methods_finds_a_thread_however_many_wait_for_it(scripted, bank):
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
     llm = GenericFakeChatModel(messages=iter([AIMessage(SENTENCE)] * 8))
@@ -202,7 +200,7 @@ class Crowded(Scribe):
     barrier: threading.Barrier = threading.Barrier(2)
 
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):
-        self.barrier.wait(timeout=20)
+        self.barrier.wait(PATIENCE)
         yield ChatGenerationChunk(message=AIMessageChunk(SENTENCE))
 
 

@@ -281,7 +281,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("route", ["stream", "astream"])
-async def test_leaving_a_stream_stops_the_writing_and_frees_what_it_held(bank, route):
+async def test_leaving_a_stream_stops_the_writing_and_frees_what_it_held(bank, route, workers_are_gone):
     written, held = [], []
 
     class Endless(ScriptedReasoner):
@@ -303,10 +303,7 @@ async def test_leaving_a_stream_stops_the_writing_and_frees_what_it_held(bank, r
             if "answer" in chunk:
                 break
         await astream.aclose()
-        for _ in range(1000):  # the thread ends with the word it is at
-            if held[0]() is None:
-                break
-            await asyncio.sleep(0.01)
+        await workers_are_gone()  # each ends with the word it is at
     gc.collect()
     assert 0 < len(written) < 100_000
     assert held[0]() is None

@@ -8,6 +8,7 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.schema import TextNode
+from patience import PATIENCE
 from pydantic import Field
 
 from llama_index_memrecall import MemRecallQueryEngine
@@ -92,7 +93,7 @@ def waiting_compressor(memory, monkeypatch):
 
     def waiting(self, chunks):
         entered.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
         return compress(self, chunks)
 
     monkeypatch.setattr(type(memory), "_compress", waiting)

@@ -11,6 +11,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import ChatMemoryBuffer
 from memrecall_kv.errors import InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from patience import PATIENCE
 from pydantic import ValidationError
 
 from llama_index_memrecall import BackboneLLM, MemRecallIndex
@@ -106,12 +107,16 @@ def test_the_backbone_reports_its_window_and_counts_its_tokens(local, roomy):
 
 
 async def test_the_loop_goes_on_while_the_backbone_writes(local, roomy):
-    go = threading.Event()
-    busy = asyncio.create_task(asyncio.to_thread(roomy.backbone.turns.run, lambda: go.wait(timeout=5)))
-    await asyncio.sleep(0.05)
+    taken, go = threading.Event(), threading.Event()
+
+    def hold():
+        taken.set()
+        return go.wait(PATIENCE)
+
+    busy = asyncio.create_task(asyncio.to_thread(roomy.backbone.turns.run, hold))
+    assert await asyncio.to_thread(taken.wait, PATIENCE)
     task = asyncio.create_task(local.acomplete("Hello"))
-    for _ in range(20):
-        await asyncio.sleep(0.005)
+    await asyncio.sleep(0)  # the task begins; were it to wait in the loop, nobody would let the backbone go
     assert not task.done()
     go.set()
     assert await busy
@@ -124,7 +129,7 @@ def test_leaving_a_stream_gives_the_backbone_back(local, roomy):
     stream.close()
     free = threading.Event()
     threading.Thread(target=roomy.backbone.turns.run, args=(free.set,)).start()
-    assert free.wait(timeout=5)
+    assert free.wait(PATIENCE)
 
 
 def test_the_settings_of_the_backbone_survive_a_round_trip_and_typos_are_refused(local):

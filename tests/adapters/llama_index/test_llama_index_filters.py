@@ -49,6 +49,8 @@ FLAT = [
     filters(one("team", "TEXT_MATCH_INSENSITIVE", "KITCH")),
     filters(one("year", "IS_EMPTY")),
     filters(one("nobody", "EQ", None)),
+    filters(one("team", "EQ", None)),
+    filters(one("team", "NE", None)),
     filters(FINANCE, one("team", "EQ", "kitchen"), condition=FilterCondition.OR),
     filters(FINANCE, one("team", "EQ", "kitchen"), condition=FilterCondition.NOT),
     filters(),

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+from patience import PATIENCE
+
 PROGRAM = """
 import sys
 import llama_index_memrecall
@@ -14,7 +16,7 @@ for name in ("torch", "transformers", "langchain_core", "langchain_memrecall"):
 
 
 def test_importing_and_making_the_classes_imports_neither_torch_nor_the_other_host():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
 
 

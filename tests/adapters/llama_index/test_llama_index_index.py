@@ -13,6 +13,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv import MemRecallConfig
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from patience import PATIENCE
 
 from llama_index_memrecall import MemRecallIndex
 
@@ -276,7 +277,7 @@ def test_an_unknown_option_is_refused(memory, options):
 async def test_the_loop_goes_on_while_something_is_compressed(memory, waiting_compressor):
     index, (entered, go) = MemRecallIndex.from_documents([], memory=memory), waiting_compressor
     task = asyncio.create_task(index.ainsert(Document(text="Dana approves trips.")))
-    assert await asyncio.to_thread(entered.wait, 20)
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
     assert not task.done()
     go.set()
     await task

@@ -13,6 +13,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from patience import PATIENCE
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemoryBlockEncoder, MemRecallQueryEngine
@@ -186,7 +187,7 @@ def test_settings_survive_a_round_trip_and_typos_are_refused(encoder):
 async def test_the_loop_goes_on_while_the_encoder_compresses(encoder, waiting_compressor):
     entered, go = waiting_compressor
     task = asyncio.create_task(encoder.acall([TextNode(text="Rui approves hires.")]))
-    assert await asyncio.to_thread(entered.wait, 20)
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
     assert not task.done()
     go.set()
     await task

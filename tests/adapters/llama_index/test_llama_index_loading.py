@@ -1,9 +1,12 @@
 import asyncio
+import threading
 
 import pytest
 from llama_index.core.schema import NodeWithScore
 from memrecall_kv.errors import FingerprintMismatchError, InputError
+from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from patience import PATIENCE
 
 from llama_index_memrecall import MemRecallPostprocessor, MemRecallQueryEngine
 
@@ -20,15 +23,21 @@ def test_a_model_is_loaded_by_name_when_it_is_first_needed(documents, nodes, che
         opened.close()
 
 
-async def test_the_loop_goes_on_while_a_model_is_loaded(documents, checkpoint, tmp_path):
+async def test_the_loop_goes_on_while_a_model_is_loaded(documents, checkpoint, tmp_path, monkeypatch):
+    entered, go, load = threading.Event(), threading.Event(), MemRecall.from_pretrained
+
+    def waiting(*arguments, **options):
+        entered.set()
+        assert go.wait(PATIENCE)
+        return load(*arguments, **options)
+
     MemRecallQueryEngine.from_documents(documents, bank=tmp_path / "bank", name_or_path=checkpoint).close()
     engine = MemRecallQueryEngine.from_bank(tmp_path / "bank", name_or_path=checkpoint, top_k=1)
+    monkeypatch.setattr(MemRecall, "from_pretrained", waiting)
     asking = asyncio.create_task(engine.aquery(QUESTION))
-    turns = 0
-    while not asking.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert turns > 10
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
+    assert not asking.done()
+    go.set()
     assert len((await asking).source_nodes) == 1
     engine.close()
 
@@ -57,7 +66,7 @@ async def test_the_loop_goes_on_while_the_gate_reads(documents, nodes, waiting, 
         "apostprocess_nodes": lambda: processor.apostprocess_nodes(found, query_str=QUESTION),
     }
     task = asyncio.create_task(work[route]())
-    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
     assert not task.done()
     gate.go.set()
     await task
@@ -69,7 +78,7 @@ async def test_cancelling_a_question_stops_the_work(documents, waiting):
     memory, gate, answered = waiting
     engine = MemRecallQueryEngine.from_documents(documents, memory=memory)
     task = asyncio.create_task(engine.aquery(QUESTION))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

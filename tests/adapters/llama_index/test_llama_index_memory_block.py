@@ -6,6 +6,7 @@ import pytest
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import Memory
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
+from patience import PATIENCE
 from pydantic import ValidationError
 
 from llama_index_memrecall import MemRecallMemoryBlock
@@ -101,7 +102,7 @@ async def test_the_loop_goes_on_while_the_gate_reads(waiting):
     block = MemRecallMemoryBlock(memory=memory)
     await block.aput(TURNS)
     task = asyncio.create_task(block.aget(ASKED))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
     assert not task.done()
     gate.go.set()
     assert REX in await task

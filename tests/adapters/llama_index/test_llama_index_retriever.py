@@ -10,6 +10,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 from memrecall_kv.types import Document as CoreDocument
+from patience import PATIENCE
 
 from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
 
@@ -98,7 +99,7 @@ async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting):
     memory, gate, _ = waiting
     retriever = MemRecallRetriever.from_documents(documents, memory=memory)
     task = asyncio.create_task(retriever.aretrieve(QUESTION))
-    assert await asyncio.to_thread(gate.entered.wait, 20)
+    assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
     assert not task.done()
     gate.go.set()
     await task

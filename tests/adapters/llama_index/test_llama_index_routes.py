@@ -17,6 +17,7 @@ from llama_index.core.schema import IndexNode
 from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector
 from llama_index.core.tools import QueryEngineTool, RetrieverTool, ToolSelection
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
+from patience import PATIENCE
 
 from llama_index_memrecall import MemRecallPostprocessor, MemRecallQueryEngine, MemRecallRetriever
 
@@ -149,20 +150,20 @@ async def test_a_retriever_of_ours_is_a_tool(memory, nodes):
 
 
 async def test_eight_questions_at_once_do_not_block_the_loop_and_get_their_own_answers(documents):
-    go, here = threading.Event(), threading.get_ident()
+    entered, go, here = threading.Event(), threading.Event(), threading.get_ident()
     threads = set()
 
     def reply(question, notes):
+        entered.set()
         threads.add(threading.get_ident())
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
         return f"Answer to {question}"
 
     memory = tiny_memory(reasoner=ScriptedReasoner({}, reply))
     engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=2)
     questions = [f"Question {number}?" for number in range(8)]
     tasks = [asyncio.create_task(engine.aquery(question)) for question in questions]
-    for _ in range(50):
-        await asyncio.sleep(0.002)
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
     assert not any(task.done() for task in tasks)
     go.set()
     assert [str(response) for response in await asyncio.gather(*tasks)] == [f"Answer to {q}" for q in questions]
@@ -199,4 +200,4 @@ async def test_the_first_token_comes_before_the_last_is_made_and_leaving_frees_t
 def is_free(turns):
     taken = threading.Event()
     threading.Thread(target=turns.run, args=(taken.set,)).start()
-    return taken.wait(timeout=5)
+    return taken.wait(PATIENCE)

@@ -1,4 +1,3 @@
-import asyncio
 import gc
 import inspect
 
@@ -76,7 +75,7 @@ def test_a_stream_nobody_reads_ends_as_interrupted_and_frees_the_model(streaming
 async def test_an_async_stream_left_early_ends_as_interrupted_and_frees_the_model(streaming, engine):
     response = await streaming.aquery(QUESTION)
     await response.response_gen.aclose()
-    assert str(await asyncio.wait_for(engine.aquery(QUESTION), timeout=60))
+    assert str(await engine.aquery(QUESTION))
 
 
 def test_a_query_tells_both_of_the_hosts_channels(memory, documents, event_log):
@@ -136,7 +135,7 @@ def test_the_end_of_a_stream_belongs_to_the_query_that_started_it(streaming, eve
 
 
 @pytest.mark.parametrize("route", ["sync", "async"])
-async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents, route):
+async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents, route, workers_are_gone):
     wordy = tiny_memory(MemRecallConfig(**{**dict(memory.config), "reasoner": ReasonerConfig(max_answer_tokens=2000)}))
     engine = MemRecallQueryEngine.from_documents(documents, memory=wordy, top_k=2, streaming=True)
     engine.retrieve(QUESTION)
@@ -149,10 +148,7 @@ async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents,
         response = await engine.aquery(QUESTION)
         held = contexts() - before
         await response.response_gen.aclose()
-        for _ in range(200):  # the worker leaves after the token it is at
-            if contexts() == before:
-                break
-            await asyncio.sleep(0.01)
+        await workers_are_gone()  # each leaves after the token it is at
     assert held == 1
     assert contexts() == before
     engine.close()
