@@ -255,7 +255,7 @@ def test_the_operator_that_made_a_bank_is_read_from_its_fingerprint(access, sett
     config = CompressorConfig(**settings)
     scorer = None
     if config.importance == "learned":
-        scorer = ImportanceScorer.create(access().prefill([[1, 2, 3]]), width=2)
+        scorer = ImportanceScorer.create(access().kv.prefill([[1, 2, 3]]), width=2)
     compressor = OperatorCompressor(access(), config, scorer)
     made = {"compressor": compressor.digest, "compression_ratio": str(config.compression_ratio)}
     assert operator_of(made) == config
