@@ -12,9 +12,8 @@ from langchain_core.load import Serializable
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.lazy import LazyBank
-from memrecall_kv.hosts.settings import MemorySettings
-from pydantic import ConfigDict, PrivateAttr, field_serializer, field_validator
+from memrecall_kv.hosts.settings import BankSettings
+from pydantic import ConfigDict, field_serializer, field_validator
 
 from langchain_memrecall._convert import to_documents
 from langchain_memrecall._filters import to_where
@@ -28,7 +27,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
-class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
+class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
     """A runnable over a memory bank.
 
     LangChain runs the inputs of a batch in threads. Here they run one after the other, because there is one
@@ -48,13 +47,6 @@ class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Inpu
 
     bank: Any
     filter: dict[str, Any] | None = None
-
-    _bank: LazyBank = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model and the bank, loading neither."""
-        super().model_post_init(context)
-        self._bank = LazyBank(self.bank, self._memory)
 
     @field_validator("bank")
     @classmethod
@@ -132,9 +124,7 @@ class OverBank(MemorySettings, RunnableSerializable[Input, Output], Generic[Inpu
             InputError: If no document has text, or two different ones share an id; nothing is written then.
         """
         runnable = cls(bank=bank, **settings)
-        converted = to_documents(documents)
-        with runnable._bank.writing() as writable:
-            runnable._memory.get().ingest(writable, converted, show_progress=show_progress)
+        runnable._bank.ingest(to_documents(documents), show_progress=show_progress)
         return runnable
 
     def close(self) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.documents import TextCache, walk_documents
-from memrecall_kv.hosts.settings import MemorySettings
+from memrecall_kv.hosts.settings import RerankerSettings
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Recall
-from pydantic import PrivateAttr
 
 from langchain_memrecall._convert import check_documents, to_question
 from langchain_memrecall._steps import Steps
 
 
-class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
+class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
     """Keeps the documents the gate opens, in the order it opens them.
 
     Each document is compressed once and kept in a cache under the hash of its text, so that one seen before
@@ -38,20 +35,6 @@ class MemRecallDocumentCompressor(MemorySettings, BaseDocumentCompressor):
         ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
         ```
     """
-
-    top_n: Count | None = None
-    cache_path: str | None = None
-
-    _cache: TextCache = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model and the cache, loading neither."""
-        super().model_post_init(context)
-        self._cache = TextCache(self.cache_path, self._memory)
-
-    def close(self) -> None:
-        """Close the cache, and remove it if it was temporary."""
-        self._cache.close()
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

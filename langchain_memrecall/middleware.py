@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from memrecall_kv.errors import InputError, MissingDependencyError
-from memrecall_kv.hosts.arguments import check_count, check_memory
+from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Document, Metadata, Recall
@@ -93,7 +93,6 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         self._keep_turns = keep_turns
         self._scope_key = scope
         self._top_k = top_k
-        check_memory(memory)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 
@@ -103,11 +102,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
 
     def forget(self, scope: str | None = None) -> int:
         """Delete the memory of one conversation or user, or of all if there is one for all; return its turns."""
-        with self._bank.writing() as writable:
-            mine = [document.id for document in writable.documents() if document.metadata.get("scope") == scope]
-            for doc_id in mine:
-                writable.delete(doc_id)
-        return len(mine)
+        return self._bank.forget(lambda _, metadata: metadata.get("scope") == scope)
 
     def before_agent(self, state: RememberingState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Recall for the turn that begins."""
@@ -177,8 +172,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
             if (text := _turn_text(turn))
         ]
         if documents:
-            with self._bank.writing() as writable:
-                self._memory.get().ingest(writable, documents)
+            self._bank.ingest(documents)
 
     def _scope(self, config: RunnableConfig) -> str | None:
         if self._scope_key is None:

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.arguments import check_count, check_memory
+from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
@@ -57,7 +57,6 @@ class MemRecallStore(VectorStore):
         device: str = "auto",
         memory: MemRecall | None = None,
     ) -> None:
-        check_memory(memory)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 
@@ -132,9 +131,7 @@ class MemRecallStore(VectorStore):
             )
         if not given:
             return []
-        converted = to_documents(given)
-        with self._bank.writing() as writable:
-            self._memory.get().ingest(writable, converted)
+        self._bank.ingest(to_documents(given))
         return [to_document(document).id for document in given]
 
     # LangChain's own would find nothing left in an iterator, and remember nothing without a word

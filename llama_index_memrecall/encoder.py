@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Self
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore.types import BaseDocumentStore
-from memrecall_kv.hosts.lazy import LazyBank
-from memrecall_kv.types import Document
+from memrecall_kv.hosts.settings import BankSettings
+from memrecall_kv.types import Metadata, Where
 
 from llama_index_memrecall._convert import has_text, owner_of, ref_doc_of, to_documents
 from llama_index_memrecall._memory_settings import MemorySettings
@@ -21,7 +21,7 @@ _OWNER = "MemoryBlockEncoder"
 _CALL = "call"
 
 
-class MemoryBlockEncoder(MemorySettings, TransformComponent):
+class MemoryBlockEncoder(BankSettings, MemorySettings, TransformComponent):
     """Compresses the nodes that pass through it into a bank, and hands them on as they came.
 
     All nodes of a document come in one call, as they do in an `IngestionPipeline` without worker processes: what
@@ -41,13 +41,6 @@ class MemoryBlockEncoder(MemorySettings, TransformComponent):
 
     bank: str
     docstore: BaseDocumentStore | None = Field(default=None, exclude=True, repr=False)
-
-    _bank: LazyBank = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model and the bank, loading neither."""
-        super().model_post_init(context)
-        self._bank = LazyBank(self.bank, self._memory)
 
     @classmethod
     def class_name(cls) -> str:
@@ -76,13 +69,12 @@ class MemoryBlockEncoder(MemorySettings, TransformComponent):
         kept = {document.id for document in documents}
         is_gone = _gone_from(self.docstore)
 
-        def is_stale(stored: Document) -> bool:
-            again = stored.id in incoming or ref_doc_of(stored.metadata) in sources
-            return stored.id not in kept and (again or is_gone(_source_of(stored)))
+        def is_stale(node_id: str, metadata: Metadata) -> bool:
+            again = node_id in incoming or ref_doc_of(metadata) in sources
+            return node_id not in kept and (again or is_gone(_source_of(node_id, metadata)))
 
-        with self._bank.writing() as writable:
-            self._memory.get().ingest(writable, documents)
-        self._delete(is_stale)
+        self._bank.ingest(documents)
+        self._forget(is_stale)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -91,7 +83,7 @@ class MemoryBlockEncoder(MemorySettings, TransformComponent):
 
     def delete_ref_doc(self, ref_doc_id: str) -> None:
         """Delete what the bank holds of a document; an unknown one is no mistake."""
-        self._delete(lambda stored: ref_doc_id in (stored.id, ref_doc_of(stored.metadata)))
+        self._forget(lambda node_id, metadata: ref_doc_id in (node_id, ref_doc_of(metadata)))
 
     def prune(self, docstore: BaseDocumentStore) -> None:
         """Delete what the bank holds of documents that are no longer in a pipeline's docstore, or blank there.
@@ -100,18 +92,15 @@ class MemoryBlockEncoder(MemorySettings, TransformComponent):
         `DocstoreStrategy.UPSERTS_AND_DELETE`, unless the encoder has the pipeline's `docstore`.
         """
         is_gone = _gone_from(docstore)
-        self._delete(lambda stored: is_gone(_source_of(stored)))
+        self._forget(lambda node_id, metadata: is_gone(_source_of(node_id, metadata)))
 
-    def _delete(self, is_stale: Callable[[Document], bool]) -> None:
-        with self._bank.writing() as writable:
-            for stored in writable.documents():
-                if owner_of(stored.metadata) == _OWNER and is_stale(stored):
-                    writable.delete(stored.id)
+    def _forget(self, is_stale: Where) -> None:
+        self._bank.forget(lambda node_id, metadata: owner_of(metadata) == _OWNER and is_stale(node_id, metadata))
 
 
-def _source_of(stored: Document) -> str:
+def _source_of(node_id: str, metadata: Metadata) -> str:
     """Return the id under which a pipeline's docstore knows what a node in a bank was cut from."""
-    return ref_doc_of(stored.metadata) or stored.id
+    return ref_doc_of(metadata) or node_id
 
 
 def _gone_from(docstore: BaseDocumentStore | None) -> Callable[[str], bool]:

@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
 from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.filters import Compare, Operator
-from memrecall_kv.hosts.lazy import LazyBank
+from memrecall_kv.hosts.settings import BankSettings
 from memrecall_kv.types import Document
 
 from llama_index_memrecall._memory_settings import MemorySettings
@@ -21,7 +21,7 @@ _SESSION = "session_id"
 _CHARACTERS_PER_TOKEN = 4
 
 
-class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
+class MemRecallMemoryBlock(BankSettings, MemorySettings, BaseMemoryBlock[str]):
     """Keeps the turns that LlamaIndex's `Memory` flushes, and recalls those that matter to the latest user message.
 
     Sessions do not see each other: what was put under a session is recalled for that session alone.
@@ -44,15 +44,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
 
     name: str = Field(default="memrecall", description="Name of the memory block.")
     description: str | None = Field(default="Earlier turns of the conversation that matter now.")
-    bank: Any = None
     top_k: Count | None = None
-
-    _bank: LazyBank = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model and the bank, loading neither."""
-        super().model_post_init(context)
-        self._bank = LazyBank(self.bank, self._memory)
 
     async def _aget(self, messages: list[ChatMessage] | None = None, **block_kwargs: Any) -> str:
         """Return notes and turns that matter to the latest user message; nothing if none does."""
@@ -75,10 +67,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
 
     def forget(self, session_id: str) -> None:
         """Delete all memories of a session; the bytes of their blocks go with the bank's next `compact`."""
-        with self._bank.writing() as writable:
-            for stored in writable.documents():
-                if stored.metadata.get(_SESSION) == session_id:
-                    writable.delete(stored.id)
+        self._bank.forget(Compare(_SESSION, Operator.EQ, session_id))
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
@@ -92,8 +81,7 @@ class MemRecallMemoryBlock(MemorySettings, BaseMemoryBlock[str]):
                 by_session.setdefault(session, []).append(f"{message.role.value}: {message.content}")
         documents = [_document(session, "\n".join(lines)) for session, lines in by_session.items()]
         if documents:
-            with self._bank.writing() as writable:
-                self._memory.get().ingest(writable, documents)
+            self._bank.ingest(documents)
 
     def _recall(self, question: str, session_id: str | None) -> str:
         where = None if session_id is None else Compare(_SESSION, Operator.EQ, session_id)

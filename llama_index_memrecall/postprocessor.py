@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from memrecall_kv.hosts.arguments import Count
-from memrecall_kv.hosts.documents import TextCache, blocks_for
+from memrecall_kv.hosts.documents import blocks_for
+from memrecall_kv.hosts.settings import RerankerSettings
 from memrecall_kv.types import Noted, Opened
 
 from llama_index_memrecall._candidates import Candidates, distinct
@@ -25,7 +24,7 @@ from llama_index_memrecall._walk import Findings
 from llama_index_memrecall.events import dispatcher
 
 
-class MemRecallPostprocessor(MemorySettings, BaseNodePostprocessor):
+class MemRecallPostprocessor(RerankerSettings, MemorySettings, BaseNodePostprocessor):
     """Keeps the nodes the gate opens, in the order it opens them.
 
     Each node is compressed once and kept in a cache under the hash of its text, so that a node seen
@@ -45,16 +44,7 @@ class MemRecallPostprocessor(MemorySettings, BaseNodePostprocessor):
         pydantic.ValidationError: If an argument is unknown or out of range.
     """
 
-    top_n: Count | None = None
     working_memory: bool = False
-    cache_path: str | None = None
-
-    _cache: TextCache = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Prepare the model and the cache, loading neither."""
-        super().model_post_init(context)
-        self._cache = TextCache(self.cache_path, self._memory)
 
     @classmethod
     def class_name(cls) -> str:
@@ -68,10 +58,6 @@ class MemRecallPostprocessor(MemorySettings, BaseNodePostprocessor):
             BankError: If the cache cannot be written.
         """
         self._cache.clear()
-
-    def close(self) -> None:
-        """Close the cache, and remove it if it was temporary."""
-        self._cache.close()
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None

@@ -14,6 +14,7 @@ from memrecall_kv.recall.candidates import EveryChunk, SharedWords
 from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document, Note, WorkingMemory
+from patience import PATIENCE
 
 QUESTION = "Who keeps the key?"
 TEXTS = {"ann": "Ann keeps the key.", "bob": "Bob keeps the key and the ladder.", "boat": "The boat is blue."}
@@ -80,7 +81,7 @@ def test_threads_of_two_tenants_never_see_each_others_texts(memory, tmp_path, mo
     both, scores = threading.Barrier(2), LexicalIndex.scores
 
     def held(self, query):
-        both.wait(timeout=60)
+        both.wait(PATIENCE)
         return scores(self, query)
 
     monkeypatch.setattr(LexicalIndex, "scores", held)

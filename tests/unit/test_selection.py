@@ -11,6 +11,7 @@ from memrecall_kv import GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.documents import TextCache, walk_documents
+from memrecall_kv.hosts.filters import Compare, Operator
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory
@@ -124,6 +125,20 @@ def test_a_bank_that_was_opened_for_reading_is_closed_with_what_opened_it(memory
     del lazy
     gc.collect()
     assert opened == []
+
+
+def test_a_bank_of_an_adapter_takes_documents_and_forgets_those_that_match(memory: MemRecall, tmp_path: Path) -> None:
+    lazy = LazyBank(tmp_path / "bank", LazyMemory(memory, None, "auto"))
+    lazy.ingest(DOCUMENTS)
+    assert lazy.forget(Compare("team", Operator.NE, "finance")) == 2
+    assert [stored.id for stored in lazy.get().documents()] == ["long"]
+    assert lazy.forget(Compare("team", Operator.EQ, "kitchen")) == 0
+    lazy.close()
+
+
+def test_what_is_no_memory_is_refused_before_it_is_used() -> None:
+    with pytest.raises(InputError, match="Expected memory to be a MemRecall, got str"):
+        LazyMemory("a model", None, "auto")
 
 
 def test_a_replaced_text_is_judged_by_its_new_words(tmp_path: Path) -> None:

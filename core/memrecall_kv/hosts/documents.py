@@ -66,7 +66,6 @@ class TextCache:
     """
 
     def __init__(self, path: str | Path | None, memory: LazyMemory) -> None:
-        self._memory = memory
         self._bank = LazyBank(path, memory)
 
     @staticmethod
@@ -80,10 +79,9 @@ class TextCache:
         Raises:
             BankError: If the cache cannot be written, or another model made it.
         """
-        memory = self._memory.get()
         keys = {self.key(text): text for text in texts}
-        with self._bank.writing() as writable:  # with no texts too: it makes what `close` has removed
-            memory.ingest(writable, [Document(id=key, text=text) for key, text in keys.items()])
+        # with no texts too: it makes what `close` has removed
+        self._bank.ingest([Document(id=key, text=text) for key, text in keys.items()])
         return self._bank.get(), AmongIds(frozenset(keys))
 
     def clear(self) -> None:

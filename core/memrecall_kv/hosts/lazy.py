@@ -6,10 +6,13 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from memrecall_kv.hosts.arguments import check_memory
+from memrecall_kv.types import Document, Where
 
 if TYPE_CHECKING:  # both import torch, which importing an adapter must not
     from memrecall_kv.bank.bank import MemoryBank
@@ -29,9 +32,13 @@ class LazyMemory:
         memory: The one to use; then nothing is loaded.
         name_or_path: What `MemRecall.from_pretrained` loads otherwise; `None` for its default.
         device: Where it is loaded.
+
+    Raises:
+        InputError: If `memory` is something else.
     """
 
     def __init__(self, memory: MemRecall | None, name_or_path: str | None, device: str) -> None:
+        check_memory(memory)
         self._memory = memory
         self._name_or_path = name_or_path
         self._device = device
@@ -90,6 +97,19 @@ class LazyBank:
                 self._cleanup = weakref.finalize(self, _discard, self._reading, self._path)
             with memory.open_bank(str(self._path)) as bank:
                 yield bank
+
+    def ingest(self, documents: Iterable[Document], *, show_progress: bool = False) -> None:
+        """Compress documents into the bank; see `MemRecall.ingest`."""
+        with self.writing() as writable:
+            self._memory.get().ingest(writable, documents, show_progress=show_progress)
+
+    def forget(self, where: Where) -> int:
+        """Delete the documents for which `where` is true, and return how many there were."""
+        with self.writing() as writable:
+            found = [stored.id for stored in writable.documents() if where(stored.id, stored.metadata)]
+            for doc_id in found:
+                writable.delete(doc_id)
+        return len(found)
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""

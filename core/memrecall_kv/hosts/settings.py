@@ -1,4 +1,4 @@
-"""What the pydantic classes of both adapters share: which memory they use, and that they are strict about settings."""
+"""What the pydantic classes of both adapters share: memory, bank and cache, and that they are strict about settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
-from memrecall_kv.hosts.arguments import check_memory
-from memrecall_kv.hosts.lazy import LazyMemory
+from memrecall_kv.hosts.arguments import Count, check_memory
+from memrecall_kv.hosts.documents import TextCache
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 
 class MemorySettings(BaseModel):
@@ -37,3 +38,43 @@ class MemorySettings(BaseModel):
         """Prepare the model without loading it."""
         super().model_post_init(context)
         self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
+
+
+class BankSettings(MemorySettings):
+    """Names a bank besides, which is opened when it is needed; pydantic wants it first among the bases.
+
+    Attributes:
+        bank: A bank, its directory, or `None` for a temporary one.
+    """
+
+    bank: Any = None
+
+    _bank: LazyBank = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model and the bank, loading neither."""
+        super().model_post_init(context)
+        self._bank = LazyBank(self.bank, self._memory)
+
+
+class RerankerSettings(MemorySettings):
+    """Says how many are kept of what is found, and where it is compressed; pydantic wants it first among the bases.
+
+    Attributes:
+        top_n: How many to return, exactly, as long as there are as many; `None` leaves it to the memory's settings.
+        cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
+    """
+
+    top_n: Count | None = None
+    cache_path: str | None = None
+
+    _cache: TextCache = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the model and the cache, loading neither."""
+        super().model_post_init(context)
+        self._cache = TextCache(self.cache_path, self._memory)
+
+    def close(self) -> None:
+        """Close the cache, and remove it if it was temporary."""
+        self._cache.close()
