@@ -42,9 +42,9 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Return the texts of every index that is made."""
     made: list[tuple[str, ...]] = []
 
-    def counted(texts):
+    def counted(texts, split):
         made.append(tuple(texts))
-        return LexicalIndex(texts)
+        return LexicalIndex(texts, split)
 
     monkeypatch.setattr(candidates, "LexicalIndex", counted)
     return made

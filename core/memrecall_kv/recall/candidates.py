@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memrecall_kv.bank.bank import MemoryBank
-from memrecall_kv.recall.lexical import LexicalIndex
+from memrecall_kv.recall.lexical import LexicalIndex, Split, words
 from memrecall_kv.types import Chunk, Where, WorkingMemory
 
 
@@ -66,10 +66,11 @@ class SharedWords:
 
     Args:
         bank: Whose chunks.
+        split: Cuts a text into words.
     """
 
-    def __init__(self, bank: MemoryBank) -> None:
-        self._bank = bank
+    def __init__(self, bank: MemoryBank, split: Split = words) -> None:
+        self._bank, self._split = bank, split
         self._lock = threading.Lock()
         self._texts: tuple[str, ...] = ()
         self._index: LexicalIndex | None = None
@@ -96,5 +97,5 @@ class SharedWords:
         texts = tuple(chunk.text for chunk in chunks)
         with self._lock:
             if self._index is None or self._texts != texts:
-                self._texts, self._index = texts, LexicalIndex(texts)
+                self._texts, self._index = texts, LexicalIndex(texts, self._split)
             return self._index

@@ -145,9 +145,9 @@ def test_a_batch_opens_the_bank_and_makes_the_word_index_once(worded, bank, monk
     memory = tiny_memory(worded.config, backbone=worded.backbone)
     opened, indexed, open_bank = [], [], memory.open_bank
 
-    def counted(texts):
+    def counted(texts, split):
         indexed.append(texts)
-        return LexicalIndex(texts)
+        return LexicalIndex(texts, split)
 
     monkeypatch.setattr(memory, "open_bank", lambda *where, **how: opened.append(where) or open_bank(*where, **how))
     monkeypatch.setattr(candidates, "LexicalIndex", counted)
