@@ -165,8 +165,10 @@ class ScanConfig(Config):
         max_open: Blocks opened for one question at most.
         second_look: If the answer is not found in what was opened, the best block left is opened too, given a
             probability above this, and the question answered once more; `None`: it is not. Not with `top_k`.
-        candidates: The gate judges only this many blocks, those whose text shares most words with question and
-            notes; the others count as 0. `None` judges all. In a large bank this is what keeps a question cheap.
+        candidates: The gate judges only this many blocks, those that `source` finds most promising under the notes of
+            the moment. `None` judges all. In a large bank this is what keeps a question cheap.
+        source: What makes a block promising: `words` that its text shares with question and notes, or `characters`,
+            runs of letters, for texts in unspaced scripts or languages whose words change their form.
     """
 
     schedule: Literal["sequential", "lookahead", "rescan", "best_first"] = "rescan"
@@ -175,6 +177,7 @@ class ScanConfig(Config):
     max_open: int = Field(default=8, ge=1)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
+    source: Literal["words", "characters"] = "words"
 
 
 class ReasonerConfig(Config):

@@ -10,7 +10,7 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `recall/scan.py
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,7 @@ from memrecall_kv.ingest.ingest import Ingestion, progress_bar
 from memrecall_kv.recall.answer import Reply, answered
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidates, EveryChunk, SharedWords
+from memrecall_kv.recall.characters import SharedCharacters
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.types import (
@@ -40,6 +41,9 @@ from memrecall_kv.types import (
     Where,
     Writer,
 )
+
+_SOURCES: dict[str, Callable[[MemoryBank], Candidates]] = {"words": SharedWords, "characters": SharedCharacters}
+"""By the names of `ScanConfig.source`."""
 
 
 class MemRecall:
@@ -220,8 +224,9 @@ class MemRecall:
 
     def _candidates_of(self, bank: MemoryBank) -> Candidates:
         """Return the bank's own source of candidates, made at its first question."""
-        words = self.config.gate.lexical_weight or self.config.scan.candidates
-        return self._candidates.setdefault(bank, SharedWords(bank) if words else EveryChunk(bank))
+        chosen = self.config.gate.lexical_weight or self.config.scan.candidates
+        source = _SOURCES[self.config.scan.source] if chosen else EveryChunk
+        return self._candidates.setdefault(bank, source(bank))
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         return self.backbone.turns.run(lambda: self._parts.compressor.compress(chunks))

@@ -11,6 +11,7 @@ from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, Sca
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall import candidates
 from memrecall_kv.recall.candidates import EveryChunk, SharedWords
+from memrecall_kv.recall.characters import SharedCharacters, pieces
 from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document, Note, WorkingMemory
@@ -107,3 +108,44 @@ def test_a_source_proposes_at_most_the_limit_in_the_banks_order(memory, tmp_path
 def test_as_many_are_proposed_as_are_to_be_opened(memory, tmp_path) -> None:
     with filled(memory, tmp_path / "bank", TEXTS) as bank:
         assert len(memory.recall(bank, QUESTION, top_k=3)) == 3
+
+
+FILLER = {f"filler {number}": f"Nothing of interest happened on day {number}." for number in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        (
+            "大阪的市长是横山英幸。",
+            "大阪市长是谁？",
+        ),
+        ("Der Genehmigungsantrag liegt beim Vorstand.", "Wer bearbeitet Genehmigungsanträge?"),
+        ("La Re\u0301gion paie l'e\u0301cole.", "Qui finance les écoles régionales ?"),
+        (
+            "Московский завод",
+            "где заводы Москвы?",
+        ),
+        ("ＰＲ３ pumps water.", "What does PR3 pump?"),
+    ],
+    ids=["chinese", "compound", "decomposed", "cyrillic", "wide letters"],
+)
+def test_characters_find_what_has_no_spaces_or_another_form(memory, tmp_path, text: str, question: str) -> None:
+    with filled(memory, tmp_path / "bank", {**FILLER, "found": text}) as bank:
+        proposed = SharedCharacters(bank).propose(question, WorkingMemory(), 1, None)
+    assert [candidate.chunk.doc_id for candidate in proposed] == ["found"]
+
+
+def test_the_source_is_a_setting(memory, tmp_path) -> None:
+    scan = ScanConfig(top_k=1, candidates=1, source="characters")
+    config = MemRecallConfig(**{**memory.config.model_dump(), "scan": scan.model_dump()})
+    other = tiny_memory(config, gate=memory.parts.gate, reasoner=memory.parts.reasoner)
+    text = "大阪的市长是横山英幸。"
+    with filled(memory, tmp_path / "bank", {**FILLER, "found": text}) as bank:
+        found = [[r.chunk.doc_id for r in m.recall(bank, "大阪市长是谁")] for m in (memory, other)]
+    assert found == [["filler 0"], ["found"]]
+
+
+@pytest.mark.parametrize(("text", "runs"), [("", []), ("a", ["^a$"]), ("Café", ["^ca", "caf", "afe", "fe$"])])
+def test_pieces_are_runs_of_letters(text: str, runs: list[str]) -> None:
+    assert pieces(text) == runs
