@@ -40,7 +40,7 @@ KINDS = {
 NEW_TOKENS = 16
 
 
-def contexts(
+def read_from(
     backbone: Backbone, texts: list[str], options: argparse.Namespace, scorer: ImportanceScorer | None
 ) -> dict[str, list[MemoryBlock]]:
     """Return what is read of some texts: nothing, all, and blocks of every kind and ratio."""
@@ -65,9 +65,9 @@ def answers(
     """Answer questions greedily, each after its own blocks."""
     asked = [backbone.encode(prompts.trained_answer(question)) for question in questions]
     with torch.inference_mode():
-        context = backbone.kv.place(blocks)
+        state = backbone.kv.place(blocks)
     written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(backbone, context, asked, NEW_TOKENS, lambda: reader.active(backbone.model)):
+    for tokens in generate(backbone, state, asked, NEW_TOKENS, lambda: reader.active(backbone.model)):
         for row, token in enumerate(tokens):
             if token is not None:
                 written[row].append(token)
@@ -104,7 +104,7 @@ def main() -> None:
     started = time.perf_counter()
     for start in range(0, len(rows), options.batch):
         batch = rows[start : start + options.batch]
-        made = [contexts(backbone, texts_of(row), options, scorer) for row in batch]
+        made = [read_from(backbone, texts_of(row), options, scorer) for row in batch]
         for name in made[0]:
             replies = answers(backbone, reader, [one[name] for one in made], [row["question"] for row in batch])
             for row, reply in zip(batch, replies, strict=True):

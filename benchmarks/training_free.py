@@ -68,13 +68,13 @@ def paragraphs(row: dict[str, Any]) -> list[str]:
     return [f"{p['title']}: {p['text']}" if p["title"] else p["text"] for p in row["paragraphs"]]
 
 
-def answers(backbone: Backbone, contexts: list[list[MemoryBlock]], questions: list[str]) -> list[str]:
+def answers(backbone: Backbone, rows: list[list[MemoryBlock]], questions: list[str]) -> list[str]:
     """Answer questions greedily, each after its own blocks."""
     requests = [backbone.encode("\n\n" + prompts.answer_question(question)) for question in questions]
     with torch.inference_mode():
-        context = backbone.kv.place(contexts)
+        state = backbone.kv.place(rows)
     written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(backbone, context, requests, NEW_TOKENS):
+    for tokens in generate(backbone, state, requests, NEW_TOKENS):
         for row, token in enumerate(tokens):
             if token is not None:
                 written[row].append(token)

@@ -100,7 +100,7 @@ class LocalModel(LLM):
         backbone = self.memory.backbone
         ids = torch.tensor([backbone.chat(prompt)], device=backbone.device)
         mask = torch.ones_like(ids)
-        written = backbone.turns.run(
+        written = backbone.scheduler.call(
             lambda: backbone.model.generate(ids, attention_mask=mask, max_new_tokens=40, do_sample=False)
         )
         return backbone.decode(written[0, ids.shape[1] :].tolist()).strip()

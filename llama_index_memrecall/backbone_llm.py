@@ -90,7 +90,7 @@ class BackboneLLM(MemorySettings, CustomLLM):
         def steps() -> Iterator[list[int | None]]:
             yield from generate(backbone, backbone.kv.place([[]]), [request], self.max_tokens)
 
-        for (token,) in backbone.turns.each(steps()):
+        for (token,) in backbone.scheduler.each(steps()):
             if token is None:
                 return
             ids.append(token)

@@ -214,13 +214,13 @@ class MemRecall:
             self._candidates_of(bank),
             parts.gate,
             blocks,
-            parts.backbone.turns,
+            parts.backbone.scheduler,
             # what is to be opened must be proposed
             limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
             where=where,
             word_weight=gate.lexical_weight,
         )
-        return Walk(question, bank, where, relevance, blocks, parts.reasoner, parts.backbone.turns, scan, gate)
+        return Walk(question, bank, where, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate)
 
     def _candidates_of(self, bank: MemoryBank) -> Candidates:
         """Return the bank's own source of candidates, made at its first question."""
@@ -229,4 +229,4 @@ class MemRecall:
         return self._candidates.setdefault(bank, source(bank))
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-        return self.backbone.turns.run(lambda: self._parts.compressor.compress(chunks))
+        return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

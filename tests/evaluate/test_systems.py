@@ -173,7 +173,7 @@ def test_reading_everything_costs_more_the_more_there_is(spec, opened, tmp_path)
 
 
 def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tmp_path, monkeypatch):
-    from memrecall_kv.evaluate.systems import writer
+    from memrecall_kv.evaluate.systems import completer
 
     requests = []
 
@@ -182,7 +182,7 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
         requests.append((request.text, request.limit))
         return ["thinking </think> note number" + str(len(requests)) + " the answer is 7"]
 
-    monkeypatch.setattr(writer.Writer, "write", write)
+    monkeypatch.setattr(completer.Completer, "write", write)
     _, reply = asked(build_system(WINDOWS["memagent"], opened), needles, tmp_path)
     *updates, final = requests
     assert len(updates) >= 3
@@ -195,7 +195,7 @@ def test_memagent_reads_what_it_wrote_after_the_chunk_before(opened, needles, tm
 
 
 def test_ircot_fills_up_from_its_last_ranking_once_the_answer_is_known(opened, needles, tmp_path, monkeypatch):
-    from memrecall_kv.evaluate.systems import writer
+    from memrecall_kv.evaluate.systems import completer
 
     thoughts = []
 
@@ -203,7 +203,7 @@ def test_ircot_fills_up_from_its_last_ranking_once_the_answer_is_known(opened, n
         thoughts.extend(asked)
         return ["So the answer is 7."]
 
-    monkeypatch.setattr(writer.Writer, "write", write)
+    monkeypatch.setattr(completer.Completer, "write", write)
     _, reply = asked(build_system("ircot:k=3", opened), needles, tmp_path)
     assert len(thoughts) == 1
     assert len(reply.evidence) == 3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.loading import wrap_backbone
 from memrecall_kv.compress.compressor import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.recall.gate import LikelihoodGate
@@ -29,7 +30,8 @@ def copier() -> Backbone:
     """A tiny backbone that has learned to repeat what stands before the bar."""
     backbone = tiny_backbone(hidden_size=64, intermediate_size=128, initializer_range=0.02, seed=1)
     train(backbone, steps=400)
-    return backbone
+    # anew: what a backbone keeps, the sink for one, is of the weights it was wrapped with
+    return wrap_backbone(backbone.model, backbone.tokenizer, backbone.name)
 
 
 def train(backbone: Backbone, steps: int) -> None:
@@ -59,8 +61,8 @@ def blocks_of(backbone: Backbone, texts: list[str], ratio: int = 1) -> list[Memo
 def accuracy(backbone: Backbone, rows: list[list[MemoryBlock]], texts: list[str]) -> float:
     """Share of letters repeated right after reading only the blocks and a bar."""
     with torch.inference_mode():
-        context = backbone.kv.place(rows)
-    steps = list(generate(backbone, context, [backbone.encode("|")] * len(texts), SIZE))
+        state = backbone.kv.place(rows)
+    steps = list(generate(backbone, state, [backbone.encode("|")] * len(texts), SIZE))
     said = [
         "".join(backbone.decode([step[row]]) for step in steps if step[row] is not None) for row in range(len(texts))
     ]

@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(tmp_path: Path)
         return [((weight * (float("nan") if step == 3 else 1.0)).sum(), {})]
 
     with pytest.raises(NonFiniteLossError, match=r"step 3 is nan.*checkpoint"):
-        training.run(broken)
+        training.train(broken)
     tensors, record = load_checkpoint(tmp_path / "checkpoint")
     assert record["step"] == 3
     assert bool(tensors["weight"].isfinite().all())
@@ -142,7 +142,7 @@ def test_gradients_of_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
     for parts in (1, 4):
         weight = torch.arange(4.0)
         training = TrainingLoop({"w": weight}, LoopConfig(steps=3), tmp_path / str(parts))
-        training.run(lambda _, w=weight, n=parts: [((w**2).sum() / n, {"part": 1 / n}) for _ in range(n)])
+        training.train(lambda _, w=weight, n=parts: [((w**2).sum() / n, {"part": 1 / n}) for _ in range(n)])
         ends.append(weight.detach())
     torch.testing.assert_close(*ends)
     records = [json.loads(line) for line in (tmp_path / "4" / "metrics.jsonl").read_text().splitlines()]

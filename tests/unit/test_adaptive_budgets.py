@@ -97,8 +97,8 @@ def test_adaptive_blocks_compose_in_a_batch_with_others(backbone: Backbone) -> N
 def test_reading_on_token_by_token_is_reading_at_once(backbone: Backbone) -> None:
     block = adaptive(backbone, 4)[0]
     with torch.inference_mode():
-        context = backbone.kv.place([[block]])
-        steps = [backbone.kv.forward(context, ids=QUESTION[:, place : place + 1])[0, 0] for place in range(4)]
+        state = backbone.kv.place([[block]])
+        steps = [backbone.kv.forward(state, ids=QUESTION[:, place : place + 1])[0, 0] for place in range(4)]
     torch.testing.assert_close(torch.stack(steps), read(backbone, block), atol=1e-5, rtol=0)
 
 

@@ -343,10 +343,10 @@ def test_weights_from_a_backbone_make_memory_tokens_eos_tokens(access):
     (block,) = ReferenceCompressor(backbone, weights, config).compress_ids([row])
     mixed = interleave(row, 4, 257)  # eos
     with torch.inference_mode():
-        context = backbone.kv.start(1)
-        backbone.kv.forward(context, ids=torch.tensor([mixed]))
+        state = backbone.kv.start(1)
+        backbone.kv.forward(state, ids=torch.tensor([mixed]))
         columns = torch.tensor([4, 9, 14, 19])
-        keys, values = backbone.kv.take(context, columns, columns[None])
+        keys, values = backbone.kv.take(state, columns, columns[None])
     torch.testing.assert_close(block.keys, keys[:, 0], **TOLERANCE)
     torch.testing.assert_close(block.values, values[:, 0], **TOLERANCE)
 

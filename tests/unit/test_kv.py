@@ -68,7 +68,7 @@ def read_text(backbone, ids):
 
 
 def placed_keys(backbone, blocks, start, end):
-    """Return the keys of a context's columns as the backbone sees them, rotated, `[L, K, n, D]`."""
+    """Return the keys of a state's columns as the backbone sees them, rotated, `[L, K, n, D]`."""
     columns = torch.arange(start, end)
     return backbone.kv.take(backbone.kv.place([blocks]), columns, torch.zeros(1, len(columns)))[0][
         :, 0
@@ -92,9 +92,9 @@ def test_a_prefill_split_at_any_point_is_the_whole_prefill(backbone):
     ids = [*TEXTS[0]]
     whole = read_text(backbone, ids)
     for split in (1, 8, len(ids) - 1):
-        context = backbone.kv.place([[]])
-        first = backbone.kv.forward(context, ids=torch.tensor([ids[:split]]))
-        second = backbone.kv.forward(context, ids=torch.tensor([ids[split:]]))
+        state = backbone.kv.place([[]])
+        first = backbone.kv.forward(state, ids=torch.tensor([ids[:split]]))
+        second = backbone.kv.forward(state, ids=torch.tensor([ids[split:]]))
         assert_same(backbone, torch.cat([first, second], dim=1)[0], whole)
 
 
@@ -111,9 +111,9 @@ def test_rows_of_unequal_blocks_and_questions_read_like_each_alone(backbone):
     rows = [[identity_block(backbone, text) for text in TEXTS[: index % 4]] for index in range(8)]
     questions = [QUESTION[: index + 2] for index in range(8)]
     ids, lengths = backbone.kv.pad(questions)
-    context = backbone.kv.place(rows, width=80)
-    hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
-    follow_up = backbone.kv.forward(context, ids=torch.full((8, 1), 65))
+    state = backbone.kv.place(rows, width=80)
+    hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
+    follow_up = backbone.kv.forward(state, ids=torch.full((8, 1), 65))
     for row, (blocks, question) in enumerate(zip(rows, questions, strict=True)):
         alone = read(backbone, blocks, [*question, 65])
         assert_same(backbone, hidden[row, : len(question)], alone[:-1])
@@ -127,9 +127,9 @@ def test_eager_attention_reads_like_sdpa(access, family):
     hidden = []
     for backbone in (eager, sdpa):
         blocks = [identity_block(backbone, text) for text in TEXTS]
-        context = backbone.kv.place([blocks[:3], blocks[3:4]])
+        state = backbone.kv.place([blocks[:3], blocks[3:4]])
         ids, lengths = backbone.kv.pad([QUESTION, QUESTION[:3]])
-        states = backbone.kv.forward(context, ids=ids, lengths=lengths)
+        states = backbone.kv.forward(state, ids=ids, lengths=lengths)
         hidden.append(torch.cat([states[0], states[1, :3]]))
     assert_same(sdpa, *hidden)
 
@@ -173,10 +173,10 @@ def test_memory_tokens_may_stand_in_any_order_with_their_positions(backbone):
 def test_a_block_placed_elsewhere_has_the_keys_of_a_text_read_there(backbone):
     block, ahead = identity_block(backbone, TEXTS[0]), identity_block(backbone, TEXTS[2])
     offset = 1 + ahead.extent
-    context = backbone.kv.start(1)
-    backbone.kv.forward(context, ids=torch.tensor([[backbone.sink_id, *TEXTS[2], *TEXTS[0]]]))
+    state = backbone.kv.start(1)
+    backbone.kv.forward(state, ids=torch.tensor([[backbone.sink_id, *TEXTS[2], *TEXTS[0]]]))
     columns = torch.arange(offset, offset + block.extent)
-    in_place = backbone.kv.take(context, columns, torch.zeros(1, block.extent))[0][:, 0]
+    in_place = backbone.kv.take(state, columns, torch.zeros(1, block.extent))[0][:, 0]
     # keys of the first layer depend on token and position alone, later ones also on what was read before
     assert_same(backbone, placed_keys(backbone, [ahead, block], offset, offset + block.extent)[0], in_place[0])
 
@@ -189,11 +189,11 @@ def test_a_blocks_extent_moves_what_follows(backbone):
 
 def test_unrotated_placement_leaves_keys_as_stored_and_the_sink_out(backbone):
     block = identity_block(backbone, TEXTS[0])
-    context = backbone.kv.place([[block]], unrotated=True)
-    keys, values = backbone.kv.take(context, torch.arange(block.extent), torch.zeros(1, block.extent))
+    state = backbone.kv.place([[block]], unrotated=True)
+    keys, values = backbone.kv.take(state, torch.arange(block.extent), torch.zeros(1, block.extent))
     assert torch.equal(keys[:, 0], block.keys)
     assert torch.equal(values[:, 0], block.values)
-    assert context.next_positions.tolist() == [block.extent]
+    assert state.next_positions.tolist() == [block.extent]
 
 
 def test_embeddings_and_explicit_visibility_read_like_ids(backbone):
@@ -290,10 +290,10 @@ def test_a_backbone_with_learned_positions_is_refused():
 
 def test_a_text_beyond_the_window_is_refused_with_both_numbers():
     backbone = tiny_backbone("llama", window=64)
-    context = backbone.kv.place([[identity_block(backbone, b"x" * 40)]])
-    backbone.kv.forward(context, ids=torch.zeros(1, 23, dtype=torch.long))  # 1 sink, 40, 23: just full
+    state = backbone.kv.place([[identity_block(backbone, b"x" * 40)]])
+    backbone.kv.forward(state, ids=torch.zeros(1, 23, dtype=torch.long))  # 1 sink, 40, 23: just full
     with pytest.raises(ContextOverflowError, match=r"65 positions.*64"):
-        backbone.kv.forward(context, ids=torch.zeros(1, 1, dtype=torch.long))
+        backbone.kv.forward(state, ids=torch.zeros(1, 1, dtype=torch.long))
 
 
 def test_a_forward_of_nothing_is_a_programming_error(access):

@@ -394,7 +394,7 @@ def test_another_model_may_write_the_answer(stack: ExitStack, tmp_path: Path, or
         asked.append((question, notes.text, [recall.chunk.doc_id for recall in recalls]))
         # a host's model may use the same backbone: it must not be locked meanwhile
         with ThreadPoolExecutor() as pool:
-            pool.submit(memory.backbone.turns.run, lambda: None).result()
+            pool.submit(memory.backbone.scheduler.call, lambda: None).result()
         yield from (" It", " was", " Somebody.")
 
     answer = memory.ask(bank, QUESTION, write=write)

@@ -6,14 +6,14 @@ from memrecall_kv.faces import on_demand
 
 if TYPE_CHECKING:
     from memrecall_kv.backbone.backbone import Backbone
-    from memrecall_kv.backbone.kv import Context, KVAccess
+    from memrecall_kv.backbone.kv import KVAccess, KVState
     from memrecall_kv.backbone.loading import load_backbone, wrap_backbone
     from memrecall_kv.backbone.lora import LoraAdapter
 
 __all__ = [
     "Backbone",
-    "Context",
     "KVAccess",
+    "KVState",
     "load_backbone",
     "LoraAdapter",
     "wrap_backbone",
@@ -23,8 +23,8 @@ __getattr__ = on_demand(
     __name__,
     {
         "Backbone": "memrecall_kv.backbone.backbone",
-        "Context": "memrecall_kv.backbone.kv",
         "KVAccess": "memrecall_kv.backbone.kv",
+        "KVState": "memrecall_kv.backbone.kv",
         "load_backbone": "memrecall_kv.backbone.loading",
         "LoraAdapter": "memrecall_kv.backbone.lora",
         "wrap_backbone": "memrecall_kv.backbone.loading",

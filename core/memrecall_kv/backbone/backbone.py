@@ -9,12 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from memrecall_kv.backbone.kv import KVAccess
-from memrecall_kv.backbone.scheduler import Turns
+from memrecall_kv.backbone.scheduler import Scheduler
 
 
 @dataclass(eq=False)
 class Backbone:
     """A loaded model with its tokenizer.
+
+    Whoever changes the weights wraps the model anew: the fingerprint, and what `kv` keeps, are those of now.
 
     Attributes:
         name: The name, hub id or directory it was loaded from.
@@ -22,7 +24,7 @@ class Backbone:
             wherever it was loaded from, in float32 or bfloat16, and however its tokenizer is written down.
         model: The causal LM in evaluation mode, without gradients.
         tokenizer: Its fast tokenizer.
-        turns: By which the model is run; adapters may call from several threads.
+        scheduler: Runs the model for whoever asks; adapters may call from several threads.
         kv: Keys and values in and out of it.
 
     Raises:
@@ -33,10 +35,11 @@ class Backbone:
     fingerprint: str
     model: PreTrainedModel
     tokenizer: Any
-    turns: Turns = field(default_factory=Turns, repr=False)
+    scheduler: Scheduler = field(default_factory=Scheduler, repr=False)
     kv: KVAccess = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        # at once, and not when first asked for: some adapter may be on then, and its numbers would be kept
         self.kv = KVAccess(self.model, name=self.name, sink_id=self.sink_id, window=self.window)
 
     @property
@@ -56,7 +59,7 @@ class Backbone:
 
     @property
     def sink_id(self) -> int:
-        """Return the token that stands first in every context."""
+        """Return the token that stands first in every state."""
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             token = getattr(self.tokenizer, name, None)
             if token is not None:

@@ -1,4 +1,4 @@
-"""Greedy decoding after a context."""
+"""Greedy decoding after what was read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.kv import Context
+from memrecall_kv.backbone.kv import KVState
 
 
 def generate(
     backbone: Backbone,
-    context: Context,
+    state: KVState,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     tuned: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -22,7 +22,7 @@ def generate(
 
     Args:
         backbone: The model.
-        context: What was read so far; changed in place.
+        state: What was read so far; changed in place.
         prompts: Token ids of each row.
         max_new_tokens: Most tokens that are decoded.
         tuned: Entered around every forward, for deltas that must not be on between two tokens.
@@ -34,7 +34,7 @@ def generate(
     stops = backbone.stop_ids
     ended = [False] * len(prompts)
     with torch.inference_mode(), tuned():
-        hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
+        hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
         last = hidden[torch.arange(len(prompts)), lengths - 1]
     for step in range(max_new_tokens):
         with torch.inference_mode():
@@ -46,4 +46,4 @@ def generate(
         yield [None if over else token for over, token in zip(ended, tokens, strict=True)]
         if step + 1 < max_new_tokens:
             with torch.inference_mode(), tuned():
-                last = backbone.kv.forward(context, ids=chosen[:, None])[:, 0]
+                last = backbone.kv.forward(state, ids=chosen[:, None])[:, 0]

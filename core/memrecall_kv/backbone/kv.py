@@ -3,8 +3,8 @@
 A transformers cache holds keys after rotary embedding; a memory block holds them before. Here they are
 un-rotated when they are taken out and rotated when they are placed, so that a block can stand anywhere.
 
-Every context starts with one *sink* token (the backbone's first special token), which attention falls
-back to. It sees nothing but itself, so its keys and values are the same in every context: they are
+Every KV state starts with one *sink* token (the backbone's first special token), which attention falls
+back to. It sees nothing but itself, so its keys and values are the same in every state: they are
 computed once and never stored in a block.
 """
 
@@ -30,7 +30,7 @@ _PROBE_TOLERANCE = 0.05
 
 
 @dataclass(eq=False)
-class Context:
+class KVState:
     """What a batch of rows has read so far; grows as it is read on.
 
     Attributes:
@@ -68,7 +68,7 @@ class KVAccess:
     Args:
         model: A causal LM. A probe of a few tokens finds which layers rotate their keys.
         name: For messages.
-        sink_id: The token that stands first in every context.
+        sink_id: The token that stands first in every state.
         window: Positions the model was trained for.
 
     Raises:
@@ -97,10 +97,10 @@ class KVAccess:
             self.sink = self._read_sink()
 
     def _read_sink(self) -> MemoryBlock:
-        """Return the block of one token that every context starts with."""
-        context = self.start(1)
-        self.forward(context, ids=torch.tensor([[self._sink_id]], device=self._model.device))
-        keys, values = self.take(context, torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
+        """Return the block of one token that every state starts with."""
+        state = self.start(1)
+        self.forward(state, ids=torch.tensor([[self._sink_id]], device=self._model.device))
+        keys, values = self.take(state, torch.tensor([0]), torch.zeros(1, 1, dtype=torch.long))
         positions = torch.zeros(1, 1, 1, dtype=torch.int32)
         return MemoryBlock(keys[:, 0], values[:, 0], positions, extent=1, num_source_tokens=0)
 
@@ -127,15 +127,15 @@ class KVAccess:
         embedded: Tensor = self._base.get_input_embeddings()(ids)
         return embedded
 
-    def start(self, batch: int) -> Context:
-        """Return an empty context of `batch` rows."""
+    def start(self, batch: int) -> KVState:
+        """Return an empty state of `batch` rows."""
         device = self._model.device
         mask = torch.zeros(batch, 0, dtype=torch.bool, device=device)
-        return Context(DynamicCache(), mask, torch.zeros(batch, dtype=torch.long, device=device))
+        return KVState(DynamicCache(), mask, torch.zeros(batch, dtype=torch.long, device=device))
 
     def forward(
         self,
-        context: Context,
+        state: KVState,
         *,
         ids: Tensor | None = None,
         embeds: Tensor | None = None,
@@ -143,14 +143,14 @@ class KVAccess:
         positions: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Read on: append tokens to a context and return their last hidden states.
+        """Read on: append tokens to a state and return their last hidden states.
 
         Args:
-            context: What was read so far; changed in place.
+            state: What was read so far; changed in place.
             ids: Token ids, right-padded. `[B, Q]`. Either these or `embeds`.
             embeds: Input embeddings. `[B, Q, hidden]`.
             lengths: Real tokens of each row; all Q if `None`. `[B]`.
-            positions: Positions of the new tokens; they follow the context if `None`. `[B, Q]`.
+            positions: Positions of the new tokens; they follow the state if `None`. `[B, Q]`.
             visible: Which columns, old and new, each new token may attend to; causal over the real
                 tokens if `None`. `[B, Q, columns]` bool.
 
@@ -167,35 +167,35 @@ class KVAccess:
         steps = torch.arange(width, device=fresh.device)
         sizes = torch.full((batch,), width, device=fresh.device) if lengths is None else lengths
         if positions is None:
-            positions = context.next_positions[:, None] + steps
-            self._check_window(int((context.next_positions + sizes).max()))
-            context.next_positions = context.next_positions + sizes
-        is_first = context.mask.shape[1] == 0
-        context.mask = torch.cat([context.mask, steps < sizes[:, None]], dim=1)
-        mask: Tensor | None = context.mask.long()
-        if visible is None and context.head_mask is not None:
-            visible = attention.causal(context.mask, width)
+            positions = state.next_positions[:, None] + steps
+            self._check_window(int((state.next_positions + sizes).max()))
+            state.next_positions = state.next_positions + sizes
+        is_first = state.mask.shape[1] == 0
+        state.mask = torch.cat([state.mask, steps < sizes[:, None]], dim=1)
+        mask: Tensor | None = state.mask.long()
+        if visible is None and state.head_mask is not None:
+            visible = attention.causal(state.mask, width)
         if visible is not None:
             mask = attention.additive(visible[:, None], self._model.dtype)
         elif is_first:
             mask = None  # right padding comes after every real token: plain causal attention, the fast kernel
-        with attention.masked_by_head(self._base, context.head_mask, visible, self._model.dtype):
+        with attention.masked_by_head(self._base, state.head_mask, visible, self._model.dtype):
             output = self._base(
                 input_ids=ids,
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=positions,
                 use_cache=True,
-                **{self._cache_name: context.cache},
+                **{self._cache_name: state.cache},
             )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def attention_received(self, context: Context, ids: Tensor, lengths: Tensor, columns: slice) -> Tensor:
+    def attention_received(self, state: KVState, ids: Tensor, lengths: Tensor, columns: slice) -> Tensor:
         """Read on, and return the most attention that each column got from any of the new tokens.
 
         Args:
-            context: What was read so far; changed in place.
+            state: What was read so far; changed in place.
             ids: Token ids, right-padded. `[B, Q]`.
             lengths: Real tokens of each row. `[B]`.
             columns: Which n columns.
@@ -206,17 +206,17 @@ class KVAccess:
         heads = self._model.config.num_key_value_heads
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         with attention.watched(self._base, real, heads, columns) as received:
-            self.forward(context, ids=ids, lengths=lengths)
+            self.forward(state, ids=ids, lengths=lengths)
         return torch.stack(received)
 
-    def take(self, context: Context, columns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy columns out of a context, keys un-rotated.
+    def take(self, state: KVState, columns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy columns out of a state, keys un-rotated.
 
         Shapes:
             columns: `[n]`; positions (where the columns were read): `[B or 1, n]`.
             return: keys and values, each `[L, B, K, n, D]`.
         """
-        layers: Any = context.cache.layers
+        layers: Any = state.cache.layers
         columns = columns.to(self._model.device)
         keys = torch.stack([layer.keys[:, :, columns] for layer in layers])  # [L, B, K, n, D]
         values = torch.stack([layer.values[:, :, columns] for layer in layers])  # [L, B, K, n, D]
@@ -230,16 +230,16 @@ class KVAccess:
         """
         width = max(len(row) for row in rows)
         ids, _ = self.pad([[self._sink_id, *row] for row in rows], width + 1)
-        context = self.start(len(rows))
-        hidden = self.forward(context, ids=ids)
+        state = self.start(len(rows))
+        hidden = self.forward(state, ids=ids)
         columns = torch.arange(1, width + 1)
-        keys, values = self.take(context, columns, columns[None])
+        keys, values = self.take(state, columns, columns[None])
         return Prefill(keys, values, hidden[:, 1:])
 
     def place(
         self, rows: Sequence[Sequence[MemoryBlock]], *, width: int | None = None, unrotated: bool = False
-    ) -> Context:
-        """Put blocks one after the other at the start of a new context.
+    ) -> KVState:
+        """Put blocks one after the other at the start of a new state.
 
         Args:
             rows: The blocks of each of B rows, in order.
@@ -248,29 +248,29 @@ class KVAccess:
                 were trained to be read (arXiv:2602.08382, released code).
 
         Returns:
-            A context whose next token follows the last block.
+            A state whose next token follows the last block.
         """
         rows = [list(row) if unrotated else [self.sink, *row] for row in rows]
         sizes = [sum(block.width for block in row) for row in rows]
         longest = max(sizes, default=0) if width is None else width + (not unrotated)
-        context = self.start(len(rows))
-        context.next_positions += torch.tensor(
+        state = self.start(len(rows))
+        state.next_positions += torch.tensor(
             [sum(block.extent for block in row) for row in rows], device=self._model.device
         )
         if longest == 0:
-            return context
+            return state
         keys, values, positions = self._gather(rows, longest)
         if not unrotated:
             keys = self.rotate(keys, positions)
         for layer_idx in range(len(keys)):
-            context.cache.update(keys[layer_idx], values[layer_idx], layer_idx)
+            state.cache.update(keys[layer_idx], values[layer_idx], layer_idx)
         filled = torch.arange(longest, device=self._model.device) < torch.tensor(
             sizes, device=self._model.device
         ).unsqueeze(1)
-        context.mask = filled
+        state.mask = filled
         if any(block.counts is not None for row in rows for block in row):
-            context.head_mask = self._filled(rows, longest)
-        return context
+            state.head_mask = self._filled(rows, longest)
+        return state
 
     def _filled(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> Tensor:
         """Return which columns hold a memory token in which layer and head, `[L, B, K, width]` bool."""
@@ -362,10 +362,10 @@ class KVAccess:
         shift = max(1, min(1000, self._window // 2 - size))
         raw, plain = [], []
         for offset in (0, shift):
-            context = self.start(1)
+            state = self.start(1)
             positions = torch.arange(offset, offset + size, device=self._model.device)[None]
-            hidden = self.forward(context, ids=ids, positions=positions)
-            layers: Any = context.cache.layers
+            hidden = self.forward(state, ids=ids, positions=positions)
+            layers: Any = state.cache.layers
             raw.append(torch.stack([layer.keys for layer in layers]))
             plain.append(self.rotate(raw[-1], positions[None, :, None], inverse=True))
         rotating = _differs(raw[0], raw[1])

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Turns:
+class Scheduler:
     """Runs calls one at a time: those of the main thread there, those of all other threads in one more.
 
     A thread that runs a model keeps buffers and kernels of its own for ever: eight that took turns at a lock needed
@@ -22,7 +22,7 @@ class Turns:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="memrecall-kv", initializer=self._mark)
         self._worker = 0
 
-    def run(self, call: Callable[[], T]) -> T:
+    def call(self, call: Callable[[], T]) -> T:
         """Return what a call returns, or raise what it raises; a call may ask for a turn within its own."""
         here = threading.get_ident()
         if here in {self._worker, threading.main_thread().ident}:
@@ -33,7 +33,7 @@ class Turns:
         """Yield what an iterator yields: every step is a turn, and the time between two is not."""
         end = object()
         while True:
-            step = self.run(lambda: next(steps, end))
+            step = self.call(lambda: next(steps, end))
             if step is end:
                 return
             yield step  # type: ignore[misc]  # not the end

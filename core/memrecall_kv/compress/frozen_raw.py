@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.kv import Context
+from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import InputError
 from memrecall_kv.types import MemoryBlock
@@ -36,12 +36,12 @@ class Reading:
     """Chunks that the backbone has read.
 
     Attributes:
-        context: What it holds of them, the sink first.
+        state: What it holds of them, the sink first.
         ids: `[B, 1 + T]`.
         lengths: Tokens of each row, the sink included. `[B]`.
     """
 
-    context: Context
+    state: KVState
     ids: Tensor
     lengths: Tensor
 
@@ -99,10 +99,10 @@ class FrozenRawLayout:
         """Read chunks with the untouched backbone, without gradient."""
         backbone = self._backbone
         ids, lengths = backbone.kv.pad([[backbone.sink_id, *row] for row in rows])
-        context = backbone.kv.start(len(rows))
+        state = backbone.kv.start(len(rows))
         with torch.no_grad():
-            backbone.kv.forward(context, ids=ids)
-        return Reading(context, ids, lengths)
+            backbone.kv.forward(state, ids=ids)
+        return Reading(state, ids, lengths)
 
     def write(self, reading: Reading, ratio: int) -> list[MemoryBlock]:
         """Let memory tokens read what was read, and return their keys and values as blocks."""
@@ -112,21 +112,21 @@ class FrozenRawLayout:
         kept = math.ceil(width / ratio)
         steps = torch.arange(1, kept + 1, device=reading.ids.device) * ratio
         ends = steps[None].minimum(reading.lengths[:, None] - 1)  # [B, M]
-        first = reading.context.mask.shape[1]
+        first = reading.state.mask.shape[1]
         with self.adapter.active(backbone.model):
             backbone.kv.forward(
-                reading.context,
+                reading.state,
                 embeds=self._embed(reading, ratio),
                 positions=ends,
                 visible=_visible(ends, width),
             )
-        keys, values = backbone.kv.take(reading.context, torch.arange(first, first + kept), ends)
+        keys, values = backbone.kv.take(reading.state, torch.arange(first, first + kept), ends)
         return [_block(keys, values, ends, row, math.ceil(size / ratio), size) for row, size in enumerate(sizes)]
 
     def whole(self, reading: Reading) -> list[MemoryBlock]:
         """Return the chunks uncompressed, as blocks of ratio 1."""
         places = torch.arange(1, reading.ids.shape[1], device=reading.ids.device)[None]
-        keys, values = self._backbone.kv.take(reading.context, places[0], places)
+        keys, values = self._backbone.kv.take(reading.state, places[0], places)
         places = places.expand(len(reading.ids), -1)
         return [
             _block(keys, values, places, row, size, size) for row, size in enumerate((reading.lengths - 1).tolist())

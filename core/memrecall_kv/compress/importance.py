@@ -4,7 +4,7 @@ Deviations from the papers:
 
 1. Keys are scored before rotary embedding, as blocks hold them; the papers score rotated keys.
 2. There is no protected window of recent tokens: a chunk has no "end" that is nearer to the question.
-3. The first token of the context is a sink outside the block, so it needs no protection either.
+3. The first token that is read is a sink outside the block, so it needs no protection either.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.kv import Context
+from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import InputError, UnsupportedModelError
 from memrecall_kv.types import Chunk, MemoryBlock
@@ -230,8 +230,8 @@ class ReferenceCompressor:
         for start in range(0, max(len(row) for row in rows), window):
             # only a row's last window can be short, so that all that go on have equally much memory
             alive = [index for index, row in enumerate(rows) if len(row) > start]
-            context = self._resume([memory[index] for index in alive]) if start else self._backbone.kv.start(len(alive))
-            made = self._read(context, [rows[index][start : start + window] for index in alive])
+            state = self._resume([memory[index] for index in alive]) if start else self._backbone.kv.start(len(alive))
+            made = self._read(state, [rows[index][start : start + window] for index in alive])
             for index, (keys, values) in zip(alive, made, strict=True):
                 if start:
                     keys = torch.cat([memory[index].keys, keys], dim=2)  # [L, K, earlier + new, D]
@@ -241,8 +241,8 @@ class ReferenceCompressor:
                 memory[index] = MemoryBlock(keys, values, positions, self._slots(size), num_source_tokens=size)
         return [memory[index] for index in range(len(rows))]
 
-    def _resume(self, earlier: Sequence[MemoryBlock]) -> Context:
-        """Return a context that starts with the memory of earlier windows, numbered densely from 0."""
+    def _resume(self, earlier: Sequence[MemoryBlock]) -> KVState:
+        """Return a state that starts with the memory of earlier windows, numbered densely from 0."""
         size = earlier[0].num_memory_tokens
         keys = torch.stack([block.keys for block in earlier], dim=1)  # [L, B, K, size, D]
         keys = self._backbone.kv.rotate(keys, torch.arange(size)[None, None, None])
@@ -250,19 +250,19 @@ class ReferenceCompressor:
         rows = [[replace(block, keys=keys[:, row], extent=size)] for row, block in enumerate(earlier)]
         return self._backbone.kv.place(rows, unrotated=True)
 
-    def _read(self, context: Context, pieces: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+    def _read(self, state: KVState, pieces: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
         """Read a window per row and return the memory it makes: keys, un-rotated, and values `[L, K, m, D]`."""
         backbone = self._backbone
-        offset = context.mask.shape[1]
+        offset = state.mask.shape[1]
         ids, lengths = backbone.kv.pad(
             [interleave(piece, self.config.compression_ratio, _MEMORY_ID) for piece in pieces]
         )
         memory = ids == _MEMORY_ID  # [B, T]
         embeds = self.weights.embed(memory, backbone.kv.embed(ids.masked_fill(memory, 0)))
         with self.weights.active(backbone.model, memory):
-            backbone.kv.forward(context, embeds=embeds, lengths=lengths)
+            backbone.kv.forward(state, embeds=embeds, lengths=lengths)
         columns = memory.any(dim=0).nonzero().squeeze(1)  # rows differ in their last group only
-        keys, values = backbone.kv.take(context, columns + offset, (columns + offset)[None])
+        keys, values = backbone.kv.take(state, columns + offset, (columns + offset)[None])
         own = memory[:, columns]
         return [(keys[:, row, :, own[row]], values[:, row, :, own[row]]) for row in range(len(pieces))]
 

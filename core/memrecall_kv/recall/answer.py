@@ -76,7 +76,7 @@ class Reply:
         walk = self._walk
         if self._write is not None:
             return self._write(walk.question, walk.notes, walk.recalls)
-        return walk.turns.each(self._written())
+        return walk.scheduler.each(self._written())
 
     def _written(self) -> Iterator[str]:
         walk = self._walk

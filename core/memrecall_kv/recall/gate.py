@@ -79,9 +79,9 @@ class LikelihoodGate:
     def _likelihoods(self, lead: list[int], text: list[int], rows: list[list[MemoryBlock]]) -> Tensor:
         """Return the mean log-likelihood of the text after each row's blocks, `[B]` float32."""
         with torch.inference_mode():
-            context = self._backbone.kv.place(rows, width=_width(rows), unrotated=self._unrotated)
+            state = self._backbone.kv.place(rows, width=_width(rows), unrotated=self._unrotated)
             ids, lengths = self._backbone.kv.pad([[*lead, *text]] * len(rows))
-            hidden = self._backbone.kv.forward(context, ids=ids, lengths=lengths)
+            hidden = self._backbone.kv.forward(state, ids=ids, lengths=lengths)
             logits = self._backbone.kv.logits(hidden[:, len(lead) - 1 : -1])  # [B, text, V]
             target = ids[:, len(lead) :, None]
             chosen: Tensor = logits.gather(-1, target)[..., 0] - logits.logsumexp(dim=-1)
@@ -153,9 +153,9 @@ class ClassifierGate:
         probabilities: list[float] = []
         for batch in _fixed_batches(blocks, self._config.batch_size):
             with torch.inference_mode(), self._adapter.active(self._backbone.model):
-                context = self._backbone.kv.place(batch, width=_width(batch), unrotated=self._unrotated)
+                state = self._backbone.kv.place(batch, width=_width(batch), unrotated=self._unrotated)
                 ids, lengths = self._backbone.kv.pad([prompt] * len(batch))
-                last = self._backbone.kv.forward(context, ids=ids, lengths=lengths)[:, -1].float()
+                last = self._backbone.kv.forward(state, ids=ids, lengths=lengths)[:, -1].float()
                 probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from memrecall_kv.backbone.scheduler import Turns
+from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.config import GateConfig, ScanConfig
 from memrecall_kv.recall.blocks import BlockReader
@@ -29,7 +29,7 @@ class Walk:
     relevance: Relevance
     blocks: BlockReader
     reasoner: Reasoner
-    turns: Turns
+    scheduler: Scheduler
     scan: ScanConfig
     gate: GateConfig
     started: float = field(default_factory=time.perf_counter)
@@ -72,7 +72,7 @@ class Walk:
                 yield from self._note(self.recalls[-1])
 
     def _note(self, recall: Recall) -> Iterator[Event]:
-        notes = self.turns.run(lambda: self._read(recall))
+        notes = self.scheduler.call(lambda: self._read(recall))
         if notes is not self.notes:
             self.relevance.notes = notes
             self.steps[-1] = replace(self.steps[-1], note=notes.notes[-1].text)

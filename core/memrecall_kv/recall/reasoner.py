@@ -21,7 +21,7 @@ import torch
 
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
-from memrecall_kv.backbone.kv import Context, whole_blocks
+from memrecall_kv.backbone.kv import KVState, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.errors import ConfigError
@@ -96,9 +96,9 @@ class BackboneReasoner:
         """
         rewriting = self._config.memory == "rewrite"
         request = self._backbone.encode(self._note_prompt(question, memory))
-        context = self._backbone.kv.place([[block]], unrotated=self._unrotated)
+        state = self._backbone.kv.place([[block]], unrotated=self._unrotated)
         tally.memory_tokens += block.num_memory_tokens
-        reply = "".join(self._write(context, request, self._config.max_note_tokens, tally))
+        reply = "".join(self._write(state, request, self._config.max_note_tokens, tally))
         text = " ".join(reply.split())
         if prompts.is_nothing(text):
             return memory
@@ -144,12 +144,12 @@ class BackboneReasoner:
                 kept.append(recall)
         return kept[::-1]
 
-    def _write(self, context: Context, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
+    def _write(self, state: KVState, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
         """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
         tally.prompt_tokens += len(prompt)
         ids: list[int] = []
         said = ""
-        for (token,) in generate(self._backbone, context, [prompt], limit, self._tuned):
+        for (token,) in generate(self._backbone, state, [prompt], limit, self._tuned):
             if token is None:
                 return
             tally.generated_tokens += 1
@@ -233,18 +233,18 @@ class TunedReasoner(BackboneReasoner):
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         if self._config.readback == "off":
-            read, context = list(evidence), self._backbone.kv.place([list(blocks)], unrotated=self._unrotated)
+            read, state = list(evidence), self._backbone.kv.place([list(blocks)], unrotated=self._unrotated)
             tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
         else:
             read = self._readback(evidence)
             rows = [self._backbone.encode(recall.text) for recall in read]
             tally.prompt_tokens += sum(map(len, rows))
             with torch.inference_mode():
-                context = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
+                state = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
         left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
         known = WorkingMemory(tuple(note for note in memory.notes if note.chunk_id in left))
         request = self._backbone.encode(prompts.trained_answer(question, known.text))
-        yield from self._write(context, request, self._config.max_answer_tokens, tally)
+        yield from self._write(state, request, self._config.max_answer_tokens, tally)
 
     def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
         return prompts.trained_note(question, memory.text)

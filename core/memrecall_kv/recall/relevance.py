@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from memrecall_kv.backbone.scheduler import Turns
+from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidate, Candidates
 from memrecall_kv.recall.gate import Gate, shift_odds
@@ -22,7 +22,7 @@ class Relevance:
         candidates: Proposes what is judged.
         gate: Judges.
         blocks: Reads what is judged.
-        turns: By which it is.
+        scheduler: Runs it.
         limit: Most candidates under one state of the notes; `None` for all.
         where: Which documents may be recalled.
         word_weight: Of a candidate's words in the log-odds.
@@ -38,14 +38,14 @@ class Relevance:
         candidates: Candidates,
         gate: Gate,
         blocks: BlockReader,
-        turns: Turns,
+        scheduler: Scheduler,
         *,
         limit: int | None,
         where: Where | None,
         word_weight: float,
     ) -> None:
         self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
-        self._turns, self._limit, self._where, self._word_weight = turns, limit, where, word_weight
+        self._scheduler, self._limit, self._where, self._word_weight = scheduler, limit, where, word_weight
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
         self._chunks: dict[str, Chunk] = {}
         self._scores: dict[tuple[str, str, bool], float] = {}
@@ -66,7 +66,7 @@ class Relevance:
         fresh = [chunk_id for chunk_id in chunk_ids if (known, chunk_id, alone) not in self._scores]
         if fresh:
             candidates = [self._current()[chunk_id] for chunk_id in fresh]
-            probabilities = self._turns.run(partial(self._judge, [candidate.chunk for candidate in candidates]))
+            probabilities = self._scheduler.call(partial(self._judge, [candidate.chunk for candidate in candidates]))
             self.scored += len(fresh)
             for candidate, probability in zip(candidates, probabilities, strict=True):
                 shifted = shift_odds(probability, self._word_weight * candidate.words)

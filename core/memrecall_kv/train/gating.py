@@ -237,10 +237,10 @@ class GateLoss:
             size = max(1, _ROW_TOKENS // len(rows[start][2]))
             batch = rows[start : start + size]
             start += len(batch)
-            context = backbone.kv.place([[blocks[place]] for _, place, _ in batch])
+            state = backbone.kv.place([[blocks[place]] for _, place, _ in batch])
             ids, lengths = backbone.kv.pad([prompt for *_, prompt in batch])
             with adapter.active(backbone.model):
-                hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
+                hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
             last = hidden[torch.arange(len(batch)), lengths - 1].float()
             scores = last @ weight + bias
             found.update({(number, place): scores[row] for row, (number, place, _) in enumerate(batch)})

@@ -80,7 +80,7 @@ class TrainingLoop:
                 }
         return True
 
-    def run(self, loss_of: StepLoss) -> None:
+    def train(self, loss_of: StepLoss) -> None:
         """Train to the last step.
 
         Raises:

@@ -113,10 +113,10 @@ class ReadingLoss:
     def _logits(self, reader: LoraAdapter, queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Tensor:
         """Return the logits at the target tokens, row after row, `[N, V]`."""
         backbone = self._backbone
-        context = backbone.kv.place([[blocks[index] for index in query.chunks] for query in queries])
+        state = backbone.kv.place([[blocks[index] for index in query.chunks] for query in queries])
         ids, lengths = backbone.kv.pad([[*query.prompt, *query.target[:-1]] for query in queries])
         with reader.active(backbone.model):
-            hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
+            hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
         rows = [
             hidden[row, len(query.prompt) - 1 : len(query.prompt) - 1 + len(query.target)]
             for row, query in enumerate(queries)
@@ -143,11 +143,11 @@ def _weights(queries: Sequence[Query], backbone: Backbone) -> Tensor:
 
 
 def _batches(queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Iterator[list[Query]]:
-    """Yield queries with contexts and texts of similar lengths."""
+    """Yield queries with blocks and texts of similar lengths."""
 
     def width(query: Query) -> tuple[int, int]:
-        context = sum(blocks[index].num_memory_tokens for index in query.chunks)
-        return context // 64, len(query.prompt) + len(query.target)
+        before = sum(blocks[index].num_memory_tokens for index in query.chunks)
+        return before // 64, len(query.prompt) + len(query.target)
 
     ordered = sorted(queries, key=width)
     for batch in _groups([len(query.prompt) + len(query.target) for query in ordered], _QUERY_TOKENS, keep_order=True):

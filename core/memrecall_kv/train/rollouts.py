@@ -78,8 +78,8 @@ class Rollouts:
                     notes[row].append(text)
         places = () if settings.note_tokens else tuple(range(len(blocks)))
         asked = [backbone.encode(prompts.trained_answer(question, " ".join(known))) for known in notes]
-        contexts = [[blocks[place] for place in places]] * size
-        replies = self._sample(reader, contexts, asked, settings.answer_tokens, generator)
+        rows = [[blocks[place] for place in places]] * size
+        replies = self._sample(reader, rows, asked, settings.answer_tokens, generator)
         ends = backbone.stop_ids
         return [
             Trajectory(
@@ -146,10 +146,10 @@ class Rollouts:
             return: `[N, T]` float32 and bool, N turns, T the longest reply.
         """
         backbone = self._backbone
-        context = backbone.kv.place([[blocks[place] for place in turn.chunks] for turn in turns])
+        state = backbone.kv.place([[blocks[place] for place in turn.chunks] for turn in turns])
         ids, lengths = backbone.kv.pad([[*turn.prompt, *turn.reply[:-1]] for turn in turns])
         with reader.active(backbone.model):
-            hidden = backbone.kv.forward(context, ids=ids, lengths=lengths)
+            hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
         width = max(len(turn.reply) for turn in turns)
         first = torch.tensor([len(turn.prompt) - 1 for turn in turns], device=ids.device)
         steps = torch.arange(width, device=ids.device)
@@ -166,7 +166,7 @@ class Rollouts:
     def _sample(
         self,
         reader: LoraAdapter,
-        contexts: Sequence[Sequence[MemoryBlock]],
+        rows: Sequence[Sequence[MemoryBlock]],
         asked: Sequence[Sequence[int]],
         limit: int,
         generator: torch.Generator,
@@ -174,7 +174,7 @@ class Rollouts:
         """Draw one reply per row, up to and with an end token."""
         stops = self._backbone.stop_ids
         replies: list[list[int]] = [[] for _ in asked]
-        for tokens in self._tokens(reader, contexts, asked, limit, generator):
+        for tokens in self._tokens(reader, rows, asked, limit, generator):
             for reply, token in zip(replies, tokens, strict=True):
                 if not reply or reply[-1] not in stops:
                     reply.append(token)
@@ -185,18 +185,18 @@ class Rollouts:
     def _tokens(
         self,
         reader: LoraAdapter,
-        contexts: Sequence[Sequence[MemoryBlock]],
+        rows: Sequence[Sequence[MemoryBlock]],
         asked: Sequence[Sequence[int]],
         limit: int,
         generator: torch.Generator,
     ) -> Iterator[list[int]]:
         backbone, model = self._backbone, self._backbone.model
         with torch.no_grad():
-            context = backbone.kv.place(contexts)
+            state = backbone.kv.place(rows)
             ids, lengths = backbone.kv.pad(asked)
             for step in range(limit):
                 with reader.active(model):
-                    hidden = backbone.kv.forward(context, ids=ids, lengths=lengths if step == 0 else None)
+                    hidden = backbone.kv.forward(state, ids=ids, lengths=lengths if step == 0 else None)
                 last = hidden[torch.arange(len(ids)), lengths - 1] if step == 0 else hidden[:, 0]
                 shares = torch.softmax(backbone.kv.logits(last, precise=False) / self._settings.temperature, dim=-1)
                 ids = torch.multinomial(shares.cpu(), 1, generator=generator).to(ids.device)

@@ -363,5 +363,5 @@ def _train(
         raise InputError(f"{out} holds no checkpoint.", "Start the run without resuming.")
     if not resume and found:
         raise InputError(f"{out} holds a run already.", "Resume it, or name a new folder.")
-    loop.run(step)
+    loop.train(step)
     return loop.rank == 0

@@ -25,7 +25,7 @@ MAX_CHUNK = 320
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One thing asked of a context.
+    """One thing asked of some chunks.
 
     Attributes:
         chunks: Indices of the batch's chunks, in the order in which they are placed.

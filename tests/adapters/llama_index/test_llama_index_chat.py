@@ -113,7 +113,7 @@ async def test_the_loop_goes_on_while_the_backbone_writes(local, roomy):
         taken.set()
         return go.wait(PATIENCE)
 
-    busy = asyncio.create_task(asyncio.to_thread(roomy.backbone.turns.run, hold))
+    busy = asyncio.create_task(asyncio.to_thread(roomy.backbone.scheduler.call, hold))
     assert await asyncio.to_thread(taken.wait, PATIENCE)
     task = asyncio.create_task(local.acomplete("Hello"))
     await asyncio.sleep(0)  # the task begins; were it to wait in the loop, nobody would let the backbone go
@@ -128,7 +128,7 @@ def test_leaving_a_stream_gives_the_backbone_back(local, roomy):
     next(stream)
     stream.close()
     free = threading.Event()
-    threading.Thread(target=roomy.backbone.turns.run, args=(free.set,)).start()
+    threading.Thread(target=roomy.backbone.scheduler.call, args=(free.set,)).start()
     assert free.wait(PATIENCE)
 
 

@@ -187,17 +187,17 @@ async def test_the_first_token_comes_before_the_last_is_made_and_leaving_frees_t
     assert "word0" in next(response.response_gen)
     assert len(made) < 5
     response.response_gen.close()
-    assert is_free(memory.backbone.turns)
+    assert is_free(memory.backbone.scheduler)
     stopped = len(made)
     asynchronous = await engine.aquery(QUESTION)
     assert "word0" in await anext(asynchronous.response_gen)
     await asynchronous.response_gen.aclose()
     assert stopped < 5
-    assert await asyncio.to_thread(is_free, memory.backbone.turns)
+    assert await asyncio.to_thread(is_free, memory.backbone.scheduler)
     engine.close()
 
 
-def is_free(turns):
+def is_free(scheduler):
     taken = threading.Event()
-    threading.Thread(target=turns.run, args=(taken.set,)).start()
+    threading.Thread(target=scheduler.call, args=(taken.set,)).start()
     return taken.wait(PATIENCE)

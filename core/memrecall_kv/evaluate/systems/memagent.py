@@ -10,9 +10,9 @@ from pydantic import Field
 
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.evaluate.systems.chunk_reading import WindowConfig, WindowReader
+from memrecall_kv.evaluate.systems.completer import Completer, Request, Steps
 from memrecall_kv.evaluate.systems.reader import Reader
 from memrecall_kv.evaluate.systems.system import Reply
-from memrecall_kv.evaluate.systems.writer import Request, Steps, Writer
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.reasoner import Tally
 from memrecall_kv.types import Chunk, WorkingMemory
@@ -48,7 +48,7 @@ class MemAgentLoop(WindowReader):
     def __init__(self, memory: MemRecall, config: LoopConfig) -> None:
         super().__init__(memory, config, 2 * config.memory_tokens)
         self._config = config
-        self._writer = Writer(memory.backbone)
+        self._completer = Completer(memory.backbone)
 
     def answer(self, question: str) -> Reply:
         """Run the loop; see `System`."""
@@ -62,7 +62,7 @@ class MemAgentLoop(WindowReader):
 
     def answer_together(self, started: Sequence[Steps]) -> list[Reply]:
         """Run loops side by side; see `Interleaved`."""
-        return self._writer.answer(started)
+        return self._completer.answer(started)
 
     def _steps(self, question: str, chunks: Iterable[Chunk]) -> Steps:
         tally = Tally()
@@ -97,7 +97,7 @@ class NoteLoop(WindowReader):
         known = WorkingMemory()
         noted: dict[str, Chunk] = {}
         for chunk in self._chunks(self._documents):
-            after = self._backbone.turns.run(partial(self._note, question, known, chunk, tally))
+            after = self._backbone.scheduler.call(partial(self._note, question, known, chunk, tally))
             if after is not known:
                 # too long to be read back: what is left of the chunk is its note
                 noted[chunk.id] = Chunk(chunk.doc_id, chunk.index, 0, 0, "", self._backbone.window)

@@ -199,7 +199,7 @@ class LikelihoodRanker:
         size = GateConfig().batch_size
         for start in range(0, len(candidates), size):
             texts = [self._chunks[number].text for number in candidates[start : start + size]] if self._chunks else []
-            yield from self._backbone.turns.run(partial(self._score, question, texts))
+            yield from self._backbone.scheduler.call(partial(self._score, question, texts))
 
     @torch.inference_mode()
     def _score(self, question: str, texts: list[str]) -> list[float]:

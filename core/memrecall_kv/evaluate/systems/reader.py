@@ -37,7 +37,7 @@ class Reader:
         # falling probabilities keep the order: the reasoner reads the best nearest to the question
         evidence = [Recall(chunk, 1.0 / (2 + place), place) for place, chunk in enumerate(chunks)]
         pieces = self._reasoner.answer(question, WorkingMemory(tuple(notes)), evidence, [], tally)
-        text = "".join(self._backbone.turns.each(pieces)).strip()
+        text = "".join(self._backbone.scheduler.each(pieces)).strip()
         found = not prompts.is_nothing(text)
         ids = distinct(chunk.doc_id for chunk in chunks)
         return Reply(

@@ -11,10 +11,10 @@ from pydantic import Field
 from memrecall_kv.config import Config
 from memrecall_kv.errors import InputError
 from memrecall_kv.evaluate.shelf import ChunkShelf
+from memrecall_kv.evaluate.systems.completer import Completer, Request
 from memrecall_kv.evaluate.systems.rankers import Ranker
 from memrecall_kv.evaluate.systems.reader import Reader
 from memrecall_kv.evaluate.systems.system import RANKED, Prepared, Reply, distinct
-from memrecall_kv.evaluate.systems.writer import Request, Writer
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.reasoner import Tally
 from memrecall_kv.types import Chunk, Document
@@ -108,7 +108,7 @@ class IterativeRetrieval(Retrieval):
     def __init__(self, memory: MemRecall, ranker: Ranker, config: IterationConfig) -> None:
         super().__init__(memory, ranker, config)
         self._steps, self._thought_tokens = config.steps, config.thought_tokens
-        self._writer = Writer(memory.backbone)
+        self._completer = Completer(memory.backbone)
 
     def _find(self, question: str, tally: Tally) -> list[Chunk]:
         found: dict[str, Chunk] = {}
@@ -121,7 +121,9 @@ class IterativeRetrieval(Retrieval):
                 return [*found.values(), *new]  # nothing more to look for: the ranking as it is fills up
             found |= {chunk.id: chunk for chunk in new[:share]}
             texts = [chunk.text for chunk in found.values()]
-            (thought,) = self._writer.write([Request(_think(question, texts, thoughts), self._thought_tokens, tally)])
+            (thought,) = self._completer.write(
+                [Request(_think(question, texts, thoughts), self._thought_tokens, tally)]
+            )
             thoughts.append(" ".join(thought.split()))
 
 

@@ -3,25 +3,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from memrecall_kv.backbone.scheduler import Turns
+from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document
 from patience import PATIENCE
 
 
 def test_many_threads_share_one_and_the_main_thread_keeps_its_own():
-    turns, main, all_there = Turns(), threading.get_ident(), threading.Barrier(8)
+    scheduler, main, all_there = Scheduler(), threading.get_ident(), threading.Barrier(8)
     with ThreadPoolExecutor(8) as pool:
         callers = list(pool.map(lambda _: (all_there.wait(PATIENCE), threading.get_ident())[1], range(8)))
-        ran_in = set(pool.map(lambda _: turns.run(threading.get_ident), range(32)))
+        ran_in = set(pool.map(lambda _: scheduler.call(threading.get_ident), range(32)))
     assert len(set(callers)) == 8
     assert len(ran_in) == 1
     assert not ran_in & {main, *callers}
-    assert turns.run(threading.get_ident) == main
+    assert scheduler.call(threading.get_ident) == main
 
 
 def test_one_call_at_a_time():
-    turns, inside, most = Turns(), [0], [0]
+    scheduler, inside, most = Scheduler(), [0], [0]
 
     def call():
         inside[0] += 1
@@ -30,9 +30,9 @@ def test_one_call_at_a_time():
         inside[0] -= 1
 
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(turns.run, call) for _ in range(40)]
+        asked = [pool.submit(scheduler.call, call) for _ in range(40)]
         for _ in range(20):
-            turns.run(call)
+            scheduler.call(call)
         for one in asked:
             one.result()
     assert most == [1]
@@ -40,24 +40,24 @@ def test_one_call_at_a_time():
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_results_and_errors_reach_the_caller_and_a_turn_may_hold_another(elsewhere):
-    turns = Turns()
+    scheduler = Scheduler()
 
     def ask():
-        assert turns.run(lambda: turns.run(lambda: 7)) == 7
+        assert scheduler.call(lambda: scheduler.call(lambda: 7)) == 7
         with pytest.raises(ZeroDivisionError):
-            turns.run(lambda: 1 // 0)
-        return list(turns.each(iter("abc")))
+            scheduler.call(lambda: 1 // 0)
+        return list(scheduler.each(iter("abc")))
 
     with ThreadPoolExecutor(1) as pool:
         assert (pool.submit(ask).result() if elsewhere else ask()) == ["a", "b", "c"]
 
 
 def test_between_two_steps_others_have_their_turn():
-    turns = Turns()
-    steps = turns.each(iter(range(3)))
+    scheduler = Scheduler()
+    steps = scheduler.each(iter(range(3)))
     assert next(steps) == 0
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(turns.run, lambda: "mine").result(PATIENCE) == "mine"
+        assert pool.submit(scheduler.call, lambda: "mine").result(PATIENCE) == "mine"
     assert list(steps) == [1, 2]
 
 

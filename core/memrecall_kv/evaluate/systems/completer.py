@@ -30,7 +30,7 @@ Steps = Generator[Request, str, Reply]
 """The way to an answer: yields a request, is sent what was written, and returns the answer."""
 
 
-class Writer:
+class Completer:
     """Follows requests in the backbone's chat form, greedily.
 
     Args:
@@ -65,14 +65,14 @@ class Writer:
         Raises:
             ContextOverflowError: If a request does not fit the window.
         """
-        return self._backbone.turns.run(lambda: self._write(requests))
+        return self._backbone.scheduler.call(lambda: self._write(requests))
 
     def _write(self, requests: Sequence[Request]) -> list[str]:
         prompts = [self._backbone.chat(request.text) for request in requests]
         # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
-        context, read = self._backbone.kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
+        state, read = self._backbone.kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
         written: list[list[int]] = [[] for _ in requests]
-        for tokens in generate(self._backbone, context, read, max(request.limit for request in requests)):
+        for tokens in generate(self._backbone, state, read, max(request.limit for request in requests)):
             for ids, token, request in zip(written, tokens, requests, strict=True):
                 if token is not None and len(ids) < request.limit:
                     ids.append(token)
