@@ -21,9 +21,9 @@ from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.bank.quantize import dequantize, quantize
-from memrecall_kv.compress.compressor import operate
 from memrecall_kv.compress.importance import SCORES
 from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.operators import operate
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.evaluate.measures.metrics import exact_match, f1_score
 from memrecall_kv.recall import prompts

@@ -24,8 +24,8 @@ import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
 from memrecall_kv.backbone.loading import load_backbone
-from memrecall_kv.compress.compressor import operate
 from memrecall_kv.compress.importance import SCORES
+from memrecall_kv.compress.operators import operate
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.evaluate.measures.metrics import bootstrap_interval, exact_match, f1_score, recall_at_k
 from memrecall_kv.recall import prompts

@@ -18,9 +18,10 @@ import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.loading import DEFAULT_BACKBONE, load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
-from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.compress.compressor import Compressor
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout, MemoryTokenCompressor
 from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.compress.published import (
     ReferenceCompressor,
     ReferenceWeights,

@@ -10,7 +10,7 @@ import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.decoding import generate
 from memrecall_kv.backbone.loading import wrap_backbone
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.testing import tiny_backbone

@@ -13,10 +13,10 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.cli import main
-from memrecall_kv.compress.compressor import OperatorCompressor, operate
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.operators import OperatorCompressor, operate
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
 from memrecall_kv.recall.gate import HEAD_FILE

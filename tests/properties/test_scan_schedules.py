@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, ScanConfig
 from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally

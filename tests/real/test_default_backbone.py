@@ -12,7 +12,7 @@ import pytest
 import torch
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.gate import LikelihoodGate

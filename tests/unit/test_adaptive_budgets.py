@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.quantize import dequantize, quantize
-from memrecall_kv.compress.compressor import operate
 from memrecall_kv.compress.importance import reconstruction
+from memrecall_kv.compress.operators import operate
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError
 from memrecall_kv.testing import tiny_backbone

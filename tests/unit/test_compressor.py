@@ -8,8 +8,9 @@ import pytest
 import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.compress.compressor import Compressor, MemoryTokenCompressor, OperatorCompressor
-from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.compress.compressor import Compressor
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout, MemoryTokenCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, ContextOverflowError, InputError
 from memrecall_kv.testing import tiny_backbone

@@ -8,7 +8,7 @@ import pytest
 import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.errors import ContextOverflowError, InputError
 from memrecall_kv.recall.gate import ClassifierGate, Gate, LikelihoodGate

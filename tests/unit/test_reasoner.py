@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, ReasonerConfig
 from memrecall_kv.recall import prompts
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally

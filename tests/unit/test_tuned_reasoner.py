@@ -10,7 +10,7 @@ import torch
 from memrecall_kv import MemRecall
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.compress.compressor import OperatorCompressor
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.errors import ConfigError
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally, TunedReasoner

@@ -25,8 +25,10 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import in_batches
+from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import MemoryBlock
+from memrecall_kv.types import Chunk, MemoryBlock
 
 _EMBEDDING = "memory_embedding.safetensors"
 
@@ -144,6 +146,39 @@ class FrozenRawLayout:
         count = torch.nn.functional.pad(real, padding).view(batch, kept, ratio).sum(dim=2).clamp_min(1)
         mean = raw.view(batch, kept, ratio, -1).sum(dim=2) / count[..., None]
         return mean + self.embedding
+
+
+class MemoryTokenCompressor:
+    """The learned compressor in the `frozen_raw` layout; see `frozen_raw.py`.
+
+    Args:
+        backbone: The model.
+        layout: The trained weights.
+        config: The ratio.
+    """
+
+    unrotated = False
+
+    def __init__(self, backbone: Backbone, layout: FrozenRawLayout, config: CompressorConfig) -> None:
+        self._backbone = backbone
+        self.layout = layout
+        self.config = config
+
+    @property
+    def digest(self) -> str:
+        """Name the weights."""
+        return f"memory_tokens:{self.layout.digest}"
+
+    def compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
+        """Return one block of `ceil(T / compression_ratio)` memory tokens per chunk, in order.
+
+        Raises:
+            ContextOverflowError: If a chunk is longer than the backbone's window.
+            InputError: If a chunk has no tokens.
+        """
+        return in_batches(
+            self._backbone, chunks, lambda rows: self.layout.compress(rows, self.config.compression_ratio)
+        )
 
 
 def _visible(ends: Tensor, width: int) -> Tensor:

@@ -30,12 +30,11 @@ from torch import Tensor, nn
 
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
+from memrecall_kv.compress.compressor import BATCH_TOKENS, encode_chunks
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import InputError, UnsupportedModelError
 from memrecall_kv.types import Chunk, MemoryBlock
 
-_BATCH_TOKENS = 2048
-"""Raw tokens of one forward, as for the other compressors."""
 _MARK = "lychee_memory_"
 _EMBEDDING = f"model.{_MARK}embed_tokens.weight"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -210,11 +209,8 @@ class ReferenceCompressor:
             ContextOverflowError: If a window and the memory before it are longer than the backbone's.
             InputError: If a chunk has no tokens.
         """
-        rows = [self._backbone.encode(chunk.text) for chunk in chunks]
-        for chunk, row in zip(chunks, rows, strict=True):
-            if not row:
-                raise InputError(f"Chunk {chunk.id} has no tokens.", "Leave empty texts out.")
-        step = max(1, _BATCH_TOKENS // self.config.window)
+        rows = encode_chunks(self._backbone, chunks)
+        step = max(1, BATCH_TOKENS // self.config.window)
         with torch.inference_mode():
             batches = [self.compress_ids(rows[start : start + step]) for start in range(0, len(rows), step)]
         return [block for batch in batches for block in batch]
