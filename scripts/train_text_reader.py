@@ -1,0 +1,286 @@
+"""Train the reader on texts in full, the question before and after them and its deltas on throughout.
+
+The packaged reader reads chunks that the untouched backbone has read, each by itself. Here chunks stand in one prompt
+and see each other and the question. Every sixth step rehearses the packaged way, so that blocks can still be read.
+
+python scripts/build_questions.py --data DATA --out built.jsonl
+python scripts/train_text_reader.py --data DATA --built built.jsonl --out runs/text-reader
+
+A run goes on from its folder's checkpoint. Every hundred steps `snapshot-N/` holds the deltas in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.loading import load_backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.frozen_raw import FrozenRawLayout
+from memrecall_kv.config import default_directory
+from memrecall_kv.evaluate.rows import read_lines
+from memrecall_kv.recall import prompts
+from memrecall_kv.train.data import Example, Paragraph, is_held_out, load_rows
+from memrecall_kv.train.loop import TrainingLoop
+from memrecall_kv.train.losses import weighted_cross_entropy
+from memrecall_kv.train.reading import ReadingLoss
+from memrecall_kv.train.settings import DataConfig, LoopConfig, QuestionFile, load_settings
+from memrecall_kv.train.tasks import TaskSampler, validation_task
+from torch import Tensor
+
+CHUNK = 256
+"""Tokens of a text, as in a bank."""
+LONGEST = 1400
+"""Tokens of a prompt; longer ones are drawn anew."""
+STEP, FORWARD = 2000, 1100
+"""Tokens of a step and of one forward."""
+SHARES = {
+    "squad": 0.26,
+    "hotpotqa": 0.22,
+    "built": 0.14,
+    "fairytaleqa": 0.12,
+    "2wikimultihopqa": 0.10,
+    "musique": 0.06,
+    "strategyqa": 0.06,
+    "babi": 0.04,
+}
+"""Of the questions, by data set."""
+CHAINS = ("hotpotqa", "2wikimultihopqa", "musique")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and what is to follow it, token ids."""
+
+    prompt: list[int]
+    target: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+def prompt(question: str, texts: Sequence[str], notes: str = "") -> str:
+    """Return what the reader reads before it answers."""
+    known = f"\nKnown: {' '.join(notes.split())}" if notes else ""
+    return f"Question: {question}\n\n" + "\n\n".join(texts) + f"\n{known}\nQuestion: {question}\nAnswer:"
+
+
+class Sampler:
+    """Draws the rows of a step, as a function of seed and step.
+
+    Args:
+        backbone: Its tokenizer.
+        examples: Questions of every data set.
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, backbone: Backbone, examples: Sequence[Example], seed: int) -> None:
+        self._backbone, self._seed = backbone, seed
+        self._examples: dict[str, list[Example]] = defaultdict(list)
+        neighbours: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for example in examples:
+            self._examples[example.dataset].append(example)
+            if len(example.paragraphs) == 1:
+                neighbours[example.dataset, example.group].add(example.paragraphs[0].text)
+        self._neighbours = {key: sorted(texts) for key, texts in neighbours.items()}
+        self._names = [name for name in SHARES if self._examples.get(name)]
+
+    def draw(self, step: int) -> list[Row]:
+        """Return the rows of a step."""
+        draw = random.Random(f"{self._seed}:read:{step}")
+        rows: list[Row] = []
+        while sum(map(len, rows)) < STEP:
+            row = self._row(draw)
+            if len(row.prompt) <= LONGEST:
+                rows.append(row)
+        return rows
+
+    def row(self, question: str, texts: Sequence[str], answer: str, notes: str = "") -> Row:
+        """Return a question as it is read."""
+        ids = self._backbone.encode(prompt(question, texts, notes))
+        target = self._backbone.encode(" " + answer)[:64]
+        return Row([self._backbone.sink_id, *ids], [*target, self._backbone.end_id])
+
+    def cut(self, text: str, answer: str, draw: random.Random) -> str:
+        """Return a chunk's worth of a text, with the answer in it if it stands there."""
+        ids, spans = self._backbone.encode(text), self._backbone.token_spans(text)
+        if len(ids) <= CHUNK:
+            return text
+        place = text.find(answer)
+        first = next((number for number, (_, end) in enumerate(spans) if end > place), 0) if place >= 0 else 0
+        start = max(0, min(len(ids) - CHUNK, first - draw.randrange(16, CHUNK - 32)))
+        return self._backbone.decode(ids[start : start + CHUNK]).strip()
+
+    def _row(self, draw: random.Random) -> Row:
+        name = draw.choices(self._names, [SHARES[name] for name in self._names])[0]
+        example = draw.choice(self._examples[name])
+        answer, gold = example.answers[0], [p for p in example.paragraphs if p.supporting]
+        texts, rest, notes = [p.text for p in gold], self._others(example, draw), ""
+        extra = draw.sample(rest, min(len(rest), draw.choice((0, 0, 1, 1, 2, 2, 3))))
+        plain = answer.lower() not in ("yes", "no", prompts.NOT_FOUND) and name not in ("babi", "strategyqa")
+        if plain and rest and draw.random() < 0.13:
+            near = [text for text in texts + rest[:3] if answer.lower() not in text.lower()]
+            if near:
+                texts, extra, answer = near, [], prompts.NOT_FOUND
+        elif name in CHAINS and len(gold) > 1 and draw.random() < 0.15:
+            # what did not fit is known from its note
+            left = draw.randrange(len(gold))
+            notes = " ".join(gold[left].sentences) or gold[left].text[:300]
+            texts = [p.text for number, p in enumerate(gold) if number != left]
+        read = [self.cut(text, example.answers[0], draw) for text in texts + extra]
+        draw.shuffle(read)
+        return self.row(example.question, read, answer, notes)
+
+    def _others(self, example: Example, draw: random.Random) -> list[str]:
+        """Return texts to set beside the gold ones, none of which holds the answer by accident."""
+        rest = [p.text for p in example.paragraphs if not p.supporting]
+        near = self._neighbours.get((example.dataset, example.group), [])
+        if not rest and example.dataset not in ("babi", "strategyqa"):
+            rest = draw.sample(near, min(4, len(near)))
+        own = {p.text for p in example.paragraphs if p.supporting}
+        return [text for text in rest if text not in own and example.answers[0] not in text]
+
+
+def babi(root: Path) -> Iterator[Example]:
+    """Yield the last questions of a tenth of the stories."""
+    draw = random.Random(5)
+    for row in read_lines(root / "stories/babi_en10k_train.jsonl.gz"):
+        if draw.random() < 0.1:
+            for number, qa in enumerate(row["qas"][-2:]):
+                text = Paragraph(" ".join(row["lines"][: qa["upto"]]), supporting=True)
+                yield Example(f"{row['id']}:{number}", row["id"], qa["q"], (qa["a"],), (text,), "babi")
+
+
+def built(path: Path | None) -> Iterator[Example]:
+    """Yield the questions of build_questions.py."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
+        row = json.loads(line)
+        texts = tuple(Paragraph(p["text"], p["supporting"]) for p in row["paragraphs"])
+        yield Example(row["id"], row["group"], row["question"], tuple(row["answers"]), texts, "built")
+
+
+def examples(root: Path, path: Path | None) -> tuple[list[Example], list[Example]]:
+    """Return the questions that train, and those held out."""
+    preset = load_settings("reasoner").data.questions
+    more = (
+        QuestionFile(path="qa/hotpotqa_train_gold_only.jsonl.gz"),
+        QuestionFile(path="qa/strategyqa_train.jsonl.gz"),
+    )
+    rows = load_rows(DataConfig(questions=(*preset, *more), validation_rows=96), root)
+
+    def usable(example: Example) -> bool:
+        first = example.paragraphs[0].text
+        whole = example.dataset != "fairytaleqa" or example.answers[0] in first or len(first) < 1100
+        return whole and any(p.supporting for p in example.paragraphs)
+
+    train = [e for e in rows.train if usable(e)]
+    train += [e for e in (*babi(root), *built(path)) if not is_held_out(e.group)]
+    return train, [e for e in rows.held_out if usable(e)]
+
+
+def logits(backbone: Backbone, reader: LoraAdapter, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Return logits at the target tokens, row after row, and the targets, `[N, V]` and `[N]`."""
+    kv = backbone.kv
+    ids, lengths = kv.pad([[*row.prompt, *row.target[:-1]] for row in rows])
+    with reader.active(backbone.model):
+        hidden = kv.forward(kv.start(len(rows)), ids=ids, lengths=lengths)
+    kept = [hidden[n, len(r.prompt) - 1 : len(r.prompt) - 1 + len(r.target)] for n, r in enumerate(rows)]
+    targets = torch.tensor([token for row in rows for token in row.target], device=ids.device)
+    return kv.logits(torch.cat(kept), precise=False), targets
+
+
+def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Yield rows of similar lengths, as many as one forward takes."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=len):
+        if batch and len(row) * (len(batch) + 1) > FORWARD:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+class Training:
+    """The loss of a step and what is measured between steps."""
+
+    def __init__(self, backbone: Backbone, options: argparse.Namespace) -> None:
+        self.backbone, self.out = backbone, options.out
+        train, self._held_out = examples(options.data, options.built)
+        self._sampler = Sampler(backbone, train, options.seed)
+        own = [example for example in train if example.dataset not in ("babi", "built")]
+        self._tasks = TaskSampler(backbone, own, [], budget=900, spans=0, seed=options.seed + 1000)
+        self._blocks = ReadingLoss(backbone, kl_weight=0.0, span_weight=0.0)
+        self._layout = FrozenRawLayout(
+            backbone, LoraAdapter({}, alpha=1.0), torch.zeros(backbone.model.config.hidden_size)
+        )
+        self.reader = LoraAdapter.from_directory(options.start or default_directory() / "reasoner").single()
+
+    def step(self, number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Yield a step's losses."""
+        reader = self.reader.to(self.backbone.device, self.backbone.dtype)
+        if number % 6 == 5:
+            loss, metrics = self._blocks(self._layout, reader, self._tasks.draw(number), 0, train_text=True)
+            yield loss, {f"block_{name}": value for name, value in metrics.items()}
+            return
+        rows = self._sampler.draw(number)
+        for batch in batches(rows):
+            found, targets = logits(self.backbone, reader, batch)
+            weights = torch.tensor([1 / len(row.target) for row in batch for _ in row.target], device=found.device)
+            loss = weighted_cross_entropy(found, targets, weights) / len(rows)
+            yield loss, {"read": float(loss.detach()), "tokens": float(sum(map(len, batch)))}
+
+    @torch.no_grad()
+    def validate(self, number: int) -> dict[str, float]:
+        """Measure held-out questions over their gold texts and two others; blocks every second time."""
+        reader, right, losses = self.reader.to(self.backbone.device, self.backbone.dtype), [], []
+        for example in self._held_out:
+            draw = random.Random(example.id)
+            texts = [p.text for p in example.paragraphs if p.supporting]
+            texts += [p.text for p in example.paragraphs if not p.supporting][:2]
+            read = [self._sampler.cut(text, example.answers[0], draw) for text in texts]
+            draw.shuffle(read)
+            found, targets = logits(
+                self.backbone, reader, [self._sampler.row(example.question, read, example.answers[0])]
+            )
+            right.append(float((found.argmax(-1) == targets).all()))
+            losses.append(float(torch.nn.functional.cross_entropy(found, targets)))
+        record = {"held_out_exact_read": sum(right) / len(right), "held_out_loss_read": sum(losses) / len(losses)}
+        if number % 200 == 0:
+            tasks = [validation_task(self.backbone, self._held_out[at : at + 8]) for at in range(0, len(right), 8)]
+            parts = [self._blocks.exact(self._layout, reader, task, 0) for task in tasks]
+            record |= {f"held_out_{name}": sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        if number:
+            self.reader.half().save(self.out / f"snapshot-{number}", base_model=self.backbone.name)
+        return record
+
+
+def main() -> None:
+    """Train to the last step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--built", type=Path, help="of build_questions.py")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a reader's deltas; the packaged ones if left out")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    training = Training(load_backbone(device=options.device, attention="sdpa"), options)
+    config = LoopConfig(steps=options.steps, learning_rate=options.learning_rate, validate_every=100, seed=options.seed)
+    deltas = training.reader.deltas.items()
+    parameters = {f"reader.{name}.{side}": t for name, pair in deltas for side, t in zip("AB", pair, strict=True)}
+    loop = TrainingLoop(parameters, config, options.out, validate=training.validate)
+    loop.resume()
+    loop.train(training.step)
+
+
+if __name__ == "__main__":
+    main()
