@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.cli import main
+from memrecall_kv.cli.training import StageName
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.compress.learned_importance import ImportanceScorer
@@ -21,13 +23,13 @@ from memrecall_kv.config import CompressorConfig
 from memrecall_kv.errors import ConfigError, InputError, NonFiniteLossError
 from memrecall_kv.recall.gate import HEAD_FILE
 from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.train import stages
 from memrecall_kv.train.checkpoint import load_checkpoint
 from memrecall_kv.train.data import load_rows, read_examples
-from memrecall_kv.train.gating import GateSampler
+from memrecall_kv.train.judgements import GateSampler
 from memrecall_kv.train.loop import TrainingLoop, learning_rate
-from memrecall_kv.train.rollouts import Rollouts
-from memrecall_kv.train.settings import LoopConfig, load_settings
-from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
+from memrecall_kv.train.rollouts import Rollouts, train_rl
+from memrecall_kv.train.settings import LoopConfig, Stage, load_settings
 from memrecall_kv.types import Chunk
 from safetensors.torch import load_file
 
@@ -77,16 +79,12 @@ STAGES = {
 }
 
 
-START = {"scorer": train_scorer, "gate": train_gate}
-
-
 def run(
     stage: str, backbone: Backbone, data: Path, out: Path, *, resume: bool = False, **settings: object
 ) -> list[dict]:
     records: list[dict] = []
     read = load_settings(stage, preset(data, **{**STAGES[stage], **settings}))
-    start = START.get(stage, train_reading)
-    start(backbone, read, data, out, resume=resume, report=records.append)
+    stages.STAGES[stage](backbone, read, data, out, resume=resume, report=records.append)
     return records
 
 
@@ -105,7 +103,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stage: str, data: 
             raise StopError
 
     settings = load_settings(stage, preset(data, **STAGES[stage], loop=loop(checkpoint_seconds=1e-9)))
-    start = START.get(stage, train_reading)
+    start = stages.STAGES[stage]
     with pytest.raises(StopError):
         start(backbone, settings, data, tmp_path / "parts", report=stop)
     # the step that was reported was not saved yet: it is done again
@@ -310,6 +308,10 @@ def test_the_script_trains_and_refuses_to_overwrite(data: Path, tmp_path: Path, 
         main(common)
     assert ended.value.code == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_script_settings_and_table_know_the_same_stages() -> None:
+    assert {stage.value for stage in StageName} == set(get_args(Stage)) == set(stages.STAGES)
 
 
 def test_every_preset_is_valid() -> None:

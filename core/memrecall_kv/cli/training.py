@@ -49,13 +49,12 @@ def train(
     """
     from memrecall_kv.backbone.loading import load_backbone
     from memrecall_kv.train.settings import load_settings
-    from memrecall_kv.train.stages import train_gate, train_reading, train_rl, train_scorer
+    from memrecall_kv.train.stages import STAGES
 
     if not data.is_dir():
         raise InputError(f"{data} is no directory.", "Name the directory that the preset's paths are under.")
     settings: Any = load_settings(stage.value, preset, changes or ())
     backbone = load_backbone(model, device=device, dtype=dtype, attention="eager")
-    run: Any = {"scorer": train_scorer, "gate": train_gate, "rl": train_rl}.get(stage.value, train_reading)
     with _bar(settings.loop.steps, hidden=as_json) as bar:
         task = bar.add_task(stage.value, total=settings.loop.steps, loss=float("nan"))
 
@@ -67,7 +66,7 @@ def train(
                 held_out = [f"{name} {value:.3f}" for name, value in record.items() if name.startswith("held_out")]
                 bar.console.print(f"step {record['step']}: {', '.join(held_out)}")
 
-        run(backbone, settings, data, out, resume=resume, report=report)
+        STAGES[stage.value](backbone, settings, data, out, resume=resume, report=report)
     if not as_json:
         typer.echo(f"Trained weights are in {out}; {out / 'metrics.jsonl'} holds the curves.")
 

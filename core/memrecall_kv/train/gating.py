@@ -1,181 +1,40 @@
 """Stage 4: the gate learns which blocks matter, given the question and what was learned so far.
 
-Source: LycheeMemory, arXiv:2602.08382, the gate (published without code). Deviations:
-
-1. Besides the weighted binary cross-entropy, a block competes with the others of its list: recall is a
-   matter of order.
-2. States are built from the supporting sentences of the training rows: nothing known, some of the hops known,
-   and a distractor's sentence known. The paper logs them from rollouts.
-3. Part of the negatives are chunks of other questions that share most words with the state: at question time
-   that is how candidates come out of a large bank.
+Source: LycheeMemory, arXiv:2602.08382, the gate (published without code). Deviation, besides those of `judgements.py`:
+next to the weighted binary cross-entropy, a block competes with the others of its list: recall is a matter of order.
 """
 
 from __future__ import annotations
 
-import heapq
-import random
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
 from memrecall_kv.recall import prompts
-from memrecall_kv.recall.gate import latest
-from memrecall_kv.recall.lexical import LexicalIndex
-from memrecall_kv.train.data import Example
-from memrecall_kv.train.tasks import MAX_CHUNK, evidence
+from memrecall_kv.recall.gate import HEAD_FILE, latest
+from memrecall_kv.train.adapters import named_parameters, new_adapter
+from memrecall_kv.train.data import Example, load_rows
+from memrecall_kv.train.judgements import GateSampler, GateTask, Judgement
+from memrecall_kv.train.loop import Report, means, train_to_end
+from memrecall_kv.train.settings import GateTraining
+from memrecall_kv.train.tasks import MAX_CHUNK
 from memrecall_kv.types import MemoryBlock
 
 _ROW_TOKENS = 1024
+"""Prompt tokens of one forward."""
 _READ_TOKENS = 1536
-_SINGLE_LIST = 6
-_OWN_DISTRACTORS = 6
-_MINED_FROM = 30
-"""Best places by words that negatives are drawn from."""
+"""Chunk tokens of one forward."""
 
 Blocks = Callable[[Sequence[Sequence[int]]], list[MemoryBlock]]
 """Compresses chunks of token ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A question in a state of knowledge, and which of a list's chunks matter in it.
-
-    Attributes:
-        question: The question.
-        memory: What is known; empty at the start.
-        chunks: Indices of the chunks that are judged.
-        relevant: Whether each of them matters.
-    """
-
-    question: str
-    memory: str
-    chunks: tuple[int, ...]
-    relevant: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GateTask:
-    """A step's chunks and judgements."""
-
-    chunks: tuple[tuple[int, ...], ...]
-    judgements: tuple[Judgement, ...]
-
-
-class GateSampler:
-    """Draws lists of chunks with the states in which they are judged; a pure function of seed and step.
-
-    Args:
-        encode: Text to token ids.
-        examples: Questions; those with one paragraph are judged beside others of their group.
-        lists: Lists per task.
-        seed: Of everything that is drawn.
-        mined: Negatives of other questions per state.
-        texts: Further texts to take them from.
-    """
-
-    def __init__(
-        self,
-        encode: Callable[[str], list[int]],
-        examples: Sequence[Example],
-        *,
-        lists: int,
-        seed: int,
-        mined: int = 0,
-        texts: Sequence[str] = (),
-    ) -> None:
-        self._encode = encode
-        self._lists = lists
-        self._seed = seed
-        self._mined = mined
-        datasets: dict[str, list[Example]] = defaultdict(list)
-        for example in examples:
-            if len(example.paragraphs) > 1:
-                datasets[example.dataset].append(example)
-        self._multi = list(datasets.values())
-        self._multi_weights = [len(rows) ** 0.5 for rows in self._multi]
-        self._haystack = sorted({*texts, *(p.text for e in examples for p in e.paragraphs)}) if mined else []
-        self._index = LexicalIndex(self._haystack) if mined else None
-        groups: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
-        for example in examples:
-            if len(example.paragraphs) == 1:
-                groups[example.group][example.paragraphs[0].text].append(example)
-        self._groups = [list(group.values()) for group in groups.values() if len(group) > 1]
-        self._group_weights = [sum(len(asked) for asked in group) ** 0.5 for group in self._groups]
-
-    def draw(self, step: int) -> GateTask:
-        """Return the task of a step."""
-        draw = random.Random(f"{self._seed}:{step}")  # noqa: S311  # sampling, not secrecy
-        chunks: list[tuple[int, ...]] = []
-        judgements: list[Judgement] = []
-        for _ in range(self._lists):
-            multi = bool(self._multi) and (draw.random() < 0.7 or not self._groups)
-            texts, judged = self._chain(draw) if multi else self._paragraphs(draw)
-            first = len(chunks)
-            chunks += [tuple(self._encode(text)[:MAX_CHUNK]) for text in texts]
-            judgements += [
-                Judgement(j.question, j.memory, tuple(first + index for index in j.chunks), j.relevant) for j in judged
-            ]
-        return GateTask(tuple(chunks), tuple(judgements))
-
-    def _chain(self, draw: random.Random) -> tuple[list[str], list[Judgement]]:
-        """A question over several paragraphs, at the start and after some of its hops."""
-        (rows,) = draw.choices(self._multi, self._multi_weights)
-        example = draw.choice(rows)
-        rest = [p for p in example.paragraphs if not p.supporting]
-        paragraphs = [p for p in example.paragraphs if p.supporting] + draw.sample(
-            rest, min(len(rest), _OWN_DISTRACTORS)
-        )
-        draw.shuffle(paragraphs)
-        gold = [index for index, p in enumerate(paragraphs) if p.supporting]
-        others = [index for index, p in enumerate(paragraphs) if not p.supporting]
-        texts = [p.text for p in paragraphs]
-        texts += self._alike(example.question, example, draw)
-        judgements = [_judge(example.question, "", range(len(texts)), gold)]
-        if len(gold) > 1:
-            left = draw.sample(gold, draw.randint(1, len(gold) - 1))
-            known = [paragraphs[index] for index in gold if index not in left]
-            if draw.random() < 0.15 and others:
-                known = [paragraphs[draw.choice(others)]]
-            memory = " ".join(" ".join(p.sentences) or evidence(p.text, example) for p in known)
-            alike = self._alike(f"{example.question} {memory}", example, draw)
-            places = [*left, *draw.sample(others, min(len(others), 3)), *range(len(texts), len(texts) + len(alike))]
-            texts += alike
-            judgements.append(_judge(example.question, memory, places, left))
-        return texts, judgements
-
-    def _alike(self, query: str, example: Example, draw: random.Random) -> list[str]:
-        """Texts of other questions that share most words with a query and are no evidence."""
-        if self._index is None:
-            return []
-        scores = self._index.scores(query)
-        best = heapq.nlargest(_MINED_FROM, range(len(scores)), key=scores.__getitem__)
-        own = {run for p in example.paragraphs for run in word_runs(p.text)}
-        answers = answer_finder(example.answers)
-        found = [
-            text
-            for text in (self._haystack[index] for index in best if scores[index] > 0.0)
-            if own.isdisjoint(word_runs(text)) and not answers(text)
-        ]
-        return draw.sample(found, min(len(found), self._mined))
-
-    def _paragraphs(self, draw: random.Random) -> tuple[list[str], list[Judgement]]:
-        """Paragraphs of one article or story, with a question on each of three of them."""
-        group = draw.choices(self._groups, self._group_weights)[0]
-        asked = draw.sample(group, min(_SINGLE_LIST, len(group)))
-        places = list(range(len(asked)))
-        judgements = [_judge(draw.choice(asked[place]).question, "", places, [place]) for place in places[:3]]
-        return [examples[0].paragraphs[0].text for examples in asked], judgements
-
-
-def _judge(question: str, memory: str, chunks: Sequence[int], gold: Sequence[int]) -> Judgement:
-    return Judgement(question, memory, tuple(chunks), tuple(index in gold for index in chunks))
 
 
 class GateLoss:
@@ -261,3 +120,97 @@ def competition(scores: Tensor, relevant: Tensor) -> Tensor:
     others = scores[~relevant].logsumexp(dim=0)
     gold = scores[relevant]
     return (torch.logaddexp(gold, others) - gold).mean()
+
+
+def train_gate(
+    backbone: Backbone,
+    settings: GateTraining,
+    root: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> None:
+    """Train a gate on uncompressed chunks and write `gate/`; arguments as in `reading.train_reading`."""
+    rows = load_rows(settings.data, root)
+    loop_config = settings.loop
+    adapter = new_adapter(backbone, settings.adapter, loop_config.seed)
+    weight, bias = torch.zeros(backbone.model.config.hidden_size), torch.tensor(-1.0)
+    if settings.start_from:
+        adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
+    blocks = _Whole(backbone)
+    loss = GateLoss(backbone, blocks, positive_weight=settings.positive_weight, list_weight=settings.list_weight)
+    sampler = GateSampler(
+        backbone.encode,
+        rows.train,
+        lists=settings.lists,
+        seed=loop_config.seed,
+        mined=settings.mined,
+        texts=rows.texts,
+    )
+    held_out = [example for example in rows.held_out if len(example.paragraphs) > 1]
+
+    def live() -> LoraAdapter:
+        return adapter.to(backbone.device, backbone.dtype)
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        return loss(live(), weight, bias, sampler.draw(number))
+
+    def validate(_: int) -> dict[str, float]:
+        with torch.inference_mode():
+            return means([_recall(backbone, loss, blocks, (live(), weight, bias), row) for row in held_out])
+
+    parameters = named_parameters({"gate": adapter}) | {"head.weight": weight, "head.bias": bias}
+    if train_to_end(parameters, loop_config, out, step, validate, resume=resume, report=report):
+        adapter.half().save(out / "gate", base_model=backbone.name)
+        save_file({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / HEAD_FILE)
+
+
+def _gate_start(folder: Path, rank: int, weight: Tensor, bias: Tensor) -> tuple[LoraAdapter, Tensor, Tensor]:
+    """Return a gate's adapter and head, or a reader's adapter with the head as it is."""
+    adapter = LoraAdapter.from_directory(folder)
+    adapter = adapter.single() if adapter.rank == rank else adapter.reduced(rank)
+    if (folder / HEAD_FILE).exists():
+        head = load_file(folder / HEAD_FILE)
+        weight, bias = head["weight"].float(), head["bias"].float()
+    return adapter, weight, bias
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Reads chunks into uncompressed blocks, a batch of similar lengths at a time."""
+
+    backbone: Backbone
+
+    def __call__(self, chunks: Sequence[Sequence[int]]) -> list[MemoryBlock]:
+        made: dict[int, MemoryBlock] = {}
+        order = sorted(range(len(chunks)), key=lambda index: -len(chunks[index]))
+        while order:
+            size = max(1, _READ_TOKENS // len(chunks[order[0]]))
+            batch, order = order[:size], order[size:]
+            rows = [chunks[index] for index in batch]
+            made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows), rows), strict=True))
+        return [made[index] for index in range(len(chunks))]
+
+
+def _recall(
+    backbone: Backbone, loss: GateLoss, blocks: _Whole, gate: tuple[LoraAdapter, Tensor, Tensor], row: Example
+) -> dict[str, float]:
+    """Return which share of a row's gold chunks is opened first: by one look, and one after the other with notes."""
+    made = blocks([backbone.encode(p.text)[:MAX_CHUNK] for p in row.paragraphs])
+    gold = {index for index, p in enumerate(row.paragraphs) if p.supporting}
+    every = tuple(range(len(made)))
+
+    def scores(memory: str) -> Tensor:
+        return loss.logits(*gate, made, [Judgement(row.question, memory, every, (False,) * len(every))])[0]
+
+    first = scores("")
+    opened = [int(first.argmax())]
+    memory = ""
+    while len(opened) < len(gold):
+        memory = f"{memory} {prompts.closest_sentences(row.paragraphs[opened[-1]].text, row.question)}".strip()
+        left = scores(memory)
+        left[opened] = float("-inf")
+        opened.append(int(left.argmax()))
+    at_once = set(first.topk(len(gold)).indices.tolist())
+    return {"recall_at_once": len(at_once & gold) / len(gold), "recall_by_hops": len(gold & set(opened)) / len(gold)}

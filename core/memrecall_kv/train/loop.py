@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from torch import Tensor
 
-from memrecall_kv.errors import MissingDependencyError, NonFiniteLossError
+from memrecall_kv.errors import InputError, MissingDependencyError, NonFiniteLossError
 from memrecall_kv.train.checkpoint import load_checkpoint, save_checkpoint
 from memrecall_kv.train.settings import LoopConfig
 
@@ -26,6 +26,9 @@ StepLoss = Callable[[int], Iterable[tuple[Tensor, dict[str, float]]]]
 
 A part's graph is freed before the next is made: parts are what keeps a step's memory small.
 """
+
+Report = Callable[[dict[str, Any]], None]
+"""Called with each record, for a progress bar; that of step 0 holds the validation alone."""
 
 
 class TrainingLoop:
@@ -36,7 +39,7 @@ class TrainingLoop:
         config: Steps, learning rate, clipping, checkpoints.
         folder: Where `metrics.jsonl` and `checkpoint/` go.
         validate: Called with the step every `validate_every` steps, and before the first; what it returns is logged.
-        report: Called with each record, for a progress bar; that of step 0 holds the validation alone.
+        report: See `Report`.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class TrainingLoop:
         folder: Path,
         *,
         validate: Callable[[int], dict[str, float]] | None = None,
-        report: Callable[[dict[str, Any]], None] | None = None,
+        report: Report | None = None,
     ) -> None:
         self.config = config
         self._parameters = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
@@ -166,6 +169,41 @@ class TrainingLoop:
             tensors[f"{name}.exp_avg"] = state["exp_avg"]
             tensors[f"{name}.exp_avg_sq"] = state["exp_avg_sq"]
         save_checkpoint(self._folder / "checkpoint", tensors, {"step": self.step, "config": self.config.model_dump()})
+
+
+def train_to_end(
+    parameters: dict[str, Tensor],
+    config: LoopConfig,
+    out: Path,
+    step: StepLoss,
+    validate: Callable[[int], dict[str, float]],
+    *,
+    resume: bool,
+    report: Report | None,
+) -> bool:
+    """Train to the end; return whether it is for this process to write what was trained.
+
+    Raises:
+        InputError: If there is nothing to resume, or a run that was not asked for.
+    """
+    loop = TrainingLoop(parameters, config, out, validate=validate, report=report)
+    found = loop.resume() if resume else (out / "metrics.jsonl").exists()
+    if resume and not found:
+        raise InputError(f"{out} holds no checkpoint.", "Start the run without resuming.")
+    if not resume and found:
+        raise InputError(f"{out} holds a run already.", "Resume it, or name a new folder.")
+    loop.train(step)
+    return loop.rank == 0
+
+
+def means(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each measure over the parts that have it."""
+    names = sorted({name for part in parts for name in part})
+    return {
+        f"held_out_{name}": sum(found) / len(found)
+        for name in names
+        for found in [[part[name] for part in parts if name in part]]
+    }
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:

@@ -10,8 +10,10 @@ Source: LycheeMemory, arXiv:2602.08382, compressor pre-optimisation and fine-tun
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +21,12 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout, Reading
+from memrecall_kv.train.adapters import named_parameters, new_adapter
+from memrecall_kv.train.data import load_rows
+from memrecall_kv.train.loop import Report, means, train_to_end
 from memrecall_kv.train.losses import weighted_cross_entropy, weighted_divergence
-from memrecall_kv.train.tasks import Query, Task
+from memrecall_kv.train.settings import ReadingTraining
+from memrecall_kv.train.tasks import Query, Task, TaskSampler, validation_task
 from memrecall_kv.types import MemoryBlock
 
 _READ_TOKENS = 1536
@@ -166,3 +172,60 @@ def _groups(sizes: Sequence[int], budget: int, *, keep_order: bool = False) -> I
         batch.append(index)
     if batch:
         yield batch
+
+
+def train_reading(
+    backbone: Backbone,
+    settings: ReadingTraining,
+    root: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> None:
+    """Train memory tokens and reader, or the reader alone if no ratio is set; write `compressor/` and `reasoner/`.
+
+    Args:
+        backbone: Frozen here.
+        settings: Of stage `compressor` or `reasoner`.
+        root: The data's directory.
+        out: Folder of the run: metrics, checkpoint, adapters.
+        resume: Go on from the folder's checkpoint.
+        report: Called with each step's record.
+    """
+    rows = load_rows(settings.data, root)
+    loop_config = settings.loop
+    reader = new_adapter(backbone, settings.reader, loop_config.seed)
+    if settings.start_from:
+        reader = LoraAdapter.from_directory(Path(settings.start_from)).single()
+    compressor = new_adapter(backbone, settings.compressor, loop_config.seed + 1) if settings.ratios else None
+    embedding = torch.zeros(backbone.model.config.hidden_size)
+    loss = ReadingLoss(backbone, kl_weight=settings.kl_weight, span_weight=settings.span_weight)
+    # without blocks there is nothing to reconstruct from
+    texts, spans = (rows.texts, settings.spans) if settings.ratios else ([], 0)
+    sampler = TaskSampler(backbone, rows.train, texts, budget=settings.budget, spans=spans, seed=loop_config.seed)
+    checks = [validation_task(backbone, rows.held_out[start : start + 8]) for start in range(0, len(rows.held_out), 8)]
+
+    def layout() -> FrozenRawLayout:
+        return FrozenRawLayout(backbone, compressor or LoraAdapter({}, alpha=1.0), embedding)
+
+    def live() -> LoraAdapter:
+        return reader.to(backbone.device, backbone.dtype)
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        ratio = random.Random(f"{loop_config.seed}:ratio:{number}").choice(settings.ratios or (0,))  # noqa: S311
+        train_text = number % settings.text_every == 0
+        yield loss(layout(), live(), sampler.draw(number), ratio, train_text=train_text)
+
+    def validate(_: int) -> dict[str, float]:
+        with torch.no_grad():
+            parts = [loss.exact(layout(), live(), task, ratio) for ratio in (0, *settings.ratios) for task in checks]
+        return means(parts)
+
+    parameters = named_parameters({"reader": reader, "compressor": compressor})
+    if compressor:
+        parameters["embedding"] = embedding
+    if train_to_end(parameters, loop_config, out, step, validate, resume=resume, report=report):
+        reader.half().save(out / "reasoner", base_model=backbone.name)
+        if compressor:
+            FrozenRawLayout(backbone, compressor, embedding).save(out / "compressor")

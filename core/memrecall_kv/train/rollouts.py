@@ -1,4 +1,4 @@
-"""Stage 3: rollouts of whole trajectories, their reward, and the loss that comes of them.
+"""Stage 3: rollouts of whole trajectories, their reward, the loss that comes of them, and its training.
 
 Source: LycheeMemory, arXiv:2602.08382, joint reinforcement learning; losses in `rl.py`. Deviations:
 
@@ -9,8 +9,10 @@ Source: LycheeMemory, arXiv:2602.08382, joint reinforcement learning; losses in 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +21,9 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.measures.metrics import f1_score
 from memrecall_kv.recall import prompts
-from memrecall_kv.train.data import Example
+from memrecall_kv.train.data import Example, load_rows
+from memrecall_kv.train.loop import Report, train_to_end
+from memrecall_kv.train.policy import Policy
 from memrecall_kv.train.rl import group_advantages, policy_loss, token_entropy
 from memrecall_kv.train.settings import RlTraining
 from memrecall_kv.types import MemoryBlock
@@ -205,3 +209,60 @@ class Rollouts:
     def _text(self, reply: Sequence[int]) -> str:
         stops = self._backbone.stop_ids
         return self._backbone.decode([token for token in reply if token not in stops]).partition("\n")[0].strip()
+
+
+def train_rl(
+    backbone: Backbone,
+    settings: RlTraining,
+    root: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> None:
+    """Train reader, and compressor where there is a ratio, from rewards; arguments as in `reading.train_reading`."""
+    rows = load_rows(settings.data, root)
+    loop_config, start = settings.loop, Path(settings.start_from)
+    reader, reference = (Policy.load(backbone, start, ratio=settings.ratio) for _ in range(2))
+    rollouts = Rollouts(backbone, settings)
+
+    def group(number: int, examples: Sequence[Example]) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        for place, example in enumerate(examples):
+            draw = random.Random(f"{loop_config.seed}:{number}:{place}")  # noqa: S311  # sampling, not secrecy
+            texts = _shuffled(example, draw)
+            generator = torch.Generator().manual_seed(draw.randrange(2**31))
+            with torch.no_grad():
+                fixed = reader.blocks(texts)
+            drawn = rollouts.draw(reader.live(), fixed, example.question, generator)
+            rewards = [rollouts.reward(trajectory, example, texts) for trajectory in drawn]
+            blocks = reader.blocks(texts) if settings.ratio else fixed
+            anchor = reference.blocks(texts) if settings.ratio else fixed
+            loss, metrics = rollouts.loss(reader.live(), reference.live(), blocks, anchor, drawn, rewards)
+            yield loss / len(examples), {name: value / len(examples) for name, value in metrics.items()}
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        draw = random.Random(f"{loop_config.seed}:prompts:{number}")  # noqa: S311  # sampling, not secrecy
+        return group(number, draw.sample(rows.train, min(settings.prompts, len(rows.train))))
+
+    def validate(_: int) -> dict[str, float]:
+        """Measure the reward of greedy-like rollouts: the same draws every time, so that curves compare."""
+        earned = []
+        with torch.no_grad():
+            for number, example in enumerate(rows.held_out):
+                texts = _shuffled(example, random.Random(number))  # noqa: S311  # sampling, not secrecy
+                generator = torch.Generator().manual_seed(number)
+                drawn = rollouts.draw(reader.live(), reader.blocks(texts), example.question, generator)
+                earned += [rollouts.reward(trajectory, example, texts) for trajectory in drawn]
+        return {"held_out_reward": sum(earned) / len(earned)}
+
+    if train_to_end(reader.parameters(), loop_config, out, step, validate, resume=resume, report=report):
+        reader.save(out)
+
+
+def _shuffled(example: Example, draw: random.Random) -> list[str]:
+    """Return the gold paragraphs of an example and two others, in some order."""
+    gold = [p.text for p in example.paragraphs if p.supporting]
+    rest = [p.text for p in example.paragraphs if not p.supporting]
+    texts = gold + draw.sample(rest, min(2, len(rest)))
+    draw.shuffle(texts)
+    return texts

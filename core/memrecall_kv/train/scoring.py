@@ -1,4 +1,4 @@
-"""Stage `scorer`: texts to read, and the loss of predicted importance.
+"""Stage `scorer`: texts to read, the loss of predicted importance, and its training.
 
 Source: KVzip, arXiv:2505.23416, as the teacher.
 """
@@ -6,7 +6,8 @@ Source: KVzip, arXiv:2505.23416, as the teacher.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import Prefill
 from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.train.data import load_rows
+from memrecall_kv.train.loop import Report, means, train_to_end
+from memrecall_kv.train.settings import ScorerTraining
+from memrecall_kv.train.tasks import MAX_CHUNK
 
 _LENGTHS = (64, 320)
 """Tokens of a chunk: the shortest and the longest that is drawn."""
@@ -80,3 +85,40 @@ def agreement(found: Tensor, wanted: Tensor, ratio: int) -> float:
     chosen = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
     chosen[found.topk(count).indices] = True
     return float(chosen[wanted.topk(count).indices].float().mean())
+
+
+def train_scorer(
+    backbone: Backbone,
+    settings: ScorerTraining,
+    root: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+) -> None:
+    """Train an importance scorer and write `compressor/`; arguments as in `reading.train_reading`."""
+    rows = load_rows(settings.data, root)
+    loop_config = settings.loop
+    paragraphs = sorted({p.text for example in rows.train for p in example.paragraphs})
+    sampler = TextSampler(backbone.encode, [*rows.texts, *paragraphs], budget=settings.budget, seed=loop_config.seed)
+    held_out = [backbone.encode(example.paragraphs[0].text)[:MAX_CHUNK] for example in rows.held_out]
+    with torch.no_grad():
+        scorer = ImportanceScorer.create(
+            backbone.kv.prefill(sampler.draw(-1)), width=settings.width, seed=loop_config.seed
+        )
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        yield scoring_loss(backbone, scorer, sampler.draw(number), floor=settings.floor)
+
+    def validate(_: int) -> dict[str, float]:
+        parts = []
+        for start in range(0, len(held_out), 8):
+            with torch.no_grad():
+                loss, alike = scoring_loss(backbone, scorer, held_out[start : start + 8], floor=settings.floor)
+            parts.append({"loss": float(loss), **alike})
+        return means(parts)
+
+    scale = scorer.tensors["scale"]
+    parameters = {name: tensor for name, tensor in scorer.tensors.items() if tensor is not scale}
+    if train_to_end(parameters, loop_config, out, step, validate, resume=resume, report=report):
+        scorer.save(out / "compressor")
