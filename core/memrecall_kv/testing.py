@@ -95,18 +95,18 @@ def tiny_backbone(
 
 
 class ScriptedGate:
-    """A gate that looks probabilities up by what the memory and a block hold.
+    """A gate that looks probabilities up by what the notes and a block hold.
 
     Args:
-        script: Called with the question, the memory's text and the block; returns the probability.
+        script: Called with the question, the text of the notes and the block; returns the probability.
     """
 
     def __init__(self, script: Callable[[str, str, MemoryBlock], float]) -> None:
         self._script = script
 
-    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return the scripted probability of each block."""
-        return [self._script(question, memory.text, block) for block in blocks]
+        return [self._script(question, notes.text, block) for block in blocks]
 
 
 class ScriptedReasoner:
@@ -114,7 +114,7 @@ class ScriptedReasoner:
 
     Args:
         notes: Note by text of the chunk; chunks that are not in it add nothing.
-        reply: Called with the question and the memory's text; returns the answer.
+        reply: Called with the question and the text of the notes; returns the answer.
     """
 
     def __init__(self, notes: Mapping[str, str], reply: Callable[[str, str], str]) -> None:
@@ -122,24 +122,24 @@ class ScriptedReasoner:
         self._reply = reply
 
     def update(
-        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+        self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
     ) -> WorkingMemory:
         """Add the scripted note of a chunk."""
         tally.memory_tokens += block.num_memory_tokens
         if chunk.text not in self._notes:
-            return memory
-        return WorkingMemory((*memory.notes, Note(self._notes[chunk.text], chunk.id)))
+            return notes
+        return WorkingMemory((*notes.notes, Note(self._notes[chunk.text], chunk.id)))
 
     def answer(
         self,
         question: str,
-        memory: WorkingMemory,
+        notes: WorkingMemory,
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
     ) -> Iterator[str]:
         """Yield the scripted answer word by word."""
-        for piece in re.findall(r"\S+\s*", self._reply(question, memory.text)):
+        for piece in re.findall(r"\S+\s*", self._reply(question, notes.text)):
             tally.generated_tokens += 1
             yield piece
 

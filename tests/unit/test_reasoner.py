@@ -6,7 +6,7 @@ import pytest
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, ReasonerConfig
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
@@ -97,10 +97,11 @@ def test_pieces_join_to_whole_characters_on_one_line(backbone: Backbone) -> None
 def test_with_readback_a_note_is_a_sentence_of_the_chunk() -> None:
     text = "It was late. The Rabbit took a watch out of its pocket! 'Oh dear,' it said."
     assert (
-        prompts.closest_sentences(text, "what did the rabbit take out?") == "The Rabbit took a watch out of its pocket!"
+        grounding.closest_sentences(text, "what did the rabbit take out?")
+        == "The Rabbit took a watch out of its pocket!"
     )
-    assert prompts.closest_sentences("彼は犬だ。猫は魚を食べる。", "猫は魚を食べる") == "猫は魚を食べる。"
-    assert prompts.closest_sentences("no end", "x") == "no end"
+    assert grounding.closest_sentences("彼は犬だ。猫は魚を食べる。", "猫は魚を食べる") == "猫は魚を食べる。"
+    assert grounding.closest_sentences("no end", "x") == "no end"
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,9 @@ def test_replies_that_say_something_are_kept(reply: str) -> None:
 
 def test_grounded_means_every_content_word_stands_in_the_text() -> None:
     texts = ["The Rabbit took a WATCH out of its waistcoat-pocket, and takes it often."]
-    assert prompts.is_grounded("a watch", texts)
-    assert prompts.is_grounded("The watch, from the pocket", texts)
-    assert not prompts.is_grounded("a golden watch", texts)
-    assert not prompts.is_grounded("the", texts)
-    assert prompts.is_grounded("It takes watches out", texts, "What does it take?")
-    assert not prompts.is_grounded("What did the rabbit take?", texts, "What did the rabbit take?")
+    assert grounding.is_grounded("a watch", texts)
+    assert grounding.is_grounded("The watch, from the pocket", texts)
+    assert not grounding.is_grounded("a golden watch", texts)
+    assert not grounding.is_grounded("the", texts)
+    assert grounding.is_grounded("It takes watches out", texts, "What does it take?")
+    assert not grounding.is_grounded("What did the rabbit take?", texts, "What did the rabbit take?")

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from memrecall_kv.errors import MemRecallError
-from memrecall_kv.recall.prompts import content_words
+from memrecall_kv.recall.grounding import content_words
 from memrecall_kv.types import Answer, Done, Event, IngestReport, Opened, Progress, Recall, Token
 
 _SNIPPET = 160

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 
 from memrecall_kv.config import ReasonerConfig
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
 
@@ -67,7 +67,7 @@ class Reply:
     def _judge(self, reply: str) -> bool:
         """Return whether a reply says something that may be said; keep the verdict."""
         texts = [recall.text for recall in self._walk.recalls]
-        grounded = prompts.is_grounded(reply, texts, self._walk.question)
+        grounded = grounding.is_grounded(reply, texts, self._walk.question)
         self.found = not prompts.is_nothing(reply) and (grounded or not self._strict)
         self.grounded = self.found and grounded
         return self.found

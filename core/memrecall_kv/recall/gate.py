@@ -29,7 +29,7 @@ _BUCKET = 32
 class Gate(Protocol):
     """What the scan needs of a gate."""
 
-    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return the probability, in [0, 1], that each block matters.
 
         A block's score must not depend on its neighbours beyond rounding.
@@ -60,14 +60,14 @@ class LikelihoodGate:
         self._config = config
         self._unrotated = unrotated
 
-    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return the probability of each block; see `Gate`.
 
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         lead = self._backbone.encode(prompts.gate_lead())
-        text = self._backbone.encode(prompts.gate_question(question, memory.text))
+        text = self._backbone.encode(prompts.gate_question(question, notes.text))
         gains: list[float] = []
         # one row of every batch holds no block: the likelihood to subtract
         for batch in _fixed_batches(blocks, self._config.batch_size):
@@ -142,13 +142,13 @@ class ClassifierGate:
         self._adapter.save(path, base_model=self._backbone.name)
         save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / HEAD_FILE)
 
-    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return the probability of each block; see `Gate`.
 
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
-        known = latest(self._backbone, memory.text)
+        known = latest(self._backbone, notes.text)
         prompt = self._backbone.encode(prompts.gate_classify(question, known))
         probabilities: list[float] = []
         for batch in _fixed_batches(blocks, self._config.batch_size):
@@ -160,10 +160,10 @@ class ClassifierGate:
         return probabilities[: len(blocks)]
 
 
-def latest(backbone: Backbone, memory: str) -> str:
-    """Return the end of a memory, as much of it as a trained gate has learned to read."""
-    ids = backbone.encode(memory) if memory else []
-    return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else memory
+def latest(backbone: Backbone, notes: str) -> str:
+    """Return the end of the notes, as much of it as a trained gate has learned to read."""
+    ids = backbone.encode(notes) if notes else []
+    return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else notes
 
 
 def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import re
 
-_WORD = re.compile(r"\w+", re.UNICODE)
-_STOPWORDS = frozenset(
-    """a an and are as at be by did do does for from had has have he her his i in is it its not of on or our she so
-    that the their them then there these they this to was we were what when where which who will with you""".split()
-)
-_ENDING = re.compile(r"(ing|ed|es|s|e)$")
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
 _NOTHING = re.compile(
     r"^\W*(nothing( new| relevant)?|none|n/?a|not (found|mentioned|stated|given|available|enough)|unknown|no answer)\b"
     r"|\b(does|do|did) not (contain|mention|say|state|provide)\b|\bnot (mentioned|stated|provided|found) in\b",
@@ -94,42 +87,6 @@ def reconstruct_lead() -> str:
     return "\n\nText:"
 
 
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, white space collapsed."""
-    return [" ".join(part.split()) for part in _SENTENCE_END.split(text.strip()) if part.strip()]
-
-
-def closest_sentences(text: str, wanted: str, count: int = 1) -> str:
-    """Return the sentences of a text that share most content words with what is wanted, in their order in the text.
-
-    Args:
-        text: Where they stand.
-        wanted: What is asked, and what is known.
-        count: How many; of equals the first ones.
-    """
-    words, found = content_words(wanted), sentences(text)
-    best = sorted(range(len(found)), key=lambda place: (-len(words & content_words(found[place])), place))[:count]
-    return " ".join(found[place] for place in sorted(best))
-
-
 def is_nothing(reply: str) -> bool:
     """Return whether a reply says that the text holds nothing of use."""
     return not reply.strip() or bool(_NOTHING.search(reply))
-
-
-def content_words(text: str) -> set[str]:
-    """Return the words that carry meaning, lower case."""
-    return {word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS}
-
-
-def is_grounded(reply: str, texts: list[str], question: str = "") -> bool:
-    """Return whether a reply says something beyond the question, and all of it in words of the texts.
-
-    English endings of number and tense make no difference.
-    """
-    said = _stems(reply) - _stems(question)
-    return bool(said) and said <= _stems(" ".join(texts))
-
-
-def _stems(text: str) -> set[str]:
-    return {_ENDING.sub("", word) if len(word) > 4 else word for word in content_words(text)}

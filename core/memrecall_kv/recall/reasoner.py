@@ -25,7 +25,7 @@ from memrecall_kv.backbone.kv import KVState, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.errors import ConfigError
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 
 _NOTED_SENTENCES = 2
@@ -45,7 +45,7 @@ class Reasoner(Protocol):
     """What the pipeline needs of a reasoner."""
 
     def update(
-        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+        self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
     ) -> WorkingMemory:
         """Read a block and return the working memory after it; the same object if nothing was new."""
         ...
@@ -53,7 +53,7 @@ class Reasoner(Protocol):
     def answer(
         self,
         question: str,
-        memory: WorkingMemory,
+        notes: WorkingMemory,
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
@@ -62,7 +62,7 @@ class Reasoner(Protocol):
 
         Args:
             question: The question.
-            memory: What was noted.
+            notes: What was noted.
             evidence: The opened chunks.
             blocks: Their blocks, in the same order.
             tally: Counts what is read and written.
@@ -87,7 +87,7 @@ class BackboneReasoner:
         self._unrotated = unrotated
 
     def update(
-        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+        self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
     ) -> WorkingMemory:
         """Read a block and return the working memory after it; see `Reasoner`.
 
@@ -95,28 +95,28 @@ class BackboneReasoner:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         rewriting = self._config.memory == "rewrite"
-        request = self._backbone.encode(self._note_prompt(question, memory))
+        request = self._backbone.encode(self._note_prompt(question, notes))
         state = self._backbone.kv.place([[block]], unrotated=self._unrotated)
         tally.memory_tokens += block.num_memory_tokens
         reply = "".join(self._write(state, request, self._config.max_note_tokens, tally))
         text = " ".join(reply.split())
         if prompts.is_nothing(text):
-            return memory
+            return notes
         if not rewriting and self._config.readback != "off":
-            text = prompts.closest_sentences(chunk.text, f"{question} {text}")
-        return self._noted(memory, chunk, text, rewriting=rewriting)
+            text = grounding.closest_sentences(chunk.text, f"{question} {text}")
+        return self._noted(notes, chunk, text, rewriting=rewriting)
 
-    def _noted(self, memory: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
-        """Return the memory with a note, or as it is if the note is empty or known."""
-        if not text or text in {note.text for note in memory.notes}:
-            return memory
+    def _noted(self, notes: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
+        """Return the notes with a note, or as they are if the note is empty or known."""
+        if not text or text in {note.text for note in notes.notes}:
+            return notes
         note = Note(text, chunk.id)
-        return self._fit(WorkingMemory((note,) if rewriting else (*memory.notes, note)))
+        return self._fit(WorkingMemory((note,) if rewriting else (*notes.notes, note)))
 
     def answer(
         self,
         question: str,
-        memory: WorkingMemory,
+        notes: WorkingMemory,
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
@@ -127,12 +127,12 @@ class BackboneReasoner:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         texts = [] if self._config.readback == "off" else [recall.text for recall in self._readback(evidence)]
-        request = self._backbone.chat(prompts.answer(question, memory.text, texts))
+        request = self._backbone.chat(prompts.answer(question, notes.text, texts))
         yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally)
 
-    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
+    def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
-        return ask(question, memory.text)
+        return ask(question, notes.text)
 
     def _readback(self, evidence: Sequence[Recall]) -> list[Recall]:
         """Return the most probable chunks that fit the budget, the best nearest to the question."""
@@ -161,16 +161,16 @@ class BackboneReasoner:
             if newline:
                 return
 
-    def _fit(self, memory: WorkingMemory) -> WorkingMemory:
-        """Drop the oldest notes until the memory fits; cut a single note that does not."""
-        notes = list(memory.notes)
+    def _fit(self, notes: WorkingMemory) -> WorkingMemory:
+        """Drop the oldest notes until they fit; cut a single note that does not."""
+        kept = list(notes.notes)
         encode = self._backbone.encode
-        while len(notes) > 1 and len(encode(WorkingMemory(tuple(notes)).text)) > self._config.max_memory_tokens:
-            notes.pop(0)
-        ids = encode(notes[0].text)
-        if len(notes) == 1 and len(ids) > self._config.max_memory_tokens:
-            notes[0] = Note(self._backbone.decode(ids[: self._config.max_memory_tokens]), notes[0].chunk_id)
-        return WorkingMemory(tuple(notes))
+        while len(kept) > 1 and len(encode(WorkingMemory(tuple(kept)).text)) > self._config.max_memory_tokens:
+            kept.pop(0)
+        ids = encode(kept[0].text)
+        if len(kept) == 1 and len(ids) > self._config.max_memory_tokens:
+            kept[0] = Note(self._backbone.decode(ids[: self._config.max_memory_tokens]), kept[0].chunk_id)
+        return WorkingMemory(tuple(kept))
 
 
 class TunedReasoner(BackboneReasoner):
@@ -199,28 +199,28 @@ class TunedReasoner(BackboneReasoner):
         self._tuned = partial(self.adapter.active, backbone.model)
 
     def update(
-        self, question: str, memory: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
+        self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
     ) -> WorkingMemory:
         """Note a block; see `Reasoner`.
 
         With readback the sentences nearest to the question are noted and nothing is generated: that the block
         matters was the gate's decision, and the answer reads the whole text. What comes next is mostly named by the
-        newest note; older ones keep one sentence, so that the gate, which reads the end of a memory, sees them all.
+        newest note; older ones keep one sentence, so that the gate, which reads the end of the notes, sees them all.
         """
         if self._config.readback == "off":
-            return super().update(question, memory, chunk, block, tally)
-        text = prompts.closest_sentences(chunk.text, f"{question} {memory.text}", _NOTED_SENTENCES)
-        noted = self._noted(memory, chunk, text)
-        if noted is memory:
-            return memory
+            return super().update(question, notes, chunk, block, tally)
+        text = grounding.closest_sentences(chunk.text, f"{question} {notes.text}", _NOTED_SENTENCES)
+        noted = self._noted(notes, chunk, text)
+        if noted is notes:
+            return notes
         *older, newest = noted.notes
-        brief = (Note(prompts.closest_sentences(note.text, question), note.chunk_id) for note in older)
+        brief = (Note(grounding.closest_sentences(note.text, question), note.chunk_id) for note in older)
         return WorkingMemory((*brief, newest))
 
     def answer(
         self,
         question: str,
-        memory: WorkingMemory,
+        notes: WorkingMemory,
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
@@ -242,9 +242,9 @@ class TunedReasoner(BackboneReasoner):
             with torch.inference_mode():
                 state = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
         left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
-        known = WorkingMemory(tuple(note for note in memory.notes if note.chunk_id in left))
+        known = WorkingMemory(tuple(note for note in notes.notes if note.chunk_id in left))
         request = self._backbone.encode(prompts.trained_answer(question, known.text))
         yield from self._write(state, request, self._config.max_answer_tokens, tally)
 
-    def _note_prompt(self, question: str, memory: WorkingMemory) -> str:
-        return prompts.trained_note(question, memory.text)
+    def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
+        return prompts.trained_note(question, notes.text)

@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.gate import HEAD_FILE, latest
 from memrecall_kv.train.adapters import named_parameters, new_adapter
 from memrecall_kv.train.data import Example, load_rows
@@ -208,7 +208,7 @@ def _recall(
     opened = [int(first.argmax())]
     memory = ""
     while len(opened) < len(gold):
-        memory = f"{memory} {prompts.closest_sentences(row.paragraphs[opened[-1]].text, row.question)}".strip()
+        memory = f"{memory} {grounding.closest_sentences(row.paragraphs[opened[-1]].text, row.question)}".strip()
         left = scores(memory)
         left[opened] = float("-inf")
         opened.append(int(left.argmax()))

@@ -20,7 +20,7 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.measures.metrics import f1_score
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.loop import Report, train_to_end
 from memrecall_kv.train.policy import Policy
@@ -97,7 +97,7 @@ class Rollouts:
         settings = self._settings
         earned = f1_score(trajectory.answer, example.answers)
         earned += settings.format_weight * trajectory.ended
-        grounded = bool(settings.grounding_weight) and prompts.is_grounded(trajectory.answer, list(texts))
+        grounded = bool(settings.grounding_weight) and grounding.is_grounded(trajectory.answer, list(texts))
         return earned + settings.grounding_weight * grounded
 
     def loss(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.recall import prompts
+from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.train.data import Example
 
 SPAN_CUE = 8
@@ -166,8 +166,8 @@ def validation_task(backbone: Backbone, examples: Sequence[Example]) -> Task:
 
 def evidence(text: str, example: Example) -> str:
     """Return the sentence of a paragraph that an answer rests on: one that holds it and is nearest to the question."""
-    holding = [sentence for sentence in prompts.sentences(text) if example.answers[0] in sentence]
-    return prompts.closest_sentences("\n\n".join(holding) or text, f"{example.question} {example.answers[0]}")
+    holding = [sentence for sentence in grounding.sentences(text) if example.answers[0] in sentence]
+    return grounding.closest_sentences("\n\n".join(holding) or text, f"{example.question} {example.answers[0]}")
 
 
 class _Draft:

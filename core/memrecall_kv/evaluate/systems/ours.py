@@ -59,7 +59,7 @@ def _size(folder: Path) -> int:
 class OpenGate:
     """A gate that opens every block without looking at it."""
 
-    def score(self, question: str, memory: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return 1.0 for each block."""
         return [1.0] * len(blocks)
 
