@@ -16,7 +16,7 @@ import time
 
 import torch
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.decoding import replies
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
@@ -66,11 +66,7 @@ def answers(
     asked = [backbone.encode(prompts.trained_answer(question)) for question in questions]
     with torch.inference_mode():
         state = backbone.kv.place(blocks)
-    written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(backbone, state, asked, NEW_TOKENS, lambda: reader.active(backbone.model)):
-        for row, token in enumerate(tokens):
-            if token is not None:
-                written[row].append(token)
+    written = replies(backbone, state, asked, NEW_TOKENS, lambda: reader.active(backbone.model))
     return [backbone.decode(ids).partition("\n")[0].strip() for ids in written]
 
 

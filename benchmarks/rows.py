@@ -15,8 +15,9 @@ from typing import Any
 import bm25s
 import torch
 from memrecall_kv.config import default_directory
+from memrecall_kv.evaluate.encoder import TextEncoder
 from memrecall_kv.evaluate.measures.metrics import bootstrap_interval
-from memrecall_kv.evaluate.systems.rankers import TextEncoder, best
+from memrecall_kv.evaluate.systems.rankers import best
 from memrecall_kv.evaluate.tasks.haystack import words
 
 SHARED = Path(os.environ.get("MEMRECALL_KV_SHARED", Path(__file__).parents[2] / "shared")) / "data"

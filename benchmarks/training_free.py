@@ -22,7 +22,7 @@ from typing import Any
 import bm25s
 import torch
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.decoding import replies
 from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.compress.importance import SCORES
 from memrecall_kv.compress.operators import operate
@@ -73,11 +73,7 @@ def answers(backbone: Backbone, rows: list[list[MemoryBlock]], questions: list[s
     requests = [backbone.encode("\n\n" + prompts.answer_question(question)) for question in questions]
     with torch.inference_mode():
         state = backbone.kv.place(rows)
-    written: list[list[int]] = [[] for _ in questions]
-    for tokens in generate(backbone, state, requests, NEW_TOKENS):
-        for row, token in enumerate(tokens):
-            if token is not None:
-                written[row].append(token)
+    written = replies(backbone, state, requests, NEW_TOKENS)
     return [backbone.decode(ids).lstrip().partition("\n")[0].strip() for ids in written]
 
 

@@ -80,23 +80,25 @@ class BackboneLLM(MemorySettings, CustomLLM):
         return replies()
 
     def _replies(self, prompt: str) -> CompletionResponseGen:
-        from memrecall_kv.backbone.decoding import generate
+        from memrecall_kv.backbone.decoding import generate, growing_text
 
         backbone = self._memory.get().backbone
         request = backbone.chat(prompt)
-        ids: list[int] = []
-        said = ""
+        written = 0
 
         def steps() -> Iterator[list[int | None]]:
             yield from generate(backbone, backbone.kv.place([[]]), [request], self.max_tokens)
 
-        for (token,) in backbone.scheduler.each(steps()):
-            if token is None:
-                return
-            ids.append(token)
-            text = backbone.decode(ids)
-            if text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a character is still to come
-                continue
-            usage = {"prompt_tokens": len(request), "completion_tokens": len(ids)}
+        def tokens() -> Iterator[int]:
+            nonlocal written
+            for (token,) in backbone.scheduler.each(steps()):
+                if token is None:
+                    return
+                written += 1
+                yield token
+
+        said = ""
+        for text in growing_text(backbone, tokens()):
+            usage = {"prompt_tokens": len(request), "completion_tokens": written}
             yield CompletionResponse(text=text, delta=text[len(said) :], raw={"usage": usage})
             said = text

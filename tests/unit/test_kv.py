@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.decoding import decode, generate, growing_text, replies, sample
 from memrecall_kv.backbone.loading import wrap_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import ContextOverflowError, UnsupportedModelError
@@ -338,6 +338,35 @@ def test_a_row_that_meets_a_stop_id_ends_and_the_others_go_on(access):
 def test_no_steps_generate_nothing(access):
     backbone = access()
     assert list(generate(backbone, backbone.kv.place([[]]), [QUESTION], 0)) == []
+
+
+def test_replies_are_what_is_generated_row_by_row(access):
+    backbone, prompts = access(), [QUESTION, QUESTION[:4]]
+    steps = list(generate(backbone, backbone.kv.place([[], []]), prompts, 6))
+    expected = [[step[row] for step in steps if step[row] is not None] for row in range(2)]
+    assert replies(backbone, backbone.kv.place([[], []]), prompts, 6) == expected
+
+
+def test_at_a_low_temperature_the_likeliest_token_is_drawn_and_every_row_goes_on(access):
+    backbone, prompts = access(), [QUESTION, QUESTION[:4]]
+    choose = sample(backbone, 1e-4, torch.Generator().manual_seed(0))
+    drawn = list(decode(backbone, backbone.kv.place([[], []]), prompts, 6, choose))
+    assert [len(tokens) for tokens in drawn] == [2] * 6
+    for row, reply in enumerate(replies(backbone, backbone.kv.place([[], []]), prompts, 6)):
+        assert [tokens[row] for tokens in drawn][: len(reply)] == reply
+
+
+def test_text_grows_by_whole_characters(access):
+    backbone = access()
+    tokens = backbone.encode("ab\u00e9\nc")
+    assert list(growing_text(backbone, tokens)) == ["a", "ab", "ab\u00e9", "ab\u00e9\n", "ab\u00e9\nc"]
+
+
+def test_one_line_ends_at_its_end_and_asks_for_no_further_token(access):
+    backbone = access()
+    tokens = iter(backbone.encode(" \nab\ncd"))
+    assert list(growing_text(backbone, tokens, one_line=True)) == ["", "", "a", "ab", "ab"]
+    assert backbone.decode(list(tokens)) == "cd"
 
 
 def test_the_sink_is_the_untouched_backbones_whoever_reads_first():

@@ -59,11 +59,11 @@ def encode_chunks(backbone: Backbone, chunks: Sequence[Chunk]) -> list[list[int]
     return rows
 
 
-def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield indices of rows of similar length, as many as fit one forward."""
+def batches(rows: Sequence[Sequence[int]], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Yield indices of rows of similar length, as many as fit one forward of `budget` tokens, padding included."""
     batch: list[int] = []
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index])):
-        if batch and (len(batch) + 1) * len(rows[batch[0]]) > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * len(rows[batch[0]]) > budget:
             yield batch
             batch = []
         batch.append(index)

@@ -47,11 +47,6 @@ class Ledger:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._rows[row["key"]] = row
 
-    def reload(self) -> None:
-        """Take in what other processes appended."""
-        self._rows.clear()
-        self._read()
-
     def _read(self) -> None:
         data = self._path.read_bytes() if self._path.exists() else b""
         whole = 0

@@ -193,7 +193,8 @@ class Run:
     def _measure(self, cell: Cell, settings: TaskConfig) -> None:
         asked = 0
         system = self._system(cell.system)
-        if cell.concurrency > cell.share and not isinstance(system, Interleaved):
+        together = system if cell.concurrency > 1 and isinstance(system, Interleaved) else None
+        if cell.concurrency > cell.share and together is None:
             raise InputError(
                 f"{cell.system}: only questions that share a context can be asked at once, and share is {cell.share}.",
                 "Let more questions share a context, or ask fewer at once.",
@@ -206,8 +207,9 @@ class Run:
             self._report(cell.system, len(done))
             open = tuple(q for q in questions if q not in done)
             if open:
-                self._ask(cell, replace(context, questions=open))
-        self._answer_waiting(cell, system)
+                self._ask(cell, replace(context, questions=open), system, together)
+        if together and self._waiting:
+            self._answer_waiting(cell, together)
         if not asked:
             kinds = f" of type {', '.join(self._config.kinds)}" if self._config.kinds else ""
             raise InputError(
@@ -215,8 +217,7 @@ class Run:
                 "Ask for other types, or check the data folder.",
             )
 
-    def _ask(self, cell: Cell, context: Context) -> None:
-        system = self._system(cell.system)
+    def _ask(self, cell: Cell, context: Context, system: System, together: Interleaved | None) -> None:
         with self._folder() as folder:
             try:
                 started = time.perf_counter()
@@ -231,7 +232,7 @@ class Run:
                     "reused": prepared.reused,
                 }
                 self._add("prepare", context.id, cell, row)
-                self._answers(cell, context, system)
+                self._answers(cell, context, system, together)
             finally:
                 system.close()
 
@@ -240,16 +241,16 @@ class Run:
             self._systems[spec] = build_system(spec, self._open)
         return self._systems[spec]
 
-    def _answers(self, cell: Cell, context: Context, system: System) -> None:
+    def _answers(self, cell: Cell, context: Context, system: System, together: Interleaved | None) -> None:
         if cell.concurrency == 1:
             for place, question in enumerate(context.questions):
                 self._note(cell, context, question, place, *_timed(system, question))
             return
-        if isinstance(system, Interleaved):
+        if together:
             for place, question in enumerate(context.questions):
-                self._waiting.append(_Started(context, question, place, system.start(question.text)))
+                self._waiting.append(_Started(context, question, place, together.start(question.text)))
                 if len(self._waiting) == cell.concurrency:
-                    self._answer_waiting(cell, system)
+                    self._answer_waiting(cell, together)
             return
         started = time.perf_counter()
         with ThreadPoolExecutor(cell.concurrency) as pool:
@@ -259,12 +260,10 @@ class Run:
         for place, (question, timed) in enumerate(zip(context.questions, replies, strict=True)):
             self._note(cell, context, question, place, *timed)
 
-    def _answer_waiting(self, cell: Cell, system: System) -> None:
+    def _answer_waiting(self, cell: Cell, together: Interleaved) -> None:
         """Answer what was started, of whatever contexts, in one go; an error ends the run, as it is nobody's own."""
-        if not self._waiting or not isinstance(system, Interleaved):
-            return
         started = time.perf_counter()
-        replies = system.answer_together([one.steps for one in self._waiting])
+        replies = together.answer_together([one.steps for one in self._waiting])
         seconds = time.perf_counter() - started
         first = self._waiting[0]
         self._note_batch(cell, first.context, first.question, len(replies), seconds)

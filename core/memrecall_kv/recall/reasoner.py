@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.decoding import generate, growing_text
 from memrecall_kv.backbone.kv import KVState, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
@@ -147,19 +147,18 @@ class BackboneReasoner:
     def _write(self, state: KVState, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
         """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
         tally.prompt_tokens += len(prompt)
-        ids: list[int] = []
+
+        def tokens() -> Iterator[int]:
+            for (token,) in generate(self._backbone, state, [prompt], limit, self._tuned):
+                if token is None:
+                    return
+                tally.generated_tokens += 1
+                yield token
+
         said = ""
-        for (token,) in generate(self._backbone, state, [prompt], limit, self._tuned):
-            if token is None:
-                return
-            tally.generated_tokens += 1
-            ids.append(token)
-            text, newline, _ = self._backbone.decode(ids).lstrip().partition("\n")
-            if newline or not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                yield text[len(said) :]
-                said = text
-            if newline:
-                return
+        for text in growing_text(self._backbone, tokens(), one_line=True):
+            yield text[len(said) :]
+            said = text
 
     def _fit(self, notes: WorkingMemory) -> WorkingMemory:
         """Drop the oldest notes until they fit; cut a single note that does not."""

@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import batches
 from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.gate import HEAD_FILE, latest
 from memrecall_kv.train.adapters import named_parameters, new_adapter
@@ -25,13 +26,11 @@ from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.judgements import GateSampler, GateTask, Judgement
 from memrecall_kv.train.loop import Report, means, train_to_end
 from memrecall_kv.train.settings import GateTraining
-from memrecall_kv.train.tasks import MAX_CHUNK
+from memrecall_kv.train.tasks import MAX_CHUNK, READ_TOKENS
 from memrecall_kv.types import MemoryBlock
 
 _ROW_TOKENS = 1024
 """Prompt tokens of one forward."""
-_READ_TOKENS = 1536
-"""Chunk tokens of one forward."""
 
 Blocks = Callable[[Sequence[Sequence[int]]], list[MemoryBlock]]
 """Compresses chunks of token ids."""
@@ -184,10 +183,7 @@ class _Whole:
 
     def __call__(self, chunks: Sequence[Sequence[int]]) -> list[MemoryBlock]:
         made: dict[int, MemoryBlock] = {}
-        order = sorted(range(len(chunks)), key=lambda index: -len(chunks[index]))
-        while order:
-            size = max(1, _READ_TOKENS // len(chunks[order[0]]))
-            batch, order = order[:size], order[size:]
+        for batch in batches(chunks, READ_TOKENS):
             rows = [chunks[index] for index in batch]
             made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows), rows), strict=True))
         return [made[index] for index in range(len(chunks))]

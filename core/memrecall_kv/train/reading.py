@@ -20,17 +20,16 @@ from torch import Tensor
 
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.compress.compressor import batches
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout, Reading
 from memrecall_kv.train.adapters import named_parameters, new_adapter
 from memrecall_kv.train.data import load_rows
 from memrecall_kv.train.loop import Report, means, train_to_end
 from memrecall_kv.train.losses import weighted_cross_entropy, weighted_divergence
 from memrecall_kv.train.settings import ReadingTraining
-from memrecall_kv.train.tasks import Query, Task, TaskSampler, validation_task
+from memrecall_kv.train.tasks import READ_TOKENS, Query, Task, TaskSampler, validation_task
 from memrecall_kv.types import MemoryBlock
 
-_READ_TOKENS = 1536
-"""Chunk tokens of one forward."""
 _QUERY_TOKENS = 1024
 """Query tokens of one forward."""
 
@@ -53,7 +52,7 @@ class ReadingLoss:
         """Return each chunk's block and its uncompressed form; ratio 0 leaves the blocks out."""
         made: dict[int, MemoryBlock] = {}
         whole: dict[int, MemoryBlock] = {}
-        for batch in _groups([len(chunk) for chunk in task.chunks], _READ_TOKENS):
+        for batch in batches(task.chunks, READ_TOKENS):
             reading: Reading = layout.read([task.chunks[index] for index in batch])
             whole.update(zip(batch, layout.whole(reading), strict=True))
             if ratio:
@@ -76,7 +75,7 @@ class ReadingLoss:
         hits: dict[str, list[Tensor]] = {}
         asked = [query for query in task.queries if query.kind != "span"]
         spans = [query for query in task.queries if query.kind == "span"]
-        for queries in _batches(asked, blocks or whole):
+        for queries in _alike(asked, blocks or whole):
             teacher = None
             if train_text or not ratio or self._kl_weight:
                 with nullcontext() if train_text or not ratio else torch.no_grad():
@@ -89,7 +88,7 @@ class ReadingLoss:
                     sums.setdefault("kl", []).append(
                         weighted_divergence(logits, teacher, _weights(queries, self._backbone))
                     )
-        for queries in _batches(spans if ratio else [], blocks):
+        for queries in _alike(spans if ratio else [], blocks):
             logits = self._logits(reader, queries, blocks)
             self._keep(sums, hits, "span", logits, queries)
         counts = {"answer": len(asked), "text": len(asked), "kl": len(asked), "span": len(spans)}
@@ -148,7 +147,7 @@ def _weights(queries: Sequence[Query], backbone: Backbone) -> Tensor:
     return torch.tensor(weights, device=backbone.device)
 
 
-def _batches(queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Iterator[list[Query]]:
+def _alike(queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Iterator[list[Query]]:
     """Yield queries with blocks and texts of similar lengths."""
 
     def width(query: Query) -> tuple[int, int]:
@@ -156,19 +155,19 @@ def _batches(queries: Sequence[Query], blocks: Sequence[MemoryBlock]) -> Iterato
         return before // 64, len(query.prompt) + len(query.target)
 
     ordered = sorted(queries, key=width)
-    for batch in _groups([len(query.prompt) + len(query.target) for query in ordered], _QUERY_TOKENS, keep_order=True):
+    for batch in _in_order([len(query.prompt) + len(query.target) for query in ordered], _QUERY_TOKENS):
         yield [ordered[index] for index in batch]
 
 
-def _groups(sizes: Sequence[int], budget: int, *, keep_order: bool = False) -> Iterator[list[int]]:
-    """Yield indices whose padded sizes fit a budget, neighbours in size unless the order is kept."""
+def _in_order(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield indices of neighbours whose padded sizes fit a budget."""
     batch: list[int] = []
     longest = 0
-    for index in range(len(sizes)) if keep_order else sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        longest = max(longest, sizes[index])
+    for index, size in enumerate(sizes):
+        longest = max(longest, size)
         if batch and longest * (len(batch) + 1) > budget:
             yield batch
-            batch, longest = [], sizes[index]
+            batch, longest = [], size
         batch.append(index)
     if batch:
         yield batch

@@ -12,12 +12,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.decoding import decode, sample
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.evaluate.measures.metrics import f1_score
 from memrecall_kv.recall import grounding, prompts
@@ -178,33 +180,17 @@ class Rollouts:
         """Draw one reply per row, up to and with an end token."""
         stops = self._backbone.stop_ids
         replies: list[list[int]] = [[] for _ in asked]
-        for tokens in self._tokens(reader, rows, asked, limit, generator):
+        with torch.no_grad():
+            state = self._backbone.kv.place(rows)
+        choose = sample(self._backbone, self._settings.temperature, generator)
+        tuned = partial(reader.active, self._backbone.model)
+        for tokens in decode(self._backbone, state, asked, limit, choose, tuned):
             for reply, token in zip(replies, tokens, strict=True):
                 if not reply or reply[-1] not in stops:
                     reply.append(token)
             if all(reply[-1] in stops for reply in replies):
                 break
         return replies
-
-    def _tokens(
-        self,
-        reader: LoraAdapter,
-        rows: Sequence[Sequence[MemoryBlock]],
-        asked: Sequence[Sequence[int]],
-        limit: int,
-        generator: torch.Generator,
-    ) -> Iterator[list[int]]:
-        backbone, model = self._backbone, self._backbone.model
-        with torch.no_grad():
-            state = backbone.kv.place(rows)
-            ids, lengths = backbone.kv.pad(asked)
-            for step in range(limit):
-                with reader.active(model):
-                    hidden = backbone.kv.forward(state, ids=ids, lengths=lengths if step == 0 else None)
-                last = hidden[torch.arange(len(ids)), lengths - 1] if step == 0 else hidden[:, 0]
-                shares = torch.softmax(backbone.kv.logits(last, precise=False) / self._settings.temperature, dim=-1)
-                ids = torch.multinomial(shares.cpu(), 1, generator=generator).to(ids.device)
-                yield ids[:, 0].tolist()
 
     def _text(self, reply: Sequence[int]) -> str:
         stops = self._backbone.stop_ids

@@ -20,6 +20,8 @@ SPAN_TARGET = 24
 """Tokens of a span that are asked for."""
 MAX_ANSWER = 24
 MAX_NOTE = 48
+READ_TOKENS = 1536
+"""Chunk tokens of one forward: little enough to keep gradients of."""
 MAX_CHUNK = 320
 
 

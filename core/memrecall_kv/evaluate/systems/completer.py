@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.decoding import generate
+from memrecall_kv.backbone.decoding import replies
 from memrecall_kv.evaluate.systems.system import Reply
 from memrecall_kv.recall.reasoner import Tally
 
@@ -39,7 +39,6 @@ class Completer:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._backbone = backbone
 
     def answer(self, started: Sequence[Steps]) -> list[Reply]:
         """Go all ways to their ends, side by side: every step is one batch of what is asked for at the time.
@@ -47,7 +46,7 @@ class Completer:
         Raises:
             ContextOverflowError: If a request does not fit the window.
         """
-        replies: dict[int, Reply] = {}
+        ends: dict[int, Reply] = {}
         waiting = {number: next(steps) for number, steps in enumerate(started)}
         while waiting:
             written = self.write(list(waiting.values()))
@@ -55,9 +54,9 @@ class Completer:
                 try:
                     waiting[number] = started[number].send(text)
                 except StopIteration as end:
-                    replies[number] = end.value
+                    ends[number] = end.value
                     del waiting[number]
-        return [replies[number] for number in range(len(started))]
+        return [ends[number] for number in range(len(started))]
 
     def write(self, requests: Sequence[Request]) -> list[str]:
         """Return the replies, written side by side.
@@ -71,11 +70,9 @@ class Completer:
         prompts = [self._backbone.chat(request.text) for request in requests]
         # the sink in front of the prompt, not placed before it: nothing to mask, and half the time of a long prompt
         state, read = self._backbone.kv.start(len(prompts)), [[self._backbone.sink_id, *prompt] for prompt in prompts]
-        written: list[list[int]] = [[] for _ in requests]
-        for tokens in generate(self._backbone, state, read, max(request.limit for request in requests)):
-            for ids, token, request in zip(written, tokens, requests, strict=True):
-                if token is not None and len(ids) < request.limit:
-                    ids.append(token)
+        longest = max(request.limit for request in requests)
+        written = replies(self._backbone, state, read, longest)
+        written = [ids[: request.limit] for ids, request in zip(written, requests, strict=True)]
         for prompt, ids, request in zip(prompts, written, requests, strict=True):
             request.tally.prompt_tokens += len(prompt)
             request.tally.generated_tokens += len(ids)
