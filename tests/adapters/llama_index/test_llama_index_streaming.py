@@ -5,7 +5,7 @@ import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from memrecall_kv import MemRecallConfig, ReasonerConfig
-from memrecall_kv.backbone.kv import Context
+from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.testing import tiny_memory
 
 from llama_index_memrecall import MemRecallQueryEngine
@@ -156,4 +156,4 @@ async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents,
 
 def contexts():
     gc.collect()
-    return sum(type(thing) is Context for thing in gc.get_objects())
+    return sum(type(thing) is KVState for thing in gc.get_objects())
