@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
+from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError, MissingDependencyError
-from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Document, Metadata, Recall

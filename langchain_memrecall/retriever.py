@@ -9,7 +9,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from memrecall_kv.hosts.arguments import Count, check_count
+from memrecall_kv.config import check_count
+from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Recall
 from pydantic import ConfigDict

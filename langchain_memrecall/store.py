@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
+from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened

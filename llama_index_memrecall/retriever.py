@@ -14,8 +14,8 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.schema import Document as HostDocument
 from llama_index.core.vector_stores.types import MetadataFilters
+from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.arguments import check_count
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._convert import to_documents

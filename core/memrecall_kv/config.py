@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from memrecall_kv.errors import ConfigError
+from memrecall_kv.errors import ConfigError, InputError
 
 FORMAT_VERSION: Literal[1] = 1
 """Version of the saved configuration and of the fingerprint."""
@@ -217,3 +217,14 @@ class MemRecallConfig(Config):
     gate: GateConfig = GateConfig()
     scan: ScanConfig = ScanConfig()
     reasoner: ReasonerConfig = ReasonerConfig()
+
+
+def check_count(name: str, given: Any) -> int | None:
+    """Return how many are wanted; `None` leaves it to the settings.
+
+    Raises:
+        InputError: If it is no whole number, or below 1.
+    """
+    if given is None or (isinstance(given, int) and given >= 1):
+        return given
+    raise InputError(f"Expected {name} to be a whole number of at least 1, got {given!r}.", "Ask for 1 or more.")

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
-from memrecall_kv.config import MemRecallConfig
+from memrecall_kv.config import MemRecallConfig, check_count
 from memrecall_kv.errors import InputError
 from memrecall_kv.ingest.chunking import chunk_document
 from memrecall_kv.ingest.ingest import Ingestion, progress_bar
@@ -203,10 +203,8 @@ class MemRecall:
         """Put together what one question needs."""
         if not question.strip():
             raise InputError("Expected a question, got an empty text.", "Ask something.")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"Expected top_k of at least 1, got {top_k}.", "Leave it out to use the threshold.")
         parts, gate, scan = self._parts, self.config.gate, self.config.scan
-        if top_k is not None:
+        if check_count("top_k", top_k) is not None:
             scan = scan.model_copy(update={"top_k": top_k})
         blocks = BlockReader(bank, parts.compressor)
         relevance = Relevance(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.arguments import Count, check_count, check_memory, distinct
+from memrecall_kv.hosts.arguments import Count, check_memory, distinct
 from memrecall_kv.testing import tiny_memory
 from memrecall_kv.types import Document
 from pydantic import TypeAdapter, ValidationError

@@ -11,18 +11,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.types import Document
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
-"""How many are wanted, as a field of a pydantic class; `check_count` is for all others."""
-
-
-def check_count(name: str, given: Any) -> int | None:
-    """Return how many are wanted; `None` leaves it to the settings.
-
-    Raises:
-        InputError: If it is no whole number, or below 1.
-    """
-    if given is None or (isinstance(given, int) and given >= 1):
-        return given
-    raise InputError(f"Expected {name} to be a whole number of at least 1, got {given!r}.", "Ask for 1 or more.")
+"""How many are wanted, as a field of a pydantic class; `memrecall_kv.config.check_count` is for all others."""
 
 
 def check_memory(given: Any) -> None:

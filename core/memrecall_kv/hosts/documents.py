@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memrecall_kv.hosts.arguments import check_count
+from memrecall_kv.config import check_count
 from memrecall_kv.hosts.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import Document, Event, Opened, Where
