@@ -139,21 +139,21 @@ async def test_leaving_a_stream_frees_what_the_model_had_read(memory, documents,
     wordy = tiny_memory(MemRecallConfig(**{**dict(memory.config), "reasoner": ReasonerConfig(max_answer_tokens=2000)}))
     engine = MemRecallQueryEngine.from_documents(documents, memory=wordy, top_k=2, streaming=True)
     engine.retrieve(QUESTION)
-    before = contexts()
+    before = states()
     if route == "sync":
         response = engine.query(QUESTION)
-        held = contexts() - before
+        held = states() - before
         response.response_gen.close()
     else:
         response = await engine.aquery(QUESTION)
-        held = contexts() - before
+        held = states() - before
         await response.response_gen.aclose()
         await workers_are_gone()  # each leaves after the token it is at
     assert held == 1
-    assert contexts() == before
+    assert states() == before
     engine.close()
 
 
-def contexts():
+def states():
     gc.collect()
     return sum(type(thing) is KVState for thing in gc.get_objects())
