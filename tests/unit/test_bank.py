@@ -278,3 +278,10 @@ def test_segments_are_closed_when_they_are_long_enough(path: Path) -> None:
         bank.compact()
         assert len(list(path.glob("seg-*"))) == 1
         assert bank.verify() == 1
+
+
+def test_a_bank_says_whether_it_is_open_for_reading_only(tmp_path: Path) -> None:
+    with MemoryBank.open(tmp_path / "b", fingerprint={"x": "1"}) as bank:
+        assert not bank.read_only
+    with MemoryBank.open(tmp_path / "b", read_only=True) as bank:
+        assert bank.read_only

@@ -91,6 +91,11 @@ class MemoryBank:
             undo.pop_all()
         return bank
 
+    @property
+    def read_only(self) -> bool:
+        """Return whether the bank refuses to be written."""
+        return self._read_only
+
     def __enter__(self) -> MemoryBank:
         return self
 
