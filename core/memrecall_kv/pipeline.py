@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
@@ -224,7 +224,8 @@ class MemRecall:
         """Return the bank's own source of candidates, made at its first question."""
         chosen = self.config.gate.lexical_weight or self.config.scan.candidates
         source = _SOURCES[self.config.scan.source] if chosen else EveryChunk
-        return self._candidates.setdefault(bank, source(bank))
+        # a source that held its bank would keep it, and its index, for as long as this pipeline lives
+        return self._candidates.setdefault(bank, source(proxy(bank)))
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -149,3 +151,17 @@ def test_the_source_is_a_setting(memory, tmp_path) -> None:
 @pytest.mark.parametrize(("text", "runs"), [("", []), ("a", ["^a$"]), ("Café", ["^ca", "caf", "afe", "fe$"])])
 def test_pieces_are_runs_of_letters(text: str, runs: list[str]) -> None:
     assert pieces(text) == runs
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_pipeline_forgets_a_bank_that_nobody_holds(memory, tmp_path, limit: int | None) -> None:
+    scan = ScanConfig(top_k=1, candidates=limit)
+    config = MemRecallConfig(**{**memory.config.model_dump(), "scan": scan.model_dump(), "gate": GateConfig()})
+    asked = tiny_memory(config, gate=memory.parts.gate, reasoner=memory.parts.reasoner)
+    bank = filled(asked, tmp_path / "bank", TEXTS)
+    assert opened(asked, bank)
+    bank.close()
+    seen = weakref.ref(bank)
+    del bank
+    gc.collect()
+    assert seen() is None
