@@ -11,6 +11,7 @@ MemRecallError
 │  ├─ FingerprintMismatchError
 │  ├─ BlockCorruptError
 │  ├─ BankLockedError
+│  ├─ BankMovedError
 │  └─ BankFullError
 ├─ ContextOverflowError
 ├─ ReasonerOutputError
@@ -74,6 +75,10 @@ class BlockCorruptError(BankError):
 
 class BankLockedError(BankError):
     """Another process is writing to the bank."""
+
+
+class BankMovedError(BankError):
+    """The bank's path leads to another directory than when it was opened; nothing there was touched."""
 
 
 class BankFullError(BankError):

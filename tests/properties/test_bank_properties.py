@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.bank.segment import FileLayer
+from memrecall_kv.bank.files import FileLayer
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import BankError, BankFullError, BankLockedError, InputError
 from memrecall_kv.types import Chunk, Document, MemoryBlock

@@ -1,4 +1,4 @@
-"""Write a small bank and what it should read as: `python tests/regression/make_bank.py tests/regression/bank-v1`.
+"""Write a small bank and what it should read as: `python tests/regression/make_bank.py tests/regression/bank-v2`.
 
 Run once per format version, with the release that introduces it; its output is committed and never written again.
 """
@@ -56,7 +56,8 @@ def main(folder: Path) -> None:
     # small pages keep the committed file small; a bank's own are of 4096 bytes
     database.executescript("PRAGMA journal_mode=DELETE; PRAGMA page_size=512; VACUUM; PRAGMA journal_mode=WAL;")
     database.close()
-    (folder / "writer.lock").unlink()
+    for name in ("writer.lock", "catalogue.sqlite-reserve"):
+        (folder / name).unlink()
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 

@@ -15,6 +15,8 @@ import torch
 from bank_samples import FINGERPRINT, block, chunks_of, put, same
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.catalogue import Catalogue
+from memrecall_kv.bank.directory import BankDirectory
+from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
@@ -115,7 +117,7 @@ def test_a_replaced_text_is_in_no_file_after_compact(bank: MemoryBank, path: Pat
 def test_what_deleting_needs_is_set_also_without_a_fingerprint(bank: MemoryBank, path: Path) -> None:
     put(bank, Document("d", "text"))
     bank.close()
-    catalogue = Catalogue(path, create=False, read_only=False)
+    catalogue = Catalogue(BankDirectory(path), WriterLock(path, 0), read_only=False)
     # 1: overwrite deleted rows; 2: FULL, a commit survives a power cut
     assert [catalogue._rows(f"PRAGMA {name}") for name in ("secure_delete", "synchronous")] == [[(1,)], [(2,)]]
     catalogue.close()

@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 from bank_samples import FINGERPRINT, put, same
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.bank.catalogue import NAME, Catalogue
-from memrecall_kv.bank.segment import FileLayer, Place
+from memrecall_kv.bank.catalogue import Catalogue
+from memrecall_kv.bank.directory import CATALOGUE as NAME
+from memrecall_kv.bank.directory import BankDirectory
+from memrecall_kv.bank.files import FileLayer
+from memrecall_kv.bank.segment import Place
+from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
@@ -141,8 +145,9 @@ class MovingCatalogue(Catalogue):
 def test_a_block_that_moves_between_look_up_and_read_is_found_at_its_new_place(bank: MemoryBank, path: Path) -> None:
     chunks = put(bank, Document("d", "x"))
     (expected,) = bank.blocks(chunks)
-    catalogue = MovingCatalogue(path, create=False, read_only=True)
-    with MemoryBank(catalogue, BankConfig(), FileLayer(), read_only=True) as reader:
+    directory, lock = BankDirectory(path), WriterLock(path, 0)
+    catalogue = MovingCatalogue(directory, lock, read_only=True)
+    with MemoryBank(directory, lock, catalogue, BankConfig(), FileLayer()) as reader:
         catalogue.writer = bank
         assert same(reader.blocks(chunks)[0], expected)
         assert catalogue.writer is None

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from memrecall_kv.bank import MemoryBank
-from memrecall_kv.bank.catalogue import NAME
+from memrecall_kv.bank.directory import CATALOGUE as NAME
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig, ScanConfig
-from memrecall_kv.errors import BlockCorruptError, InputError
+from memrecall_kv.errors import BankFormatError, BlockCorruptError, InputError
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import tiny_memory
 from memrecall_kv.types import Chunk, Document, MemoryBlock
@@ -117,7 +117,7 @@ def test_a_deferred_text_that_changed_on_disk_is_found_and_never_compressed(
     with memory.open_bank(bank.path) as opened:
         with pytest.raises(BlockCorruptError, match="text of chunk violet#0"):
             opened.verify()
-        with pytest.raises(InputError, match="violet#0 has no block"):
+        with pytest.raises(BankFormatError, match="document 'violet' is not as it was stored"):
             memory.ask(opened, "Which door has the vi0let house?")
     assert "violet" not in memory.parts.compressor.seen
 

@@ -9,48 +9,62 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from memrecall_kv.bank import segment
-from memrecall_kv.bank.catalogue import NAME, Catalogue, metadata_json, translated
+from memrecall_kv.bank.catalogue import Catalogue
+from memrecall_kv.bank.checks import check_block, check_chunks, compare_fingerprints
+from memrecall_kv.bank.compaction import compact_segments
+from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
+from memrecall_kv.bank.failures import translated
+from memrecall_kv.bank.files import FileLayer
+from memrecall_kv.bank.metadata import storable
 from memrecall_kv.bank.quantize import dequantize, quantize
+from memrecall_kv.bank.reserve import Reserve
+from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment_writer import SegmentWriter
+from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
     BankFormatError,
+    BankFullError,
     BlockCorruptError,
-    FingerprintMismatchError,
     InputError,
 )
 from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Where
 
-_GROUP = 32
-"""Records that `compact` holds in memory and syncs together."""
+T = TypeVar("T")
 
 
 class MemoryBank:
     """Blocks, texts and catalogue in a directory. Made by `MemRecall.open_bank` or `MemoryBank.open`.
 
+    It is used in the process that opened it: another one, forked from it, opens its own.
+
     Attributes:
-        path: The directory.
+        path: The directory, absolute: what `chdir` does later makes no difference.
         fingerprint: What the blocks are made with.
     """
 
-    def __init__(self, catalogue: Catalogue, config: BankConfig, files: segment.FileLayer, *, read_only: bool) -> None:
-        self.path = catalogue.path
+    def __init__(
+        self, directory: BankDirectory, lock: WriterLock, catalogue: Catalogue, config: BankConfig, files: FileLayer
+    ) -> None:
+        self.path = directory.path
+        self.fingerprint: Mapping[str, str] = catalogue.fingerprint()
+        self._directory = directory
+        self._lock = lock
         self._catalogue = catalogue
         self._storage = config.storage
-        self._read_only = read_only
-        self._writer = SegmentWriter(self.path, config.segment_bytes, files, catalogue.ends)
-        fingerprint = catalogue.fingerprint()
-        if fingerprint is None:
-            raise BankFormatError(f"{self.path} has no fingerprint.", "Give a directory made by ingest.")
-        self.fingerprint: Mapping[str, str] = fingerprint
-        self._salt = json.dumps(dict(sorted(fingerprint.items()))) + "\0"
+        self._writer = SegmentWriter(directory, lock, config.segment_bytes, files, catalogue)
+        self._salt = json.dumps(dict(sorted(self.fingerprint.items()))) + "\0"
+        self._reserve = Reserve(self.path)
+        self._one_writes = threading.RLock()
 
     @classmethod
     def open(
@@ -60,41 +74,54 @@ class MemoryBank:
         fingerprint: Mapping[str, str] | None = None,
         config: BankConfig | None = None,
         read_only: bool = False,
-        files: segment.FileLayer | None = None,
+        files: FileLayer | None = None,
     ) -> MemoryBank:
         """Open a bank, or create one if there is none and a fingerprint is given.
+
+        A bank of an older format is taken to today's unless it is opened for reading.
 
         Args:
             path: The directory.
             fingerprint: What its blocks are made with; `None` opens an existing bank without a model.
-            config: How new blocks are stored.
+            config: How new blocks are stored, and how long to wait for other processes.
             read_only: Refuse to write.
             files: The system calls of the writer; tests put faults in.
 
         Raises:
+            InputError: If the path is none.
             BankFormatError: If the directory is no bank, or cannot be read by this release.
             FingerprintMismatchError: If the bank was made with something else.
             BankFullError: If it cannot be created for lack of room.
+            BankLockedError: If another process writes while it is to be created or taken to today's format.
         """
-        path, files = Path(path), files or segment.FileLayer()
+        path, files, config = resolved(path), files or FileLayer(), config or BankConfig()
         create = fingerprint is not None and not read_only
-        if create:
-            _make_directory(path, files)
-        catalogue = Catalogue(path, create=create, read_only=read_only)
+        with translated(path):
+            if create:
+                make_directory(path, files)
+            directory, lock = BankDirectory(path), WriterLock(path, config.wait_seconds)
+        catalogue = Catalogue(
+            directory,
+            lock,
+            read_only=read_only,
+            wait=config.wait_seconds,
+            found_with=fingerprint if create else None,
+        )
         with ExitStack() as undo:
             undo.callback(catalogue.close)
-            if fingerprint is not None and create:
-                catalogue.claim(fingerprint)
-            bank = cls(catalogue, config or BankConfig(), files, read_only=read_only)
             if fingerprint is not None:
-                _compare(path, bank.fingerprint, fingerprint)
+                compare_fingerprints(path, catalogue.fingerprint(), fingerprint)
+            if catalogue.version < FORMAT_VERSION and not read_only:
+                with translated(path), lock:
+                    catalogue.migrate()
+            bank = cls(directory, lock, catalogue, config, files)
             undo.pop_all()
         return bank
 
     @property
     def read_only(self) -> bool:
         """Return whether the bank refuses to be written."""
-        return self._read_only
+        return self._catalogue.read_only
 
     def __enter__(self) -> MemoryBank:
         return self
@@ -110,21 +137,21 @@ class MemoryBank:
 
     def __contains__(self, doc_id: object) -> bool:
         """Return whether there is a document of this id."""
-        return isinstance(doc_id, str) and self._catalogue.metadata(doc_id) is not None
+        return isinstance(doc_id, str) and self._catalogue.has(doc_id)
 
     def close(self) -> None:
-        """Close files and give the writer's lock back. Closing twice is no mistake."""
-        with self._catalogue.guard:
-            self._catalogue.close()
-            self._writer.close()
+        """Close files and give the writer's lock back. Closing twice is no mistake, nor is closing a forked copy."""
+        if self._directory.is_of_this_process:
+            with self._one_writes:
+                self._catalogue.close()
+                self._lock.release()
 
     # -- writing ------------------------------------------------------------------------------------------
 
     def holds(self, document: Document) -> bool:
         """Return whether this very text and metadata are stored under the document's id."""
-        stored = self._catalogue.document(document.id)
-        # the metadata as it would come back: json keeps the order of keys, which makes no difference
-        return stored == Document(document.id, document.text, json.loads(metadata_json(document)))
+        # as it would come back
+        return self._catalogue.document(document.id) == storable(document)
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks whose text has no stored block yet, equal texts once."""
@@ -144,11 +171,13 @@ class MemoryBank:
         if not items:
             return
         for chunk, block in items:
-            _check_block(chunk, block)
+            check_block(chunk, block)
         with self._writing():
             blocks = {self._block_id(chunk): block for chunk, block in items}
             new = {key: block for key, block in blocks.items() if self._catalogue.place(key) is None}
-            records = [segment.pack(key, quantize(block, self._storage)) for key, block in new.items()]
+            records = [
+                segment.pack(key, quantize(block, self._storage), self._catalogue.bank_id) for key, block in new.items()
+            ]
             with translated(self.path):
                 places = self._writer.append(records)
             tokens = (block.num_memory_tokens for block in new.values())
@@ -160,7 +189,7 @@ class MemoryBank:
 
     def deferred(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks that are still to be compressed, equal texts once; none if the bank is open for reading."""
-        missing = [] if self._read_only else self.missing(chunks)
+        missing = [] if self.read_only else self.missing(chunks)
         # a text that was changed on the disk has no block either: that is damage, not to be compressed
         known = {block_id for _, block_id in self._catalogue.deferred()} if missing else set()
         return [chunk for chunk in missing if self._block_id(chunk) in known]
@@ -178,7 +207,7 @@ class MemoryBank:
         Raises:
             InputError: If a chunk is none of the document's or its block is not stored, or the metadata is not JSON.
         """
-        _check_chunks(document, chunks)
+        check_chunks(document, chunks)
         with self._writing():
             absent = self.missing(chunks)
             if absent and not defer:
@@ -195,32 +224,28 @@ class MemoryBank:
             InputError: If there is no such document.
         """
         with self._writing():
-            if not self._catalogue.remove_document(doc_id):
+            if not self._rescued(lambda: self._catalogue.remove_document(doc_id)):
                 raise self._unknown(doc_id)
             self._catalogue.empty_log()
 
     def compact(self) -> int:
-        """Copy the blocks in use to new segments and remove the old ones; return the bytes freed.
+        """Copy the blocks in use to new segments, remove the old ones, and write the catalogue anew.
+
+        Returns:
+            The bytes freed in segments.
 
         Raises:
             BankError: If a reader keeps deleted text in the write-ahead log; all else is done.
-            BankFullError: If there is no room for the copy; nothing is changed then.
+            BankFullError: If there is no room for the copy; nothing is lost then.
             BankLockedError: If another process writes.
-            BlockCorruptError: If a block in use is damaged; nothing is changed then.
+            BlockCorruptError: If a block in use is damaged; its segment stays as it is.
         """
         with self._writing(), translated(self.path):
-            before, old = self._file_bytes(), self._writer.segments()
-            live = self._catalogue.live()
-            names = {self._block_id(chunk): chunk.id for chunk in self.chunks()}
-            moved: list[tuple[bytes, segment.Place]] = []
-            self._writer.start_segment()
-            for start in range(0, len(live), _GROUP):
-                group = live[start : start + _GROUP]
-                records = [segment.read(self.path, place, key, names.get(key, key.hex())) for key, place in group]
-                moved += zip((key for key, _ in group), self._writer.append(records), strict=True)
-            self._catalogue.relocate(moved)
-            self._writer.remove(old)
-            if not self._catalogue.empty_log():
+            before = self._file_bytes()
+            self._rescued(self._catalogue.forget_unused)
+            compact_segments(self._catalogue, self._writer)
+            self._catalogue.rebuild()
+            if not self._catalogue.empty_log(wait=True):
                 raise BankError(
                     f"A reader of {self.path} keeps deleted text in the log.", "Close it and compact again."
                 )
@@ -255,7 +280,7 @@ class MemoryBank:
         return [
             chunk
             for doc_id, metadata, chunks in self._catalogue.listing()
-            if where is None or where(doc_id, json.loads(metadata))
+            if where is None or where(doc_id, self._catalogue.parsed(metadata))
             for chunk in chunks
         ]
 
@@ -266,7 +291,7 @@ class MemoryBank:
             BlockCorruptError: If a block is damaged.
             InputError: If a chunk has no block.
         """
-        return [dequantize(segment.unpack(self._record(chunk))) for chunk in chunks]
+        return [self._block(chunk) for chunk in chunks]
 
     def stats(self) -> BankStats:
         """Return sizes and counts."""
@@ -276,34 +301,65 @@ class MemoryBank:
         """Check the catalogue, every text and every block in use; return the number of blocks, deferred ones apart.
 
         Raises:
-            BankFormatError: If the catalogue is damaged.
+            BankFormatError: If the catalogue is damaged: its pages, or what it says of a document or a block.
             BlockCorruptError: If a block or the text it stands for is; the message names the chunk.
         """
         damage = self._catalogue.damage()
         if damage is not None:
             raise BankFormatError(f"The catalogue of {self.path} is damaged: {damage}.", "Restore it or ingest again.")
-        distinct = {self._block_id(chunk): chunk for chunk in reversed(self.chunks())}
-        for _, block_id in self._catalogue.deferred():
-            distinct.pop(block_id, None)
-        for chunk in distinct.values():
-            try:
-                self._record(chunk)
-            except InputError as error:
-                # a block's id is made from the text, so that a changed text has none
+        deferred = {block_id for _, block_id in self._catalogue.deferred()}
+        blocks: dict[bytes, Chunk] = {}
+        for entry in self._catalogue.entries(check=False):
+            for chunk, (*_, block_id) in zip(entry.chunks, entry.cuts, strict=True):
+                # a block's id is made from the text
+                if self._block_id(chunk) != block_id:
+                    raise BlockCorruptError(
+                        f"The text of chunk {chunk.id} is not the one its block was made from.", "Ingest it again."
+                    )
+                if block_id not in deferred:
+                    blocks.setdefault(block_id, chunk)
+            if not entry.is_whole:
+                raise self._catalogue.changed(f"document {entry.id!r}")
+            self._catalogue.parsed(entry.metadata)
+        tokens = self._catalogue.confirm_blocks()
+        for block_id, chunk in blocks.items():
+            if segment.layout(self._record(chunk), chunk.id).memory_tokens != tokens.get(block_id):
                 raise BlockCorruptError(
-                    f"The text of chunk {chunk.id} is not the one its block was made from.", "Ingest it again."
-                ) from error
-        return len(distinct)
+                    f"The block of chunk {chunk.id} holds other memory tokens than the catalogue says.",
+                    "Delete the document and ingest it again.",
+                )
+        return len(blocks)
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _rescued(self, call: Callable[[], T]) -> T:
+        """Call; on a full disk once more without the reserve."""
+        try:
+            return call()
+        except BankFullError:
+            if not self._reserve.give_up():
+                raise
+            return call()
+
+    def _block(self, chunk: Chunk) -> MemoryBlock:
+        block = dequantize(segment.unpack(self._record(chunk), chunk.id))
+        low, high = int(block.positions.min()), int(block.positions.max())
+        is_finite = bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())
+        if low < 0 or high >= block.extent or not is_finite:
+            raise BlockCorruptError(
+                f"The block of chunk {chunk.id} holds numbers that no block has.",
+                "Delete the document and ingest it again.",
+            )
+        return block
+
     def _record(self, chunk: Chunk) -> bytes:
+        self._directory.confirm()
         block_id = self._block_id(chunk)
         place = self._catalogue.place(block_id)
         while place is not None:
             try:
                 with translated(self.path):
-                    return segment.read(self.path, place, block_id, chunk.id)
+                    return segment.read(self.path, place, block_id, chunk.id, self._catalogue.bank_id)
             except BlockCorruptError:
                 # another process may have compacted between the two reads: its rows are there by now
                 moved = self._catalogue.place(block_id)
@@ -316,10 +372,11 @@ class MemoryBank:
         )
 
     def _file_bytes(self) -> int:
+        self._directory.confirm()
         sizes = []
         for path in self._writer.segments():
             try:
-                sizes.append(path.stat().st_size)
+                sizes.append(path.lstat().st_size)
             except FileNotFoundError:  # another process compacts
                 continue
         return sum(sizes)
@@ -327,11 +384,13 @@ class MemoryBank:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Hold the writer's lock; taken at the first write and kept until the bank is closed."""
-        if self._read_only:
+        if self.read_only:
             raise BankError(f"{self.path} is open for reading.", "Open it without read_only to write.")
-        with self._catalogue.guard:
+        self._directory.confirm_process()
+        with self._one_writes:
             with translated(self.path):
                 self._writer.open()
+                self._reserve.make()
             yield
 
     def _block_id(self, chunk: Chunk) -> bytes:
@@ -339,64 +398,3 @@ class MemoryBank:
 
     def _unknown(self, doc_id: str) -> InputError:
         return InputError(f"There is no document {doc_id!r} in {self.path}.", "See inspect for the ids.")
-
-
-def _make_directory(path: Path, files: segment.FileLayer) -> None:
-    if path.exists() and not path.is_dir():
-        raise BankFormatError(f"{path} is a file, a bank is a directory.", "Give an empty or a new directory.")
-    with translated(path):
-        if not path.exists():
-            path.mkdir(parents=True)
-            files.sync(path.parent)
-        if not (path / NAME).exists() and any(path.iterdir()):
-            raise BankFormatError(f"{path} holds other files and no {NAME}.", "Give an empty or a new directory.")
-
-
-def _compare(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
-    differing = [
-        f"{key}: bank {stored.get(key)!r}, yours {given.get(key)!r}"
-        for key in sorted({*stored, *given})
-        if stored.get(key) != given.get(key)
-    ]
-    if differing:
-        raise FingerprintMismatchError(
-            f"{path} was made with something else: {'; '.join(differing)}.",
-            "Open it with the same backbone and settings, or ingest into a new bank.",
-        )
-
-
-def _check_block(chunk: Chunk, block: MemoryBlock) -> None:
-    shape, positions = tuple(block.keys.shape), tuple(block.positions.shape)
-    if len(shape) != 4 or 0 in shape or tuple(block.values.shape) != shape:
-        raise InputError(
-            f"The block of chunk {chunk.id} has keys {shape} and values {tuple(block.values.shape)}.",
-            "Both must be [L, K, M, D] with at least one memory token.",
-        )
-    if positions not in ((1, 1, shape[2]), shape[:3]):
-        raise InputError(
-            f"The block of chunk {chunk.id} has positions {positions}.",
-            f"Expected (1, 1, {shape[2]}) or {shape[:3]}.",
-        )
-    counts = block.counts
-    if counts is not None and (
-        tuple(counts.shape) != shape[:2] or not 1 <= int(counts.min()) <= int(counts.max()) <= shape[2]
-    ):
-        raise InputError(
-            f"The block of chunk {chunk.id} has counts of shape {tuple(counts.shape)}.",
-            f"Expected {shape[:2]}, each in [1, {shape[2]}].",
-        )
-    if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
-        raise InputError(
-            f"The block of chunk {chunk.id} holds NaN or infinity.", "Check the backbone's weights and dtype."
-        )
-
-
-def _check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
-    for chunk in chunks:
-        if chunk.doc_id != document.id or chunk.text != document.text[chunk.start : chunk.end]:
-            raise InputError(
-                f"Chunk {chunk.id} is not the span [{chunk.start}, {chunk.end}) of document {document.id!r}.",
-                "Pass the chunks that were cut from this very text.",
-            )
-    if len({chunk.index for chunk in chunks}) != len(chunks):
-        raise InputError(f"Two chunks of document {document.id!r} have the same index.", "Number them 0, 1, 2, ...")

@@ -2,99 +2,131 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from memrecall_kv.bank import digest
+from memrecall_kv.bank.connection import CatalogueFile
+from memrecall_kv.bank.digest import Cut
+from memrecall_kv.bank.failures import damaged
+from memrecall_kv.bank.metadata import to_json
 from memrecall_kv.bank.segment import Place
-from memrecall_kv.errors import BankError, BankFormatError, BankFullError, BankLockedError, InputError
+from memrecall_kv.errors import BankFormatError
 from memrecall_kv.types import BankStats, Chunk, Document
 
-FORMAT_VERSION = 1
-NAME = "catalogue.sqlite"
+_LARGEST = 2**62
+"""No number of ours comes near; sums of two are still numbers of SQLite's."""
 
 Listing: TypeAlias = list[tuple[str, str, list[Chunk]]]
 """Id, metadata as JSON, and chunks of every document, in the bank's order."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS documents (
-    place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS blocks (
-    id BLOB PRIMARY KEY, segment INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
-    memory_tokens INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS chunks (
-    document INTEGER NOT NULL REFERENCES documents(place) ON DELETE CASCADE, number INTEGER NOT NULL,
-    start INTEGER NOT NULL, stop INTEGER NOT NULL, num_tokens INTEGER NOT NULL, block BLOB NOT NULL,
-    PRIMARY KEY (document, number));
-CREATE INDEX IF NOT EXISTS chunks_by_block ON chunks(block);
-"""
-_TABLES = {"meta", "documents", "blocks", "chunks"}
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is stored of a document, as it is stored.
 
-class Catalogue:
-    """An open catalogue; methods may be called from any thread.
-
-    Every method raises `BankError` or one of its kinds if the catalogue cannot be read or written.
+    Attributes:
+        place: Its number in the bank's order.
+        id: Its id.
+        text: Its text.
+        metadata: Its metadata as JSON.
+        cuts: The rows of its chunks.
+        is_whole: Whether all this is as it was entered; always in a bank of format 1, which cannot know.
     """
 
-    def __init__(self, path: Path, *, create: bool, read_only: bool) -> None:
-        self.path = path
-        self.guard = threading.RLock()
-        self._listed: tuple[tuple[int, int], Listing] | None = None
-        if not (path / NAME).exists() and not create:
-            raise BankFormatError(f"{path} is no memory bank: it has no {NAME}.", "Give a directory made by ingest.")
-        with translated(path):
-            where = f"{(path / NAME).resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            self._database = sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
-            with ExitStack() as undo:
-                undo.callback(self._database.close)
-                self._prepare(create=create, read_only=read_only)
-                undo.pop_all()
+    place: int
+    id: str
+    text: str
+    metadata: str
+    cuts: tuple[Cut, ...]
+    is_whole: bool
 
-    def close(self) -> None:
-        """Close the file."""
-        with self.guard:
-            self._database.close()
+    @property
+    def chunks(self) -> list[Chunk]:
+        """Return its chunks."""
+        return [
+            Chunk(self.id, n, start, stop, self.text[start:stop], tokens) for n, start, stop, tokens, _ in self.cuts
+        ]
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit what the block does, or nothing."""
-        with self.guard, translated(self.path):
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            finally:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+
+class Catalogue(CatalogueFile):
+    """An open catalogue: what is asked of it and entered into it."""
+
+    _listed: tuple[tuple[object, ...], Listing] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def fingerprint(self) -> dict[str, str] | None:
-        """Return what the blocks are made with; `None` if the bank was never finished."""
-        rows = self._rows("SELECT value FROM meta WHERE key = 'fingerprint'")
-        return json.loads(rows[0][0]) if rows else None
+    def fingerprint(self) -> dict[str, str]:
+        """Return what the blocks are made with."""
+        found = self._json(self._meta().get("fingerprint"))
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise BankFormatError(f"{self.path} has no fingerprint.", "Give a directory made by ingest.")
+        return found
+
+    def entries(self, doc_id: str | None = None, *, check: bool = True) -> Iterator[Entry]:
+        """Yield what is stored of all documents, in order, or of one.
+
+        Args:
+            doc_id: The one.
+            check: Raise `BankFormatError` at the first that is not as it was entered.
+        """
+        asked = (_DOCUMENTS, _CUTS, ()) if doc_id is None else (_DOCUMENT, _CUTS_OF_ONE, (doc_id,))
+        documents, chunks, values = asked
+        cuts: dict[int, list[Cut]] = {}
+        with self._snapshot():
+            rows = self._rows(documents, values)
+            for place, *cut in self._rows(chunks, values):
+                cuts.setdefault(place, []).append(tuple(cut))
+            if check and doc_id is None and self._rows(_COUNT_OF_IDS) != [(len(rows),)]:
+                raise damaged(self.path, "there are more ids than documents, or fewer")
+        for place, found_id, text, metadata, *stored in rows:
+            its = tuple(cuts.get(place, ()))
+            made = self._made(found_id, place, text, metadata, its)
+            entry = Entry(place, found_id, text, metadata, its, self._is_same(tuple(stored), made))
+            if check and not entry.is_whole:
+                raise self.changed(f"document {found_id!r}")
+            yield entry
 
     def documents(self) -> list[Document]:
         """Return all documents in the order they were added."""
-        rows = self._rows("SELECT id, text, metadata FROM documents ORDER BY place")
-        return [Document(doc_id, text, json.loads(metadata)) for doc_id, text, metadata in rows]
+        return [Document(entry.id, entry.text, self.parsed(entry.metadata)) for entry in self.entries()]
 
     def document(self, doc_id: str) -> Document | None:
         """Return a document, or `None`."""
-        rows = self._rows("SELECT text, metadata FROM documents WHERE id = ?", (doc_id,))
-        return Document(doc_id, rows[0][0], json.loads(rows[0][1])) if rows else None
+        for entry in self.entries(doc_id):
+            return Document(entry.id, entry.text, self.parsed(entry.metadata))
+        return None
 
     def metadata(self, doc_id: str) -> dict[str, Any] | None:
         """Return a document's metadata, or `None`."""
-        rows = self._rows("SELECT metadata FROM documents WHERE id = ?", (doc_id,))
-        return json.loads(rows[0][0]) if rows else None
+        rows = self._rows("SELECT place, metadata, head FROM documents WHERE id = ?", (doc_id,))
+        if not rows:
+            return None
+        ((place, metadata, head),) = rows
+        made = self._made(doc_id, place, "", metadata, ())
+        if not self._is_same((head,), made[:1]):
+            raise self.changed(f"document {doc_id!r}")
+        return self.parsed(metadata)
+
+    def parsed(self, metadata: str) -> dict[str, Any]:
+        """Return metadata from their JSON; raises `BankFormatError` if it is none."""
+        found = self._json(metadata)
+        if not isinstance(found, dict):
+            raise damaged(self.path, "metadata are no mapping")
+        return found
+
+    def changed(self, what: str) -> BankFormatError:
+        """Return the error for a row that is not as it was entered."""
+        return BankFormatError(
+            f"The catalogue of {self.path} is damaged: {what} is not as it was stored.",
+            "Delete the document and ingest it again, or restore the directory from a backup.",
+        )
+
+    def has(self, doc_id: str) -> bool:
+        """Return whether there is a document, damaged or not."""
+        return bool(self._rows("SELECT 1 FROM documents WHERE id = ?", (doc_id,)))
 
     def count_chunks(self) -> int:
         """Return the number of chunks."""
@@ -102,16 +134,29 @@ class Catalogue:
 
     def place(self, block_id: bytes) -> Place | None:
         """Return where a block's record lies, or `None`."""
-        rows = self._rows("SELECT segment, start, length FROM blocks WHERE id = ?", (block_id,))
-        return Place(*rows[0]) if rows else None
+        for _, *row, stored in self._rows(_BLOCK, (block_id,)):
+            return self._confirm_block(block_id, row, stored)[0]
+        return None
+
+    def confirm_blocks(self, segment: int | None = None) -> dict[bytes, int]:
+        """Return the memory tokens of all blocks, or of a segment's.
+
+        Raises:
+            BankFormatError: If a row is not as it was entered.
+        """
+        asked = (_BLOCKS, ()) if segment is None else (_BLOCKS_OF_SEGMENT, (segment,))
+        rows = self._rows(*asked)
+        return {block_id: self._confirm_block(block_id, row, stored)[1] for block_id, *row, stored in rows}
 
     def live(self) -> list[tuple[bytes, Place]]:
         """Return the blocks in use, in the order of their records."""
-        rows = self._rows(
-            "SELECT id, segment, start, length FROM blocks WHERE id IN (SELECT block FROM chunks) "
-            "ORDER BY segment, start"
-        )
-        return [(block_id, Place(*place)) for block_id, *place in rows]
+        rows = self._rows(_LIVE_BLOCKS)
+        return [(block_id, self._confirm_block(block_id, row, stored)[0]) for block_id, *row, stored in rows]
+
+    def names(self) -> dict[bytes, str]:
+        """Return the name of a chunk of every block, for messages."""
+        rows = self._rows("SELECT block, id, min(number) FROM chunks JOIN documents ON place = document GROUP BY block")
+        return {block_id: f"{doc_id}#{number}" for block_id, doc_id, number in rows}
 
     def deferred(self) -> list[tuple[str, bytes]]:
         """Return document and block id of every chunk whose block is not there."""
@@ -121,7 +166,10 @@ class Catalogue:
 
     def ends(self) -> dict[int, int]:
         """Return where the last acknowledged record of each segment ends."""
-        return dict(self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment"))
+        rows = self._rows("SELECT segment, max(start + length) FROM blocks GROUP BY segment")
+        if not all(_is_count(number) for row in rows for number in row):
+            raise damaged(self.path, "a block's place is no number")
+        return dict(rows)
 
     def stats(self, file_bytes: int) -> BankStats:
         """Return counts; `file_bytes` is passed through."""
@@ -132,50 +180,55 @@ class Catalogue:
                 "SELECT count(*), coalesce(sum(memory_tokens), 0), coalesce(sum(length), 0) FROM blocks "
                 "WHERE id IN (SELECT block FROM chunks)"
             )
+        if not all(_is_count(number) for number in (source_tokens, memory_tokens, live_bytes)):
+            raise damaged(self.path, "a count is no number")
         return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes)
 
     def listing(self) -> Listing:
         """Return documents and chunks; read again only when somebody has written."""
         with self.guard:
-            state = (self._rows("PRAGMA data_version")[0][0], self._database.total_changes)
+            # the connection too: one that was opened again counts from the start
+            version = self._rows("PRAGMA data_version")[0][0]
+            state = (self._database, version, self._database.total_changes)
             if self._listed is None or self._listed[0] != state:
-                self._listed = (state, self._read_listing())
+                self._listed = (state, [(entry.id, entry.metadata, entry.chunks) for entry in self.entries()])
             return self._listed[1]
 
     def damage(self) -> str | None:
-        """Return what SQLite's own check finds wrong, or `None`."""
+        """Return what SQLite's own checks find wrong, or `None`."""
         state = self._rows("PRAGMA integrity_check")[0][0]
-        return None if state == "ok" else str(state)
+        if state != "ok":
+            return str(state)
+        if self._rows("PRAGMA foreign_key_check"):
+            return "it has chunks of no document"
+        return None
 
     # -- writing ------------------------------------------------------------------------------------------
-
-    def claim(self, fingerprint: Mapping[str, str]) -> None:
-        """Enter what blocks are made with, unless that is known already."""
-        if self.fingerprint() is None:
-            with self.transaction():
-                row = ("fingerprint", json.dumps(dict(fingerprint)))
-                self._database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
 
     def enter_blocks(self, blocks: Iterable[tuple[bytes, Place, int]]) -> None:
         """Enter ids, places and memory tokens of blocks whose records are on the disk."""
         rows = [(block_id, p.segment, p.start, p.length, tokens) for block_id, p, tokens in blocks]
         with self.transaction():
-            self._database.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", rows)
+            self._database.executemany(
+                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", [(*row, digest.of_block(*row)) for row in rows]
+            )
 
     def enter_document(self, document: Document, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
         """Add a document with its chunks and their blocks' ids, or replace the one of the same id in its place."""
+        metadata = to_json(document)
+        cuts = [(c.index, c.start, c.end, c.num_tokens, block_id) for c, block_id in chunks]
         with self.transaction():
-            self._database.execute(
-                "INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET text = excluded.text, metadata = excluded.metadata",
-                (document.id, document.text, metadata_json(document)),
-            )
-            ((place,),) = self._rows("SELECT place FROM documents WHERE id = ?", (document.id,))
+            ((place,),) = self._rows(_PLACE_FOR, (document.id,))
+            if not isinstance(place, int):
+                raise damaged(self.path, "a document has the last place there is")
+            head = digest.of_head(place, document.id, metadata)
+            body = _body(place, document, sorted(cuts))
+            change = "UPDATE documents SET text = ?, metadata = ?, head = ?, body = ? WHERE place = ?"
+            if self._database.execute(change, (document.text, metadata, head, body, place)).rowcount == 0:
+                row = (place, document.id, document.text, metadata, head, body)
+                self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", row)
             self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
-            self._database.executemany(
-                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
-                [(place, c.index, c.start, c.end, c.num_tokens, block_id) for c, block_id in chunks],
-            )
+            self._database.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts])
 
     def remove_document(self, doc_id: str) -> bool:
         """Remove a document, its chunks, and the blocks that only it used; return whether there was one."""
@@ -189,127 +242,75 @@ class Catalogue:
             )
         return removed > 0
 
-    def relocate(self, blocks: Iterable[tuple[bytes, Place]]) -> None:
-        """Enter new places of the blocks in use and forget all other blocks."""
-        rows = [(p.segment, p.start, p.length, block_id) for block_id, p in blocks]
+    def forget_unused(self) -> None:
+        """Forget the blocks that no chunk uses."""
         with self.transaction():
             self._database.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM chunks)")
-            self._database.executemany("UPDATE blocks SET segment = ?, start = ?, length = ? WHERE id = ?", rows)
 
-    def empty_log(self) -> bool:
-        """Empty the write-ahead log, which may hold deleted text; return False if a reader or the disk prevents it."""
-        with self.guard, translated(self.path):
-            try:
-                ((busy, _, _),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.OperationalError:
-                return False
-            return not busy
+    def relocate(self, blocks: Iterable[tuple[bytes, Place]]) -> None:
+        """Enter new places of blocks."""
+        with self.transaction():
+            for block_id, p in blocks:
+                ((tokens,),) = self._rows("SELECT memory_tokens FROM blocks WHERE id = ?", (block_id,))
+                row = (p.segment, p.start, p.length)
+                self._database.execute(
+                    "UPDATE blocks SET segment = ?, start = ?, length = ?, digest = ? WHERE id = ?",
+                    (*row, digest.of_block(block_id, *row, tokens), block_id),
+                )
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _prepare(self, *, create: bool, read_only: bool) -> None:
-        if create:
-            self._database.execute("PRAGMA journal_mode=WAL")
-        if not read_only:
-            # these two hold for a connection only, not for the file
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute("PRAGMA secure_delete=ON")
-        self._database.execute("PRAGMA foreign_keys=ON")
-        if create and not self._tables():
-            # one transaction: a catalogue exists whole or not at all
-            self._database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT_VERSION}; COMMIT;")
-        ((version,),) = self._rows("PRAGMA user_version")
-        if version != FORMAT_VERSION or not self._tables() >= _TABLES:
-            raise BankFormatError(
-                f"{self.path} has bank format {version}, this release reads {FORMAT_VERSION}.",
-                "Open it with the release that made it, or ingest into a new bank.",
-            )
+    def _confirm_block(self, block_id: bytes, row: Sequence[int], stored: bytes | None) -> tuple[Place, int]:
+        try:
+            segment, start, length, tokens = row
+            made = digest.of_block(block_id, segment, start, length, tokens)
+        except ValueError as error:
+            raise damaged(self.path, f"a block's row holds other things ({error})") from error
+        if not all(_is_count(number) for number in row) or not self._is_same((stored,), (made,)):
+            raise self.changed("a block's row")
+        return Place(segment, start, length), tokens
 
-    def _tables(self) -> set[str]:
-        return {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    def _made(self, doc_id: str, place: int, text: str, metadata: str, cuts: Sequence[Cut]) -> tuple[bytes, bytes]:
+        """Return the digests of head and body; raises if a value is not of its column's kind."""
+        try:
+            return digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, cuts)
+        except ValueError as error:
+            raise damaged(self.path, f"document {doc_id!r} holds other things ({error})") from error
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Let several reads see the same state, whatever other processes write meanwhile."""
-        with self.guard, translated(self.path):
-            self._database.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._database.execute("COMMIT")
+    def _json(self, text: object) -> Any:
+        try:
+            return json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError) as error:
+            raise damaged(self.path, f"something is no JSON ({error})") from error
 
-    def _read_listing(self) -> Listing:
-        cuts: dict[int, list[Any]] = {}
-        with self._snapshot():
-            documents = self._rows("SELECT place, id, metadata, text FROM documents ORDER BY place")
-            query = "SELECT document, number, start, stop, num_tokens FROM chunks ORDER BY document, number"
-            for place, *cut in self._rows(query):
-                cuts.setdefault(place, []).append(cut)
-        return [
-            (doc_id, metadata, [Chunk(doc_id, n, a, b, text[a:b], tokens) for n, a, b, tokens in cuts.get(place, [])])
-            for place, doc_id, metadata, text in documents
-        ]
-
-    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        with self.guard, translated(self.path):
-            return self._database.execute(query, values).fetchall()
+    def _is_same(self, stored: tuple[bytes | None, ...], made: tuple[bytes, ...]) -> bool:
+        return stored == made or (self.version == 1 and not any(stored))
 
 
-def metadata_json(document: Document) -> str:
-    """Return a document's metadata as JSON, its order kept.
+_DOCUMENTS = "SELECT place, id, text, metadata, head, body FROM documents ORDER BY place"
+_DOCUMENT = "SELECT place, id, text, metadata, head, body FROM documents WHERE id = ?"
+_COUNT_OF_IDS = "SELECT count(*) FROM main.documents INDEXED BY sqlite_autoindex_documents_1"
+_CUTS = "SELECT document, number, start, stop, num_tokens, block FROM chunks ORDER BY document, number"
+_CUTS_OF_ONE = (
+    "SELECT document, number, start, stop, num_tokens, block FROM chunks "
+    "WHERE document = (SELECT place FROM documents WHERE id = ?) ORDER BY number"
+)
+_BLOCKS = "SELECT id, segment, start, length, memory_tokens, digest FROM blocks"
+_BLOCKS_OF_SEGMENT = "SELECT id, segment, start, length, memory_tokens, digest FROM blocks WHERE segment = ?"
+_BLOCK = "SELECT id, segment, start, length, memory_tokens, digest FROM blocks WHERE id = ?"
+_LIVE_BLOCKS = (
+    "SELECT id, segment, start, length, memory_tokens, digest FROM blocks "
+    "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
+)
+_PLACE_FOR = "SELECT coalesce((SELECT place FROM documents WHERE id = ?), (SELECT max(place) FROM documents) + 1, 1)"
 
-    Raises:
-        InputError: If it is no JSON.
-    """
+
+def _body(place: int, document: Document, cuts: Sequence[Cut]) -> bytes:
     try:
-        text = json.dumps(dict(document.metadata), ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"The metadata of {document.id!r} is not JSON: {error}.", "Use texts, numbers, lists and mappings."
-        ) from error
-    if _has_other_keys(document.metadata):
-        # json would turn 1 into "1" without a word, and the metadata would come back changed
-        raise InputError(f"The metadata of {document.id!r} is not JSON: a key is no text.", "Use texts as keys.")
-    return text
+        return digest.of_body(place, document.id, document.text, cuts)
+    except ValueError as error:
+        raise OverflowError(str(error)) from error  # numbers that are none of SQLite's
 
 
-def _has_other_keys(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return any(not isinstance(key, str) or _has_other_keys(item) for key, item in value.items())
-    return isinstance(value, list | tuple) and any(_has_other_keys(item) for item in value)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into errors of a bank."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise _unusable(path, error) from error
-    except sqlite3.ProgrammingError as error:
-        raise BankError(f"The catalogue of {path} cannot be used: {error}", "Open the bank again.") from error
-    except sqlite3.DatabaseError as error:
-        raise BankFormatError(
-            f"The catalogue of {path} is damaged: {error}.", "Restore the directory from a backup, or ingest again."
-        ) from error
-    except UnicodeEncodeError as error:
-        raise InputError(f"A text cannot be stored: {error}.", "Replace its lone surrogates.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise _full(path) from error
-        raise BankError(f"{path} cannot be used: {error}.", "See whether the disk works and may be written.") from error
-
-
-def _unusable(path: Path, error: sqlite3.OperationalError) -> BankError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits say more than we need
-    if code == sqlite3.SQLITE_FULL:
-        return _full(path)
-    if code == sqlite3.SQLITE_BUSY:
-        return BankLockedError(f"Another process writes to the catalogue of {path}.", "Try again when it is done.")
-    return BankError(f"The catalogue of {path} cannot be used: {error}.", "See whether the disk works.")
-
-
-def _full(path: Path) -> BankFullError:
-    return BankFullError(
-        f"There is no room left for {path}.", "Free space and run the same call again: what was stored is kept."
-    )
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number <= _LARGEST

@@ -16,39 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING
+
+from memrecall_kv.bank.layout import GROUP, Facts, Storage
 
 if TYPE_CHECKING:  # a bank can be inspected without torch
     from torch import Tensor
 
     from memrecall_kv.types import MemoryBlock
 
-Storage = Literal["native", "int8", "int4"]
-
 _KEYS, _VALUES = ("keys", 2), ("values", 3)
 """Tensors and the dimension of `[L, K, M, D]` that shares a scale."""
-_GROUP = 32
-"""Most neighbours that share a scale with 4 bits."""
 _LARGEST = 2.0**15
 """Numbers from here on, half of what float16 can hold, leave no room for a range: they are stored as they are."""
-
-
-class Facts(TypedDict):
-    """What is needed beside the tensors: JSON values.
-
-    Attributes:
-        storage: How keys and values are stored.
-        dtype: The dtype they were made in, torch's name for it.
-        shape: `[L, K, M, D]`, M the largest count.
-        extent: Positions the block takes.
-        source_tokens: Tokens of the chunk, T.
-    """
-
-    storage: Storage
-    dtype: str
-    shape: list[int]
-    extent: int
-    source_tokens: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +71,7 @@ def quantize(block: MemoryBlock, storage: Storage) -> StoredBlock:
         elif storage == "int8":
             tensors |= _encode(name, _padded(tensor.float(), counts), dim, bits=8, group=tensor.shape[dim])
         else:
-            tensors |= _encode(name, _padded(tensor.float(), counts), dim, bits=4, group=_GROUP)
+            tensors |= _encode(name, _padded(tensor.float(), counts), dim, bits=4, group=GROUP)
     if counts is not None:
         packed = {name: t[_real_rows(name, storage, counts, block.width)] for name, t in tensors.items()}
         tensors = {**packed, "counts": counts.to(narrow)}
@@ -151,7 +131,7 @@ def _decode(tensors: Mapping[str, Tensor], name: str, dim: int) -> Tensor:
     """Return float32 `[L, K, M, D]`."""
     codes = tensors[name]
     scale, offset = (
-        _spread(tensors[f"{name}.{part}"].float(), dim, _GROUP, codes.shape[dim]) for part in ("scale", "offset")
+        _spread(tensors[f"{name}.{part}"].float(), dim, GROUP, codes.shape[dim]) for part in ("scale", "offset")
     )
     return codes.float().mul_(scale).add_(offset)
 
@@ -191,7 +171,7 @@ def _real_rows(name: str, storage: Storage, counts: Tensor, width: int) -> Tenso
     import torch
 
     shared = name.startswith("keys.")  # a range of keys stands for many memory tokens
-    group = {"int8": width, "int4": _GROUP}[storage] if shared else 1
+    group = {"int8": width, "int4": GROUP}[storage] if shared else 1
     return torch.arange(math.ceil(width / group)) * group < counts[..., None]
 
 

@@ -2,36 +2,45 @@
 
 ```
 record = header | JSON | padding | tensors, each at a multiple of 64 | footer
-header = magic 8s | JSON length u32 | record length u64 | block id 16s | payload xxh3-64 u64 | header xxh3-64 u64
+header = magic 8s | JSON length u32 | record length u64 | block id 16s | bank id 16s | payload xxh3-64 u64
+         | header xxh3-64 u64
 footer = record length u64 | commit magic 8s
 ```
 
 All numbers are little-endian. The payload checksum covers everything between header and footer; the header
-checksum covers the header before it. The magic's last character is the record's version.
+checksum covers the header before it. The magic's last character is the record's version; version 1 has no bank id.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import xxhash
 
-from memrecall_kv.errors import BlockCorruptError
+from memrecall_kv.bank.files import open_regular
+from memrecall_kv.bank.layout import Layout, read_layout
+from memrecall_kv.errors import BankFormatError, BlockCorruptError
 
 if TYPE_CHECKING:
     from memrecall_kv.bank.quantize import StoredBlock
 
-_MAGIC = b"MRKVREC1"
+_MAGIC = b"MRKVREC2"
+_HEADERS: Mapping[bytes, struct.Struct] = MappingProxyType(
+    {b"MRKVREC1": struct.Struct("<8sIQ16sQ"), _MAGIC: struct.Struct("<8sIQ16s16sQ")}
+)
 _COMMIT = b"MRKVDONE"
-_HEADER = struct.Struct("<8sIQ16sQ")
 _CHECK = struct.Struct("<Q")
 _FOOTER = struct.Struct("<Q8s")
 _ALIGN = 64
+_NAME = re.compile(r"seg-(\d{8,18})\.kvs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +58,16 @@ class Place:
     length: int
 
 
-class FileLayer:
-    """The system calls of a writer; tests put faults in by subclassing."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The start of a record; `bank_id` is `None` with version 1, `size` the bytes it takes."""
 
-    def append(self, path: Path, data: bytes) -> int:
-        """Write at the end of a file, creating it, and return the offset."""
-        with path.open("ab") as file:
-            offset = file.tell()
-            file.write(data)
-            return offset
-
-    def sync(self, path: Path) -> None:
-        """Return when a file or directory is on the disk."""
-        if os.name == "nt" and path.is_dir():
-            return  # Windows has no such call and keeps directories itself
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def truncate(self, path: Path, size: int) -> None:
-        """Cut a file to a size."""
-        os.truncate(path, size)
-
-    def remove(self, path: Path) -> None:
-        """Remove a file."""
-        path.unlink()
+    table_length: int
+    length: int
+    block_id: bytes
+    bank_id: bytes | None
+    payload_sum: int
+    size: int
 
 
 def segment_name(number: int) -> str:
@@ -83,7 +75,14 @@ def segment_name(number: int) -> str:
     return f"seg-{number:08d}.kvs"
 
 
-def pack(block_id: bytes, stored: StoredBlock) -> bytes:
+def segment_number(name: str) -> int | None:
+    """Return the number in a segment's file name, `None` for any other file, such as a copy of one."""
+    match = _NAME.fullmatch(name)
+    number = int(match[1]) if match else -1
+    return number if name == segment_name(number) else None
+
+
+def pack(block_id: bytes, stored: StoredBlock, bank_id: bytes) -> bytes:
     """Return the record of a block."""
     import torch
 
@@ -94,14 +93,19 @@ def pack(block_id: bytes, stored: StoredBlock) -> bytes:
         parts.append(raw + bytes(-len(raw) % _ALIGN))
         offset += len(parts[-1])
     facts = json.dumps({"facts": stored.facts, "tensors": table}).encode()
-    start = _HEADER.size + _CHECK.size + len(facts)
-    payload = facts + bytes(-start % _ALIGN) + b"".join(parts)
-    length = _HEADER.size + _CHECK.size + len(payload) + _FOOTER.size
-    head = _HEADER.pack(_MAGIC, len(facts), length, block_id, xxhash.xxh3_64_intdigest(payload))
-    return b"".join([head, _CHECK.pack(xxhash.xxh3_64_intdigest(head)), payload, _FOOTER.pack(length, _COMMIT)])
+    return _sealed(facts, b"".join(parts), block_id, bank_id)
 
 
-def read(folder: Path, place: Place, block_id: bytes, name: str) -> bytes:
+def renewed(record: bytes, bank_id: bytes) -> bytes:
+    """Return a record that `read` returned in today's version, which an older one becomes when it is moved."""
+    header = _header(record)
+    if header.bank_id is not None:
+        return record
+    table, tensors = _parts(record, header)
+    return _sealed(bytes(table), bytes(tensors), header.block_id, bank_id)
+
+
+def read(folder: Path, place: Place, block_id: bytes, name: str, bank_id: bytes) -> bytes:
     """Return the record of a block, compared with its checksums.
 
     Args:
@@ -109,57 +113,117 @@ def read(folder: Path, place: Place, block_id: bytes, name: str) -> bytes:
         place: Where the record should be.
         block_id: The block it should hold.
         name: The chunk, for messages.
+        bank_id: The bank it should be of; empty if the bank has none yet.
 
     Raises:
         BlockCorruptError: If anything differs.
     """
     where = f"{name} in {segment_name(place.segment)}"
     try:
-        with (folder / segment_name(place.segment)).open("rb") as file:
+        with os.fdopen(open_regular(folder / segment_name(place.segment), os.O_RDONLY), "rb") as file:
+            there = max(0, os.fstat(file.fileno()).st_size - place.start)
             file.seek(place.start)
-            record = file.read(place.length)
+            # the length is the catalogue's word: no memory is asked for before the file is that long
+            record = file.read(min(place.length, there))
     except FileNotFoundError as error:
         raise _corrupt(where, "the file is gone") from error
+    except BankFormatError as error:
+        raise _corrupt(where, error.message) from error
     if len(record) != place.length:
         raise _corrupt(where, f"the segment ends after {len(record)} of {place.length} bytes")
-    _check(record, block_id, where)
+    try:
+        _check(record, block_id, bank_id)
+    except ValueError as error:
+        raise _corrupt(where, str(error)) from error
     return record
 
 
-def unpack(record: bytes) -> StoredBlock:
-    """Return the block of a record that `read` returned."""
+def layout(record: bytes, name: str) -> Layout:
+    """Return what a record that `read` returned holds.
+
+    Raises:
+        BlockCorruptError: If its tensors cannot be what it says; `name` is the chunk's, for the message.
+    """
+    table, tensors = _parts(record, _header(record))
+    try:
+        return read_layout(bytes(table), tensors)
+    except ValueError as error:
+        raise _corrupt(name, f"it holds {error}") from error
+
+
+def unpack(record: bytes, name: str) -> StoredBlock:
+    """Return the block of a record that `read` returned; raises like `layout`."""
     import torch
 
     from memrecall_kv.bank.quantize import StoredBlock
 
-    size = _HEADER.unpack_from(record)[1]
-    start = _HEADER.size + _CHECK.size
-    content = json.loads(record[start : start + size])
-    base = start + size + -(start + size) % _ALIGN
-    buffer = bytearray(record)  # torch wants memory it may write to
-    tensors = {}
-    for name, dtype, shape, offset, length in content["tensors"]:
-        flat = torch.frombuffer(buffer, dtype=torch.uint8, offset=base + offset, count=length)
-        tensors[name] = flat.view(getattr(torch, dtype)).view(shape)
-    return StoredBlock(tensors, content["facts"])
+    found = layout(record, name)
+    _, tensors = _parts(record, _header(record))
+    buffer = bytearray(tensors)  # torch wants memory it may write to
+    stored = {}
+    for entry in found.entries:
+        flat = torch.frombuffer(buffer, dtype=torch.uint8, offset=entry.offset, count=entry.length)
+        stored[entry.name] = flat.view(getattr(torch, entry.dtype)).view(entry.shape)
+    return StoredBlock(stored, found.facts)
 
 
-def _check(record: bytes, block_id: bytes, where: str) -> None:
+def owner(data: bytes) -> bytes | None:
+    """Return the id of the bank that wrote the record at the start of some bytes; `None` if they do not say."""
     try:
-        magic, _, length, found, payload_sum = _HEADER.unpack_from(record)
-        (head_sum,) = _CHECK.unpack_from(record, _HEADER.size)
-        footer_length, commit = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
-    except struct.error as error:
-        raise _corrupt(where, "it is shorter than a header") from error
-    payload = memoryview(record)[_HEADER.size + _CHECK.size : -_FOOTER.size]
-    if xxhash.xxh3_64_intdigest(record[: _HEADER.size]) != head_sum or magic != _MAGIC:
-        raise _corrupt(where, "its header does not match its checksum")
-    if length != len(record) or footer_length != length or commit != _COMMIT:
-        raise _corrupt(where, f"it is {len(record)} bytes long instead of {length}, or it was not finished")
-    if found != block_id:
-        raise _corrupt(where, "it holds another block")
-    if xxhash.xxh3_64_intdigest(payload) != payload_sum:
-        raise _corrupt(where, "its content does not match its checksum")
+        return _header(data).bank_id
+    except ValueError:
+        return None
+
+
+HEADER_BYTES = max(header.size for header in _HEADERS.values()) + _CHECK.size
+"""What `owner` has to see."""
+
+
+def _sealed(table: bytes, tensors: bytes, block_id: bytes, bank_id: bytes) -> bytes:
+    form = _HEADERS[_MAGIC]
+    start = form.size + _CHECK.size
+    payload = table + bytes(-(start + len(table)) % _ALIGN) + tensors
+    length = start + len(payload) + _FOOTER.size
+    head = form.pack(_MAGIC, len(table), length, block_id, bank_id, xxhash.xxh3_64_intdigest(payload))
+    return b"".join([head, _CHECK.pack(xxhash.xxh3_64_intdigest(head)), payload, _FOOTER.pack(length, _COMMIT)])
+
+
+def _header(record: bytes) -> _Header:
+    """Return the header of a record; raises `ValueError` if there is none."""
+    form = _HEADERS.get(record[: len(_MAGIC)])
+    if form is None or len(record) < form.size + _CHECK.size:
+        raise ValueError("its header does not match its checksum")
+    (head_sum,) = _CHECK.unpack_from(record, form.size)
+    if xxhash.xxh3_64_intdigest(record[: form.size]) != head_sum:
+        raise ValueError("its header does not match its checksum")
+    _, table_length, length, block_id, *bank_id, payload_sum = form.unpack_from(record)
+    return _Header(
+        table_length, length, block_id, bank_id[0] if bank_id else None, payload_sum, form.size + _CHECK.size
+    )
+
+
+def _parts(record: bytes, header: _Header) -> tuple[memoryview, memoryview]:
+    """Return the JSON and the tensors of a record."""
+    end = header.size + header.table_length
+    inside = memoryview(record)[: -_FOOTER.size]
+    return inside[header.size : end], inside[end + -end % _ALIGN :]
+
+
+def _check(record: bytes, block_id: bytes, bank_id: bytes) -> None:
+    """Raise `ValueError` unless a record is whole, of this block and of this bank."""
+    header = _header(record)
+    if len(record) < header.size + _FOOTER.size:
+        raise ValueError("it is shorter than a header")
+    footer_length, commit = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
+    if header.length != len(record) or footer_length != header.length or commit != _COMMIT:
+        raise ValueError(f"it is {len(record)} bytes long instead of {header.length}, or it was not finished")
+    if header.block_id != block_id:
+        raise ValueError("it holds another block")
+    if bank_id and header.bank_id not in (bank_id, None):
+        raise ValueError("it is another bank's")
+    payload = memoryview(record)[header.size : -_FOOTER.size]
+    if xxhash.xxh3_64_intdigest(payload) != header.payload_sum:
+        raise ValueError("its content does not match its checksum")
 
 
 def _corrupt(where: str, problem: str) -> BlockCorruptError:

@@ -1,35 +1,42 @@
-"""The one writer of a bank's segments: its lock, appending, and cutting off what was never acknowledged."""
+"""The one writer of a bank's segments: appending, and cutting off what was never acknowledged."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
-from memrecall_kv.bank.segment import FileLayer, Place, segment_name
-from memrecall_kv.errors import BankLockedError
+from memrecall_kv.bank.directory import BankDirectory
+from memrecall_kv.bank.files import FileLayer, open_regular, refuse_strange
+from memrecall_kv.bank.segment import HEADER_BYTES, Place, owner, segment_name, segment_number
+from memrecall_kv.bank.writer_lock import WriterLock
+from memrecall_kv.errors import BankFormatError
 
-_LOCK = "writer.lock"
+if TYPE_CHECKING:
+    from memrecall_kv.bank.catalogue import Catalogue
 
 
 class SegmentWriter:
     """Appends records under a lock.
 
     Args:
-        path: The bank's directory.
+        directory: The bank's.
+        lock: Taken by `open`.
         segment_bytes: A segment at least this long is not appended to.
         files: The system calls.
-        ends: Returns the end of the last acknowledged record by segment.
+        catalogue: Knows where the acknowledged records end.
     """
 
-    def __init__(self, path: Path, segment_bytes: int, files: FileLayer, ends: Callable[[], Mapping[int, int]]) -> None:
-        self._path = path
+    def __init__(
+        self, directory: BankDirectory, lock: WriterLock, segment_bytes: int, files: FileLayer, catalogue: Catalogue
+    ) -> None:
+        self._directory = directory
+        self._lock = lock
         self._segment_bytes = segment_bytes
         self._files = files
-        self._ends = ends
-        self._lock: IO[str] | None = None
+        self._catalogue = catalogue
         self._active = 0
 
     def open(self) -> None:
@@ -37,28 +44,26 @@ class SegmentWriter:
 
         Raises:
             BankLockedError: If another process writes.
+            BankMovedError: If the path leads to another bank by now.
+            BankError: If the lock was lost, or another bank's segments are among these; nothing was cut.
             OSError: If the disk fails.
         """
-        if self._lock is not None:
+        self._directory.confirm()
+        if self._lock.is_held:
+            self._lock.confirm()
             return
-        lock = _locked(self._path / _LOCK)
+        self._lock.take()
         with contextlib.ExitStack() as undo:
-            undo.callback(lock.close)
+            undo.callback(self._lock.release)
+            self._active = max(0, self._next_segment() - 1)
             # only under the lock: until then another process may acknowledge more
             self._cut_tails()
-            self._active = max(0, self._next_segment() - 1)
             undo.pop_all()
-        self._lock = lock
-
-    def close(self) -> None:
-        """Give the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def segments(self) -> list[Path]:
-        """Return the segment files."""
-        return sorted(self._path.glob("seg-*.kvs"))
+        """Return the segment files, and nothing that only looks like one."""
+        names = [name for name in os.listdir(self._directory.path) if segment_number(name) is not None]
+        return [self._directory.path / name for name in sorted(names)]
 
     def start_segment(self) -> None:
         """Leave the segments there are and append to a new one."""
@@ -73,8 +78,8 @@ class SegmentWriter:
         try:
             places = [self._append(record) for record in records]
             for number in {place.segment for place in places}:
-                self._files.sync(self._path / segment_name(number))
-            self._files.sync(self._path)
+                self._files.sync(self._path(number))
+            self._files.sync(self._directory.path)
         except OSError:
             # after a failed write or sync nobody knows what a segment holds: leave it for ever
             self.start_segment()
@@ -83,59 +88,74 @@ class SegmentWriter:
         return places
 
     def remove(self, paths: Sequence[Path]) -> None:
-        """Remove segments that no row points to any more."""
+        """Remove segments that no row points to any more; raises like `open`."""
         for path in paths:
+            self._refuse_stranger(path, 0)
+        for path in paths:
+            self._directory.confirm()
             self._files.remove(path)
-        self._files.sync(self._path)
+        self._files.sync(self._directory.path)
 
     def _append(self, record: bytes) -> Place:
-        path = self._path / segment_name(self._active)
-        if path.exists() and path.stat().st_size >= self._segment_bytes:
+        self._directory.confirm()
+        path = self._path(self._active)
+        if path.exists() and not self._takes_more(path):
             self._active += 1
-            path = self._path / segment_name(self._active)
+            path = self._path(self._active)
         return Place(self._active, self._files.append(path, record), len(record))
 
+    def _takes_more(self, path: Path) -> bool:
+        found = path.stat()
+        # a file of two names may be in somebody's backup
+        return found.st_size < self._segment_bytes and found.st_nlink == 1
+
     def _cut_tails(self) -> None:
-        ends = self._ends()
-        for path in self.segments():
-            end = ends.get(_number(path), 0)
-            if path.stat().st_size > end:
-                self._files.truncate(path, end)
+        """Cut off what no row points to.
+
+        In a transaction: a writer that lost its lock file cannot acknowledge anything meanwhile.
+        """
+        with self._catalogue.transaction():
+            ends = self._catalogue.ends()
+            tails = [
+                (path, number, ends.get(number, 0))
+                for path in self.segments()
+                for number in [_number(path)]
+                if path.lstat().st_size > ends.get(number, 0)
+            ]
+            for path, number, end in tails:
+                self._refuse_stranger(path, 0)
+                self._refuse_stranger(path, end)
+                self._catalogue.confirm_blocks(number)
+            for path, _, end in tails:
+                self._directory.confirm()
+                self._cut(path, end)
+
+    def _cut(self, path: Path, end: int) -> None:
+        if end == 0:
+            self._files.remove(path)  # also if it has another name, which keeps what it has
+        elif path.stat().st_nlink == 1:
+            self._files.truncate(path, end)
+
+    def _refuse_stranger(self, path: Path, offset: int) -> None:
+        """Raise if what lies in a segment from an offset on was written by another bank."""
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            file.seek(offset)
+            found = owner(file.read(HEADER_BYTES))
+        if found is not None and found != self._catalogue.bank_id:
+            raise BankFormatError(
+                f"{path} was written by another bank than the catalogue beside it.",
+                "Put back the catalogue or the segments that belong together; nothing was changed.",
+            )
+
+    def _path(self, number: int) -> Path:
+        path = self._directory.path / segment_name(number)
+        refuse_strange(path)
+        return path
 
     def _next_segment(self) -> int:
         return max((_number(path) for path in self.segments()), default=-1) + 1
 
 
 def _number(path: Path) -> int:
-    return int(path.stem.removeprefix("seg-"))
-
-
-def _locked(path: Path) -> IO[str]:
-    """Return an open file that holds the writer's lock and, for people, its process id."""
-    file = path.open("a+", encoding="utf-8")
-    try:
-        _lock_file(file)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise BankLockedError(
-            f"Another process ({owner}) writes to {path.parent}.", "Wait until it is done, or open with read_only."
-        ) from error
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds, and deleting must stay possible
-        file.truncate(0)
-        os.write(file.fileno(), str(os.getpid()).encode())
-    return file
-
-
-def _lock_file(file: IO[str]) -> None:
-    """Take an exclusive lock on a file or raise OSError at once."""
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(2**20)  # behind the process id, which others may read then
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    number = segment_number(path.name)
+    return -1 if number is None else number
