@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from memrecall_kv.backbone.process_memory import give_back
 from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.bank.metadata import storable
 from memrecall_kv.types import Chunk, Document, IngestReport, MemoryBlock, Progress
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,16 @@ class Ingestion:
     _known: int = 0
 
     def run(self, documents: Iterable[Document]) -> IngestReport:
-        """Ingest documents and report; a document is visible when it is durable, its blocks too unless deferred."""
+        """Ingest documents and report; a document is visible when it is durable, its blocks too unless deferred.
+
+        Raises:
+            InputError: If a document cannot be stored. Of a list or tuple all are looked at before any work begins; of
+                anything else, which need not fit in memory, each as it comes.
+        """
         started = time.perf_counter()
         deferred = set() if self.defer else self.bank.deferred_documents()
-        for document in documents:
+        forms = [storable(document) for document in documents] if isinstance(documents, Sequence) else None
+        for document in map(storable, documents) if forms is None else forms:
             if self.bank.holds(document) and document.id not in deferred:
                 self._count("documents_unchanged", 1)
                 continue
