@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -55,31 +56,37 @@ class LazyMemory:
 class LazyBank:
     """A `MemoryBank`, given or opened when needed: for reading until `close`, for writing as long as it takes.
 
+    Who reads never waits for who writes. A process forked from this one, as a server's workers are, opens its own.
+
     Args:
         bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary one,
-            made at the first writing and removed by `close` or with this object.
+            made when it is first needed and removed by `close` or with this object.
         memory: Whose bank it is.
     """
 
     def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
         self._given = bank if not isinstance(bank, (str, Path)) else None
-        self._path = Path(bank) if isinstance(bank, (str, Path)) else None
+        # where it is now: what a relative path means changes with the working directory
+        self._path = Path(bank).resolve() if isinstance(bank, (str, Path)) else None
         self._is_temporary = bank is None
         self._memory = memory
+        self._process = os.getpid()
         self._reading: list[MemoryBank] = []  # none or one; a list, so that the clean-up sees it
         self._cleanup: weakref.finalize[..., LazyBank] | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # around what is open; nobody holds it while writing
+        self._one_writes = threading.RLock()
 
     def get(self) -> MemoryBank:
         """Return the bank for reading, opening it the first time and again after `close`."""
         if self._given is not None:
             return self._given
+        self._begin_in_fork()
         with self._lock:
-            if self._path is None:
-                with self.writing():
-                    pass
             if not self._reading:
-                self._reading.append(self._memory.get().open_bank(str(self._path), read_only=True))
+                memory = self._memory.get()
+                if self._path is None:
+                    memory.open_bank(self._made()).close()
+                self._reading.append(memory.open_bank(str(self._path), read_only=True))
                 if self._cleanup is None:
                     self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]
@@ -87,15 +94,16 @@ class LazyBank:
     @contextmanager
     def writing(self) -> Iterator[MemoryBank]:
         """Open the bank for writing, for one at a time, and give the writer's lock back afterwards."""
-        with self._lock:
+        self._begin_in_fork()
+        with self._one_writes:
             if self._given is not None:
                 yield self._given
                 return
             memory = self._memory.get()
-            if self._is_temporary and self._cleanup is None:
-                self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
-                self._cleanup = weakref.finalize(self, _discard, self._reading, self._path)
-            with memory.open_bank(str(self._path)) as bank:
+            with self._lock:
+                is_gone = self._is_temporary and self._cleanup is None  # closed, or never there
+                path = self._made() if self._path is None or is_gone else self._path
+            with memory.open_bank(path) as bank:
                 yield bank
 
     def ingest(self, documents: Iterable[Document], *, show_progress: bool = False) -> None:
@@ -113,11 +121,25 @@ class LazyBank:
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
-        with self._lock:
+        self._begin_in_fork()
+        with self._one_writes, self._lock:
             _close(self._reading)
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None
+
+    def _begin_in_fork(self) -> None:
+        """Leave to the parent what is its own: its open banks, the locks of its threads, and a temporary bank's end."""
+        if self._process != os.getpid():
+            self._is_temporary = self._is_temporary and self._cleanup is None
+            self._process, self._reading, self._cleanup = os.getpid(), [], None
+            self._lock, self._one_writes = threading.Lock(), threading.RLock()
+
+    def _made(self) -> Path:
+        """Make a temporary bank's directory, and see to its being removed."""
+        self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
+        self._cleanup = weakref.finalize(self, _discard, self._reading, self._path, os.getpid())
+        return self._path
 
 
 def _load(name_or_path: str | None, device: str) -> MemRecall:
@@ -136,6 +158,7 @@ def _close(opened: list[MemoryBank]) -> None:
         opened.pop().close()
 
 
-def _discard(opened: list[MemoryBank], directory: Path) -> None:
+def _discard(opened: list[MemoryBank], directory: Path, process: int) -> None:
     _close(opened)
-    shutil.rmtree(directory, ignore_errors=True)
+    if os.getpid() == process:  # a forked process that ends leaves it to the one that made it
+        shutil.rmtree(directory, ignore_errors=True)

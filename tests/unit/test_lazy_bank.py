@@ -1,0 +1,145 @@
+"""The bank behind a host adapter: where it was named, never waited for by who reads, and each process's own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from memrecall_kv import MemRecall
+from memrecall_kv.errors import MemRecallError
+from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.testing import tiny_memory
+from memrecall_kv.types import Document
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@pytest.fixture(scope="module")
+def memory() -> MemRecall:
+    return tiny_memory()
+
+
+def lazy(bank: str | Path | None, memory: MemRecall) -> LazyBank:
+    return LazyBank(bank, LazyMemory(memory, None, "cpu"))
+
+
+def ids(bank: LazyBank) -> list[str]:
+    return [document.id for document in bank.get().documents()]
+
+
+def in_child(work: Callable[[], object]) -> str:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(work())
+        except MemRecallError as error:
+            said = f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            said = f"RAW {type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_relative_path_means_what_it_meant_when_the_adapter_was_made(
+    memory: MemRecall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        lazy("my.bank", memory).ingest([Document(name, f"text of {name}")])
+    monkeypatch.chdir(tmp_path / "a")
+    bank = lazy("my.bank", memory)
+    monkeypatch.chdir(tmp_path / "b")
+    assert ids(bank) == ["a"]
+    bank.ingest([Document("new", "new text")])
+    assert ids(bank) == ["a", "new"]
+    bank.close()
+    other = lazy(tmp_path / "b" / "my.bank", memory)
+    assert ids(other) == ["b"]
+    other.close()
+
+
+@pytest.mark.parametrize("is_temporary", [False, True], ids=["a directory", "a temporary one"])
+def test_who_reads_does_not_wait_for_who_writes(memory: MemRecall, tmp_path: Path, is_temporary: bool) -> None:
+    bank = lazy(None if is_temporary else tmp_path / "bank", memory)
+    bank.ingest([Document("a", "a text")])
+    entered, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with bank.writing() as writable:
+            memory.ingest(writable, [Document("b", "b text")])
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert entered.wait(60)
+    assert ids(bank) == ["a", "b"]  # while the other still writes
+    leave.set()
+    thread.join()
+    bank.close()
+
+
+def test_a_temporary_bank_is_there_when_it_is_read_first_and_gone_when_it_is_closed(
+    memory: MemRecall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bank = lazy(None, memory)
+    assert ids(bank) == []
+    bank.ingest([Document("a", "a text")])
+    assert ids(bank) == ["a"]
+    bank.close()
+    assert list(tmp_path.iterdir()) == []
+    bank.ingest([Document("b", "b text")])
+    assert ids(bank) == ["b"]
+    bank.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_fork
+@pytest.mark.parametrize("is_temporary", [False, True], ids=["a directory", "a temporary one"])
+def test_a_servers_workers_open_their_own(memory: MemRecall, tmp_path: Path, is_temporary: bool) -> None:
+    bank = lazy(None if is_temporary else tmp_path / "bank", memory)
+    bank.ingest([Document("a", "a text")])
+    assert ids(bank) == ["a"]
+
+    def work() -> list[str]:
+        before = ids(bank)
+        with bank.writing() as writable:
+            writable.delete("a")
+        bank.close()
+        return before
+
+    assert in_child(work) == "['a']"
+    assert bank.get().path.exists()
+    assert ids(bank) == []
+    bank.close()
+
+
+@needs_fork
+def test_a_fork_while_another_thread_writes_leaves_the_child_free(memory: MemRecall, tmp_path: Path) -> None:
+    bank = lazy(tmp_path / "bank", memory)
+    bank.ingest([Document("a", "a text")])
+    entered, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with bank.writing():
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert entered.wait(60)
+    assert in_child(lambda: ids(bank)) == "['a']"
+    leave.set()
+    thread.join()
+    bank.close()
