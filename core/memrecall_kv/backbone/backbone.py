@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,9 @@ from transformers import PreTrainedModel
 
 from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.scheduler import Scheduler
+
+_REQUEST = "\ue000request\ue000"
+"""Stands for a request in a template; of characters that no text means anything by."""
 
 
 @dataclass(eq=False)
@@ -37,6 +41,7 @@ class Backbone:
     tokenizer: Any
     scheduler: Scheduler = field(default_factory=Scheduler, repr=False)
     kv: KVAccess = field(init=False, repr=False)
+    _encoding: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # at once, and not when first asked for: some adapter may be on then, and its numbers would be kept
@@ -81,8 +86,8 @@ class Backbone:
         return self.sink_id if token is None else int(token)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        """Return the token ids of a text, whoever wrote it: `<|im_start|>` in it is words, and begins no turn."""
+        return list(self._tokens(text, are_tokens_parsed=False)["input_ids"])
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""
@@ -90,12 +95,39 @@ class Backbone:
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Return the span of characters `[start, end)` of every token."""
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = self._tokens(text, are_tokens_parsed=False)
         return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
     def chat(self, request: str) -> list[int]:
-        """Return the ids of one user turn and the start of the reply; plain text if there is no chat template."""
+        """Return the ids of one user turn and the start of the reply; plain text if there is no chat template.
+
+        Special tokens are those of the template, never those that stand in the request.
+        """
         if not self.tokenizer.chat_template:
             return self.encode(f"{request}\nAnswer:")
+        if self.encode(request) == self._parsed(request):
+            return self._parsed(self._turn(request))
+        first, *rest = self._turn(_REQUEST).split(_REQUEST)
+        ids = self._parsed(first)
+        for part in rest:
+            ids += [*self.encode(request), *self._parsed(part)]
+        return ids
+
+    def _turn(self, request: str) -> str:
         turn = [{"role": "user", "content": request}]
-        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+    def _parsed(self, text: str) -> list[int]:
+        """Return the token ids of a template, its special tokens among them."""
+        return list(self._tokens(text, are_tokens_parsed=True)["input_ids"])
+
+    def _tokens(self, text: str, *, are_tokens_parsed: bool) -> Any:
+        # transformers keeps the choice in the tokenizer, which all threads share
+        with self._encoding:
+            return self.tokenizer(
+                text,
+                add_special_tokens=False,
+                split_special_tokens=not are_tokens_parsed,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
