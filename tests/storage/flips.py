@@ -1,0 +1,156 @@
+"""Every bit of a small bank flipped, every file cut short: what is read is right, or an error says that it is not."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from memrecall_kv.bank import MemoryBank
+from memrecall_kv.bank.directory import CATALOGUE
+from memrecall_kv.errors import MemRecallError
+from memrecall_kv.types import Document
+from storage_trace import NATIVE, WrongError, chunks_of, content, open_bank, put
+
+_DOCUMENTS = [
+    Document(f"doc-{number}", f"text {number} on {number * number}", {"page": number, "of": ["t", None]})
+    for number in range(3)
+]
+_LATER = Document("later", "still to be compressed", {"page": 9})
+
+
+def build(path: Path) -> None:
+    """Make a bank, in small pages so that there are fewer bits that mean nothing."""
+    with open_bank(path) as bank:
+        for document in _DOCUMENTS:
+            put(bank, document)
+        bank.put_document(_LATER, chunks_of(_LATER), defer=True)
+    with closing(sqlite3.connect(path / CATALOGUE)) as database:
+        database.executescript("PRAGMA journal_mode=DELETE; PRAGMA page_size=512; VACUUM; PRAGMA journal_mode=WAL;")
+    for name in ("writer.lock", "catalogue.sqlite-reserve"):
+        (path / name).unlink()
+
+
+def use(path: Path) -> str:
+    """Read a bank that was changed; return `found` or `harmless`.
+
+    Raises:
+        WrongError: If anything that was read is not what was stored, and nothing said so.
+    """
+    try:
+        with MemoryBank.open(path, read_only=True, config=NATIVE) as bank:
+            wrong = _wrong(bank)
+            try:
+                verified = bank.verify()
+            except MemRecallError:
+                return _told("found", wrong - {"stats"})
+            return _told("harmless", wrong | ({"verify"} if verified != _BLOCKS else set()))
+    except MemRecallError:
+        return "found"
+
+
+_BLOCKS = len({chunk.text for document in _DOCUMENTS for chunk in chunks_of(document)})
+
+
+def _told(kind: str, wrong: set[str]) -> str:
+    if wrong:
+        raise WrongError(f"wrong and unnoticed: {sorted(wrong)}")
+    return kind
+
+
+def _wrong(bank: MemoryBank) -> set[str]:
+    """Return what can be read and is wrong."""
+    everything = [*_DOCUMENTS, _LATER]
+    reads: dict[str, tuple[Callable[[], Any], Any]] = {
+        "documents": (bank.documents, everything),
+        "chunks": (bank.chunks, [chunk for document in everything for chunk in chunks_of(document)]),
+        "filter": (lambda: len(bank.chunks(lambda _, metadata: metadata["page"] == 9)), len(chunks_of(_LATER))),
+        "blocks": (lambda: _blocks(bank), True),
+        "stats": (
+            lambda: (bank.stats().documents, bank.stats().blocks, bank.stats().memory_tokens),
+            (4, _BLOCKS, 3 * _BLOCKS),
+        ),
+        **{
+            f"metadata of {document.id}": (lambda doc_id=document.id: bank.metadata(doc_id), document.metadata)
+            for document in everything
+        },
+    }
+    wrong = set()
+    for name, (read, right) in reads.items():
+        try:
+            if read() != right:
+                wrong.add(name)
+        except MemRecallError:
+            continue
+    return wrong
+
+
+def _blocks(bank: MemoryBank) -> bool:
+    for document in _DOCUMENTS:
+        bank.blocks(chunks_of(document))
+    return True
+
+
+def flip(folder: Path, *, every: int = 1) -> Counter[str]:
+    """Flip each n-th bit and cut each n-th byte off; return how many, and of which kind those were that failed."""
+    counts: Counter[str] = Counter()
+    build(folder / "good")
+    for path, changed, what in _changes(folder, every):
+        path.write_bytes(changed)
+        for ending in ("-wal", "-shm"):
+            (path.parent / f"{CATALOGUE}{ending}").unlink(missing_ok=True)
+        try:
+            counts[f"{what}, {use(path.parent)}"] += 1
+        except Exception as error:
+            counts[f"FAILED {what} in {path.name}: {type(error).__name__}: {error}"] += 1
+    counts["flips and cuts"] = sum(count for what, count in counts.items() if "," in what)
+    return counts
+
+
+def _changes(folder: Path, every: int) -> Iterator[tuple[Path, bytes, str]]:
+    copy = folder / "copy"
+    for good in sorted((folder / "good").iterdir()):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder / "good", copy)
+        data = good.read_bytes()
+        for bit in range(0, len(data) * 8, every):
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            yield copy / good.name, bytes(changed), f"flips of {good.suffix[1:]}"
+        for size in range(0, len(data), max(1, every // 8)):
+            yield copy / good.name, data[:size], f"cuts of {good.suffix[1:]}"
+
+
+def flip_log(folder: Path, *, every: int = 1) -> Counter[str]:
+    """Flip each n-th byte of a log that was left by a kill: what it held since may be lost, nothing may be wrong."""
+    counts: Counter[str] = Counter()
+    bank = open_bank(folder / "hot")
+    for document in _DOCUMENTS:
+        put(bank, document)
+    shutil.copytree(folder / "hot", folder / "left")
+    bank.close()
+    log = (folder / "left" / f"{CATALOGUE}-wal").read_bytes()
+    states = [_DOCUMENTS[:number] for number in range(len(_DOCUMENTS) + 1)]
+    for at in range(0, len(log), every):
+        shutil.rmtree(folder / "copy", ignore_errors=True)
+        shutil.copytree(
+            folder / "left", folder / "copy", ignore=shutil.ignore_patterns("*-shm", "catalogue.sqlite-reserve")
+        )
+        changed = bytearray(log)
+        changed[at] ^= 1 << at % 8
+        (folder / "copy" / f"{CATALOGUE}-wal").write_bytes(changed)
+        try:
+            with MemoryBank.open(folder / "copy", read_only=True, config=NATIVE) as left:
+                if content(left) not in states:
+                    raise WrongError("it holds what it never held")
+                left.verify()
+            counts["flips of wal"] += 1
+        except MemRecallError:
+            counts["flips of wal"] += 1
+        except Exception as error:
+            counts[f"FAILED flip of wal: {type(error).__name__}: {error}"] += 1
+    return counts
