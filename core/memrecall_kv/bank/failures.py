@@ -50,7 +50,10 @@ def damaged(path: Path, problem: str) -> BankFormatError:
 
 
 def _unusable(path: Path, error: sqlite3.OperationalError) -> BankError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits say more than we need
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return BankFormatError(f"{path} was left half done by a writer.", "Open it for writing, which finishes it.")
+    code &= 0xFF  # the upper bits say more than we need
     if code == sqlite3.SQLITE_FULL:
         return _full(path)
     if code == sqlite3.SQLITE_BUSY:
@@ -63,8 +66,6 @@ def _unusable(path: Path, error: sqlite3.OperationalError) -> BankError:
 def _remedy(path: Path) -> str:
     """Return what to do about a file that cannot be opened, read or written."""
     log = path / f"{CATALOGUE}-wal"
-    if os.path.exists(path / f"{CATALOGUE}-journal"):
-        return "A writer was interrupted: open it once for writing."
     if not os.path.exists(path):
         return "See whether it can be made there."
     if len(os.fsencode(path)) > _LONGEST_PATH:
