@@ -22,17 +22,46 @@ Where: TypeAlias = Callable[[str, Metadata], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class Heading:
+    """What models see in front of a text and no citation holds: a title, a company, a year.
+
+    It ends with whatever separates it from the text.
+
+    Attributes:
+        judged: Compressed with the text, and searched.
+        read: Read with the text when notes are taken and answers written.
+    """
+
+    judged: str = ""
+    read: str = ""
+
+
+NO_HEADING = Heading()
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """A text under an id of the caller's choice."""
+    """A text under an id of the caller's choice, with what models are to see in front of each of its chunks."""
 
     id: str
     text: str
     metadata: Metadata = field(default_factory=dict)
+    heading: Heading = NO_HEADING
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A span `[start, end)` of a document's text, counted in characters."""
+    """A span `[start, end)` of a document's text, counted in characters.
+
+    Attributes:
+        doc_id: The document's id.
+        index: The chunk's place in it.
+        start: Where the span begins.
+        end: Where it ends.
+        text: The span.
+        num_tokens: Tokens of the text behind its heading, whichever of the two is longer.
+        heading: The document's, cut to its share of a chunk.
+    """
 
     doc_id: str
     index: int
@@ -40,11 +69,22 @@ class Chunk:
     end: int
     text: str
     num_tokens: int
+    heading: Heading = NO_HEADING
 
     @property
     def id(self) -> str:
         """Return the chunk's name inside a bank: its document and its place in it."""
         return f"{self.doc_id}#{self.index}"
+
+    @property
+    def judged_text(self) -> str:
+        """Return what is searched, and what the chunk's block is made of."""
+        return self.heading.judged + self.text
+
+    @property
+    def read_text(self) -> str:
+        """Return what a model reads to take notes and to answer."""
+        return self.heading.read + self.text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +125,7 @@ class Recall:
     """A chunk whose block was opened.
 
     Attributes:
-        chunk: The original text and its span.
+        chunk: The original text, its span and its heading.
         gate_probability: Relevance in [0, 1], given the question and the memory of that moment.
         step: 0 for the block opened first, 1 for the next, ...
         metadata: The document's metadata.
@@ -206,7 +246,7 @@ class IngestReport:
 
     Attributes:
         documents_added: New documents.
-        documents_updated: Documents whose text or metadata changed.
+        documents_updated: Documents whose text, heading or metadata changed.
         documents_unchanged: Documents that were in the bank already.
         chunks_compressed: Chunks that went through the compressor.
         chunks_reused: Chunks whose block was in the bank already.

@@ -83,13 +83,13 @@ def forge(path: Path) -> None:
     """Make the digests right, as somebody who can write the file can, as far as the values have digests."""
     with closing(sqlite3.connect(path / CATALOGUE)) as database, database:
         database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        for place, doc_id, text, metadata in database.execute(
-            "SELECT place, id, text, metadata FROM documents"
+        for place, doc_id, text, metadata, heading in database.execute(
+            "SELECT place, id, text, metadata, heading FROM documents"
         ).fetchall():
             query = "SELECT number, start, stop, num_tokens, block FROM chunks WHERE document = ? ORDER BY number"
             cuts = database.execute(query, (place,)).fetchall()
             try:
-                made = digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, cuts)
+                made = digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, heading, cuts)
             except ValueError:
                 continue
             database.execute("UPDATE documents SET head = ?, body = ? WHERE place = ?", (*made, place))

@@ -149,7 +149,7 @@ class MemoryBank:
     # -- writing ------------------------------------------------------------------------------------------
 
     def holds(self, document: Document) -> bool:
-        """Return whether this very text and metadata are stored under the document's id."""
+        """Return whether this very text, heading and metadata are stored under the document's id."""
         # as it would come back
         return self._catalogue.document(document.id) == storable(document)
 
@@ -200,7 +200,7 @@ class MemoryBank:
         Blocks that only the replaced text used stay until `compact`: another document may be about to use them.
 
         Args:
-            document: Its text and metadata.
+            document: Its text, heading and metadata.
             chunks: The spans of it that can be recalled.
             defer: Their blocks may come later.
 
@@ -394,7 +394,7 @@ class MemoryBank:
             yield
 
     def _block_id(self, chunk: Chunk) -> bytes:
-        return hashlib.sha256((self._salt + chunk.text).encode("utf-8", "surrogatepass")).digest()[:16]
+        return hashlib.sha256((self._salt + chunk.judged_text).encode("utf-8", "surrogatepass")).digest()[:16]
 
     def _unknown(self, doc_id: str) -> InputError:
         return InputError(f"There is no document {doc_id!r} in {self.path}.", "See inspect for the ids.")

@@ -11,10 +11,11 @@ from memrecall_kv.bank import digest
 from memrecall_kv.bank.connection import CatalogueFile
 from memrecall_kv.bank.digest import Cut
 from memrecall_kv.bank.failures import damaged
+from memrecall_kv.bank.heading import packed, unpacked
 from memrecall_kv.bank.metadata import to_json
 from memrecall_kv.bank.segment import Place
 from memrecall_kv.errors import BankFormatError
-from memrecall_kv.types import BankStats, Chunk, Document
+from memrecall_kv.types import BankStats, Chunk, Document, Heading, Metadata
 
 _LARGEST = 2**62
 """No number of ours comes near; sums of two are still numbers of SQLite's."""
@@ -32,6 +33,8 @@ class Entry:
         id: Its id.
         text: Its text.
         metadata: Its metadata as JSON.
+        heading: Its heading.
+        chunk_heading: That of its chunks.
         cuts: The rows of its chunks.
         is_whole: Whether all this is as it was entered; always in a bank of format 1, which cannot know.
     """
@@ -40,6 +43,8 @@ class Entry:
     id: str
     text: str
     metadata: str
+    heading: Heading
+    chunk_heading: Heading
     cuts: tuple[Cut, ...]
     is_whole: bool
 
@@ -47,8 +52,13 @@ class Entry:
     def chunks(self) -> list[Chunk]:
         """Return its chunks."""
         return [
-            Chunk(self.id, n, start, stop, self.text[start:stop], tokens) for n, start, stop, tokens, _ in self.cuts
+            Chunk(self.id, n, start, stop, self.text[start:stop], tokens, self.chunk_heading)
+            for n, start, stop, tokens, _ in self.cuts
         ]
+
+    def document(self, metadata: Metadata) -> Document:
+        """Return it with its metadata read."""
+        return Document(self.id, self.text, metadata, self.heading)
 
 
 class Catalogue(CatalogueFile):
@@ -81,22 +91,23 @@ class Catalogue(CatalogueFile):
                 cuts.setdefault(place, []).append(tuple(cut))
             if check and doc_id is None and self._rows(_COUNT_OF_IDS) != [(len(rows),)]:
                 raise damaged(self.path, "there are more ids than documents, or fewer")
-        for place, found_id, text, metadata, *stored in rows:
+        for place, found_id, text, metadata, heading, *stored in rows:
             its = tuple(cuts.get(place, ()))
-            made = self._made(found_id, place, text, metadata, its)
-            entry = Entry(place, found_id, text, metadata, its, self._is_same(tuple(stored), made))
+            made = self._made(found_id, place, text, metadata, heading, its)
+            headings = self._headings(found_id, heading)
+            entry = Entry(place, found_id, text, metadata, *headings, its, self._is_same(tuple(stored), made))
             if check and not entry.is_whole:
                 raise self.changed(f"document {found_id!r}")
             yield entry
 
     def documents(self) -> list[Document]:
         """Return all documents in the order they were added."""
-        return [Document(entry.id, entry.text, self.parsed(entry.metadata)) for entry in self.entries()]
+        return [entry.document(self.parsed(entry.metadata)) for entry in self.entries()]
 
     def document(self, doc_id: str) -> Document | None:
         """Return a document, or `None`."""
         for entry in self.entries(doc_id):
-            return Document(entry.id, entry.text, self.parsed(entry.metadata))
+            return entry.document(self.parsed(entry.metadata))
         return None
 
     def metadata(self, doc_id: str) -> dict[str, Any] | None:
@@ -105,7 +116,7 @@ class Catalogue(CatalogueFile):
         if not rows:
             return None
         ((place, metadata, head),) = rows
-        made = self._made(doc_id, place, "", metadata, ())
+        made = self._made(doc_id, place, "", metadata, "", ())
         if not self._is_same((head,), made[:1]):
             raise self.changed(f"document {doc_id!r}")
         return self.parsed(metadata)
@@ -216,17 +227,18 @@ class Catalogue(CatalogueFile):
     def enter_document(self, document: Document, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
         """Add a document with its chunks and their blocks' ids, or replace the one of the same id in its place."""
         metadata = to_json(document)
+        heading = packed(document.heading, chunks[0][0].heading if chunks else document.heading)
         cuts = [(c.index, c.start, c.end, c.num_tokens, block_id) for c, block_id in chunks]
         with self.transaction():
             ((place,),) = self._rows(_PLACE_FOR, (document.id,))
             if not isinstance(place, int):
                 raise damaged(self.path, "a document has the last place there is")
             head = digest.of_head(place, document.id, metadata)
-            body = _body(place, document, sorted(cuts))
-            change = "UPDATE documents SET text = ?, metadata = ?, head = ?, body = ? WHERE place = ?"
-            if self._database.execute(change, (document.text, metadata, head, body, place)).rowcount == 0:
-                row = (place, document.id, document.text, metadata, head, body)
-                self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", row)
+            body = _body(place, document, heading, sorted(cuts))
+            change = "UPDATE documents SET text = ?, metadata = ?, heading = ?, head = ?, body = ? WHERE place = ?"
+            row = (document.text, metadata, heading, head, body)
+            if self._database.execute(change, (*row, place)).rowcount == 0:
+                self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", (place, document.id, *row))
             self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
             self._database.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts])
 
@@ -270,11 +282,19 @@ class Catalogue(CatalogueFile):
             raise self.changed("a block's row")
         return Place(segment, start, length), tokens
 
-    def _made(self, doc_id: str, place: int, text: str, metadata: str, cuts: Sequence[Cut]) -> tuple[bytes, bytes]:
+    def _made(
+        self, doc_id: str, place: int, text: str, metadata: str, heading: str, cuts: Sequence[Cut]
+    ) -> tuple[bytes, bytes]:
         """Return the digests of head and body; raises if a value is not of its column's kind."""
         try:
-            return digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, cuts)
+            return digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, heading, cuts)
         except ValueError as error:
+            raise damaged(self.path, f"document {doc_id!r} holds other things ({error})") from error
+
+    def _headings(self, doc_id: str, stored: str) -> tuple[Heading, Heading]:
+        try:
+            return unpacked(stored)
+        except (ValueError, RecursionError) as error:
             raise damaged(self.path, f"document {doc_id!r} holds other things ({error})") from error
 
     def _json(self, text: object) -> Any:
@@ -287,8 +307,8 @@ class Catalogue(CatalogueFile):
         return stored == made or (self.version == 1 and not any(stored))
 
 
-_DOCUMENTS = "SELECT place, id, text, metadata, head, body FROM documents ORDER BY place"
-_DOCUMENT = "SELECT place, id, text, metadata, head, body FROM documents WHERE id = ?"
+_DOCUMENTS = "SELECT place, id, text, metadata, heading, head, body FROM documents ORDER BY place"
+_DOCUMENT = "SELECT place, id, text, metadata, heading, head, body FROM documents WHERE id = ?"
 _COUNT_OF_IDS = "SELECT count(*) FROM main.documents INDEXED BY sqlite_autoindex_documents_1"
 _CUTS = "SELECT document, number, start, stop, num_tokens, block FROM chunks ORDER BY document, number"
 _CUTS_OF_ONE = (
@@ -305,9 +325,9 @@ _LIVE_BLOCKS = (
 _PLACE_FOR = "SELECT coalesce((SELECT place FROM documents WHERE id = ?), (SELECT max(place) FROM documents) + 1, 1)"
 
 
-def _body(place: int, document: Document, cuts: Sequence[Cut]) -> bytes:
+def _body(place: int, document: Document, heading: str, cuts: Sequence[Cut]) -> bytes:
     try:
-        return digest.of_body(place, document.id, document.text, cuts)
+        return digest.of_body(place, document.id, document.text, heading, cuts)
     except ValueError as error:
         raise OverflowError(str(error)) from error  # numbers that are none of SQLite's
 

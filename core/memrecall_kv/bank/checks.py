@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memrecall_kv.errors import FingerprintMismatchError, InputError
-from memrecall_kv.types import Chunk, Document, MemoryBlock
+from memrecall_kv.types import NO_HEADING, Chunk, Document, MemoryBlock
 
 
 def compare_fingerprints(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
@@ -51,12 +51,18 @@ def check_block(chunk: Chunk, block: MemoryBlock) -> None:
 
 
 def check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
-    """Raise `InputError` unless chunks are spans of a document, each with a number of its own."""
+    """Raise `InputError` unless chunks are spans of a document under one heading, each with a number of its own."""
     for chunk in chunks:
         if chunk.doc_id != document.id or chunk.text != document.text[chunk.start : chunk.end]:
             raise InputError(
                 f"Chunk {chunk.id} is not the span [{chunk.start}, {chunk.end}) of document {document.id!r}.",
                 "Pass the chunks that were cut from this very text.",
             )
+    headings = {chunk.heading for chunk in chunks}
+    if len(headings) > 1 or (document.heading == NO_HEADING and headings - {NO_HEADING}):
+        raise InputError(
+            f"The chunks of document {document.id!r} have another heading than it.",
+            "Pass the chunks that were cut from this very document.",
+        )
     if len({chunk.index for chunk in chunks}) != len(chunks):
         raise InputError(f"Two chunks of document {document.id!r} have the same index.", "Number them 0, 1, 2, ...")

@@ -20,7 +20,7 @@ _NUMBER = struct.Struct("<q")
 
 
 def of_head(place: int, doc_id: str, metadata: str) -> bytes:
-    """Return the digest of what a document is besides its text, 16 bytes.
+    """Return the digest of what a document is besides its text and heading, 16 bytes.
 
     Raises:
         ValueError: If a value is not of its column's type.
@@ -28,13 +28,13 @@ def of_head(place: int, doc_id: str, metadata: str) -> bytes:
     return _digest((place, int), (doc_id, str), (metadata, str))
 
 
-def of_body(place: int, doc_id: str, text: str, cuts: Sequence[Cut]) -> bytes:
-    """Return the digest of a document's text and of the rows of its chunks; raises like `of_head`."""
+def of_body(place: int, doc_id: str, text: str, heading: str, cuts: Sequence[Cut]) -> bytes:
+    """Return the digest of a document's text and heading and of the rows of its chunks; raises like `of_head`."""
     try:
         rows = b"".join([_CUT.pack(*cut) for cut in cuts])
     except (struct.error, TypeError) as error:
         raise ValueError(f"a chunk's row holds {error}") from error
-    return _digest((place, int), (doc_id, str), (text, str), (rows, bytes))
+    return _digest((place, int), (doc_id, str), (text, str), (heading, str), (rows, bytes))
 
 
 def of_block(block_id: bytes, segment: int, start: int, length: int, memory_tokens: int) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Document
+from memrecall_kv.types import Document, Heading
 
 _DEEPEST = 64
 """Levels of lists and mappings; Python's own reader of JSON gives up at some hundreds, sooner inside deep calls."""
@@ -31,12 +31,19 @@ def storable(document: Document) -> Document:
     whose items are sorted.
 
     Raises:
-        InputError: If id or text are no text, the id has a lone surrogate, or something of the metadata has no JSON
-            form: NaN and infinity have none, nor what is nested too deep.
+        InputError: If id, text or heading are none, the id has a lone surrogate, or something of the metadata has no
+            JSON form: NaN and infinity have none, nor what is nested too deep.
     """
     if not isinstance(document, Document):
         raise InputError(f"Expected a Document, got {type(document).__name__}.", "Make one: Document(id, text).")
-    for name, value in (("id", document.id), ("text", document.text)):
+    heading = document.heading
+    if not isinstance(heading, Heading):
+        raise InputError(
+            f"Expected a Heading of document {document.id!r}, got {type(heading).__name__}.",
+            "Make one: Heading(judged, read).",
+        )
+    texts = {"id": document.id, "text": document.text, "judged heading": heading.judged, "read heading": heading.read}
+    for name, value in texts.items():
         if not isinstance(value, str):
             raise InputError(
                 f"Expected a text as the {name} of document {document.id!r}, got {type(value).__name__}.",
@@ -50,7 +57,8 @@ def storable(document: Document) -> Document:
     if not isinstance(document.metadata, Mapping):
         raise _no_json(document.id, f"expected a mapping, got {type(document.metadata).__name__}")
     metadata = _json_form(document.metadata, document.id, "", _DEEPEST)
-    return replace(document, text=repaired(document.text), metadata=metadata)
+    heading = Heading(repaired(heading.judged), repaired(heading.read))
+    return replace(document, text=repaired(document.text), metadata=metadata, heading=heading)
 
 
 def repaired(text: str) -> str:

@@ -29,7 +29,7 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
         """CREATE TABLE documents (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL,
-    head BLOB NOT NULL, body BLOB NOT NULL)""",
+    heading TEXT NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL)""",
         """CREATE TABLE blocks (
     id BLOB PRIMARY KEY, segment INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
     memory_tokens INTEGER NOT NULL, digest BLOB NOT NULL)""",
@@ -43,7 +43,7 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
 
 _VIEWS: dict[int, tuple[str, ...]] = {
     1: (
-        "CREATE TEMP VIEW documents AS SELECT *, NULL AS head, NULL AS body FROM main.documents",
+        "CREATE TEMP VIEW documents AS SELECT *, '' AS heading, NULL AS head, NULL AS body FROM main.documents",
         "CREATE TEMP VIEW blocks AS SELECT *, NULL AS digest FROM main.blocks",
     ),
 }
@@ -135,7 +135,7 @@ def _identify(database: sqlite3.Connection, fingerprint: str) -> None:
 
 
 def _add_digests(database: sqlite3.Connection) -> None:
-    """1 to 2: a digest to every row, and an id to the bank."""
+    """1 to 2: a digest to every row, no heading to any document, and an id to the bank."""
     database.execute("DROP INDEX chunks_by_block")
     for table in ("chunks", "documents", "blocks"):
         database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
@@ -147,8 +147,8 @@ def _add_digests(database: sqlite3.Connection) -> None:
         place, doc_id, text, metadata = row
         query = "SELECT number, start, stop, num_tokens, block FROM chunks WHERE document = ? ORDER BY number"
         cuts = database.execute(query, (place,)).fetchall()
-        digests = digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, cuts)
-        database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", (*row, *digests))
+        digests = digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, "", cuts)
+        database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?)", (*row, *digests))
     for block in database.execute("SELECT * FROM old_blocks"):
         database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (*block, digest.of_block(*block)))
     for table in ("chunks", "documents", "blocks"):

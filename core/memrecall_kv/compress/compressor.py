@@ -47,12 +47,12 @@ def in_batches(
 
 
 def encode_chunks(backbone: Backbone, chunks: Sequence[Chunk]) -> list[list[int]]:
-    """Return the token ids of every chunk.
+    """Return the token ids of every chunk, its heading in front.
 
     Raises:
         InputError: If a chunk has no tokens.
     """
-    rows = [backbone.encode(chunk.text) for chunk in chunks]
+    rows = [backbone.encode(chunk.judged_text) for chunk in chunks]
     for chunk, row in zip(chunks, rows, strict=True):
         if not row:
             raise InputError(f"Chunk {chunk.id} has no tokens.", "Leave empty texts out.")

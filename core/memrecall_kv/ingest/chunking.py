@@ -5,6 +5,8 @@ sentence, else a line, else a word, if one ends in the second half of what fits;
 grapheme clusters (user-perceived characters). The text is tokenised in windows a little longer than
 a chunk, so the work grows with the length of the text, not with the length of its lines.
 
+A document's heading counts in each of its chunks, of which it takes half at most.
+
 The budget wins over the rest: a grapheme cluster longer than a chunk is cut between code points, and
 a run of whitespace longer than a chunk gets chunks of its own. Otherwise no chunk is blank.
 """
@@ -13,17 +15,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
 
 from memrecall_kv.config import ChunkingConfig
 from memrecall_kv.errors import InputError
+from memrecall_kv.ingest.heading import TokenSpans, behind, shortened
 from memrecall_kv.types import Chunk, Document
-
-TokenSpans: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
-"""A tokenizer: the span of characters `[start, end)` of every token of a text, in order."""
 
 _CLOSING = "\"'”’»›)\\]}」』）】》〉〕］｝"
 _PAUSES = (
@@ -33,6 +32,8 @@ _PAUSES = (
     re.compile(r"\n|\u2028"),  # line
     re.compile(r"\S(?=\s)"),  # word
 )
+_HEADING_SHARE = 0.5
+"""Share of a chunk's tokens that a heading may take."""
 _LOOKAHEAD = 64
 """Characters after the budget's end that decide whether something ends before it."""
 _SPACE = re.compile(r"\s*")
@@ -65,11 +66,15 @@ def chunk_document(document: Document, token_spans: TokenSpans, config: Chunking
     """
     text = document.text
     _refuse_unusable(document)
-    cutter = _Cutter(text, token_spans, config.chunk_tokens, len(text.rstrip()))
+    heading = shortened(document.heading, token_spans, int(_HEADING_SHARE * config.chunk_tokens))
+    headed = behind(heading, token_spans)
+    # as much of the text as without a heading: an overlap longer than what is left would never move on
+    overlap = config.overlap_tokens * (config.chunk_tokens - len(headed(""))) // config.chunk_tokens
+    cutter = _Cutter(text, headed, config.chunk_tokens, len(text.rstrip()))
     chunks: list[Chunk] = []
     end = 0
     while end < len(text):
-        starts = _starts(chunks, text, token_spans, config.overlap_tokens)
+        starts = _starts(chunks, text, token_spans, overlap)
         for start, blank in [*((start, False) for start in starts), (end, True)]:
             cut = cutter.cut(start, end, blank=blank)
             if cut is not None:
@@ -81,7 +86,7 @@ def chunk_document(document: Document, token_spans: TokenSpans, config: Chunking
                 "Raise chunk_tokens.",
             )
         end, num_tokens = cut
-        chunks.append(Chunk(document.id, len(chunks), start, end, text[start:end], num_tokens))
+        chunks.append(Chunk(document.id, len(chunks), start, end, text[start:end], num_tokens, heading))
     return chunks
 
 
@@ -160,7 +165,7 @@ def _refuse_unusable(document: Document) -> None:
             "Leave empty documents out.",
         )
     try:
-        document.text.encode()
+        (document.text + document.heading.judged + document.heading.read).encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"Document {document.id!r}: expected Unicode text, got half a surrogate pair at character {error.start}.",

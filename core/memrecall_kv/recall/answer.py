@@ -66,7 +66,7 @@ class Reply:
 
     def _judge(self, reply: str) -> bool:
         """Return whether a reply says something that may be said; keep the verdict."""
-        texts = [recall.text for recall in self._walk.recalls]
+        texts = [recall.chunk.read_text for recall in self._walk.recalls]
         grounded = grounding.is_grounded(reply, texts, self._walk.question)
         self.found = not prompts.is_nothing(reply) and (grounded or not self._strict)
         self.grounded = self.found and grounded

@@ -94,7 +94,7 @@ class SharedWords:
 
     def _current(self, chunks: Sequence[Chunk]) -> LexicalIndex:
         # the texts, not the ids: a document that was replaced keeps its id
-        texts = tuple(chunk.text for chunk in chunks)
+        texts = tuple(chunk.judged_text for chunk in chunks)
         with self._lock:
             if self._index is None or self._texts != texts:
                 self._texts, self._index = texts, LexicalIndex(texts, self._split)

@@ -31,6 +31,12 @@ def closest_sentences(text: str, wanted: str, count: int = 1) -> str:
     return " ".join(found[place] for place in sorted(best))
 
 
+def shared_lines(text: str, wanted: str) -> str:
+    """Return the lines of a text that share a content word with what is wanted, white space collapsed."""
+    words = content_words(wanted)
+    return " ".join(" ".join(line.split()) for line in text.splitlines() if words & content_words(line))
+
+
 def content_words(text: str) -> set[str]:
     """Return the words that carry meaning, lower case."""
     return {word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS}

@@ -7,6 +7,8 @@ Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
    sentences of the chunk nearest to what was read from the block, and the answer reads the opened
    chunks. `readback="off"` is the paper's.
 3. No evidence, or an answer that says so, is an explicit not-found.
+4. Original text is read behind the chunk's heading; a note begins with those lines of it that share a word with what
+   is asked or known.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class BackboneReasoner:
         if prompts.is_nothing(text):
             return notes
         if not rewriting and self._config.readback != "off":
-            text = grounding.closest_sentences(chunk.text, f"{question} {text}")
+            text = _sentences(chunk, f"{question} {text}", 1)
         return self._noted(notes, chunk, text, rewriting=rewriting)
 
     def _noted(self, notes: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
@@ -126,7 +128,7 @@ class BackboneReasoner:
         Raises:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
-        texts = [] if self._config.readback == "off" else [recall.text for recall in self._readback(evidence)]
+        texts = [] if self._config.readback == "off" else [recall.chunk.read_text for recall in self._readback(evidence)]
         request = self._backbone.chat(prompts.answer(question, notes.text, texts))
         yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally)
 
@@ -208,7 +210,7 @@ class TunedReasoner(BackboneReasoner):
         """
         if self._config.readback == "off":
             return super().update(question, notes, chunk, block, tally)
-        text = grounding.closest_sentences(chunk.text, f"{question} {notes.text}", _NOTED_SENTENCES)
+        text = _sentences(chunk, f"{question} {notes.text}", _NOTED_SENTENCES)
         noted = self._noted(notes, chunk, text)
         if noted is notes:
             return notes
@@ -236,7 +238,7 @@ class TunedReasoner(BackboneReasoner):
             tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
         else:
             read = self._readback(evidence)
-            rows = [self._backbone.encode(recall.text) for recall in read]
+            rows = [self._backbone.encode(recall.chunk.read_text) for recall in read]
             tally.prompt_tokens += sum(map(len, rows))
             with torch.inference_mode():
                 state = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
@@ -247,3 +249,9 @@ class TunedReasoner(BackboneReasoner):
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         return prompts.trained_note(question, notes.text)
+
+
+def _sentences(chunk: Chunk, wanted: str, count: int) -> str:
+    """Return what of a chunk is noted: its sentences nearest to what is wanted, under the lines of its heading."""
+    lines = grounding.shared_lines(chunk.heading.read, wanted)
+    return f"{lines} {grounding.closest_sentences(chunk.text, wanted, count)}".lstrip()
