@@ -37,6 +37,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
     Attributes:
         bank: A bank, or the directory of one, which is opened for reading on first use.
         filter: Metadata that a document must have to be recalled; a filter in a call narrows it further.
+        metadata_keys: Metadata that models judge and read with the text of a document that is given here.
         name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
     """
 
@@ -47,6 +48,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
 
     bank: Any
     filter: dict[str, Any] | None = None
+    metadata_keys: tuple[str, ...] = ()
 
     @field_validator("bank")
     @classmethod
@@ -124,7 +126,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
             InputError: If no document has text, or two different ones share an id; nothing is written then.
         """
         runnable = cls(bank=bank, **settings)
-        runnable._bank.ingest(to_documents(documents), show_progress=show_progress)
+        runnable._bank.ingest(to_documents(documents, runnable.metadata_keys), show_progress=show_progress)
         return runnable
 
     def close(self) -> None:

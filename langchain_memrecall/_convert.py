@@ -4,33 +4,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document as HostDocument
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.arguments import distinct
-from memrecall_kv.types import Document, Recall
+from memrecall_kv.hosts.documents import TextCache
+from memrecall_kv.types import NO_HEADING, Document, Heading, Recall
 
 
-def to_documents(documents: Iterable[HostDocument]) -> list[Document]:
+def to_documents(documents: Iterable[HostDocument], metadata_keys: Sequence[str] = ()) -> list[Document]:
     """Return one core document per document that has text, under its own id.
 
     A document without an id gets one made of its text and metadata, the same every time.
+
+    Args:
+        documents: Of the host.
+        metadata_keys: Metadata that models see with the text.
 
     Raises:
         InputError: If something else is among them, none has text, or two different ones share an id: one would
             replace the other.
     """
-    converted = distinct(to_document(host) for host in check_documents(documents) if host.page_content.strip())
+    with_text = (host for host in check_documents(documents) if host.page_content.strip())
+    converted = distinct(to_document(host, metadata_keys) for host in with_text)
     if not converted:
         raise InputError("Expected documents with text, got none.", "Pass bank= alone to use what it holds already.")
     return converted
 
 
-def to_document(host: HostDocument) -> Document:
+def to_document(host: HostDocument, metadata_keys: Sequence[str] = ()) -> Document:
     """Return the core's document for one of LangChain's, under its id or one made of its content."""
-    return Document(id=host.id or _content_id(host), text=host.page_content, metadata=dict(host.metadata))
+    heading = to_heading(host.metadata, metadata_keys)
+    return Document(host.id or _content_id(host), host.page_content, dict(host.metadata), heading)
+
+
+def to_entry(host: HostDocument, metadata_keys: Sequence[str]) -> Document:
+    """Return what a cache keeps of a document: its text and heading, under an id made of both."""
+    return TextCache.entry(host.page_content, to_heading(host.metadata, metadata_keys))
+
+
+def to_heading(metadata: Mapping[str, Any], keys: Sequence[str]) -> Heading:
+    """Return metadata as what models see in front of a text: a line for each key that has a value, in their order."""
+    values = {key: metadata.get(key) for key in keys}
+    said = {
+        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in values.items()
+        if value is not None
+    }
+    lines = "".join(f"{key}: {' '.join(text.split())}\n" for key, text in said.items() if text.strip())
+    return Heading(f"{lines}\n", f"{lines}\n") if lines else NO_HEADING
 
 
 def _content_id(document: HostDocument) -> str:

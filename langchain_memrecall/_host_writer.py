@@ -69,7 +69,7 @@ class HostWriter:
         prompt = self._prompt.format_prompt(
             input=self._asked.question,
             question=self._asked.question,
-            context="\n\n".join(recall.text for recall in recalls),
+            context="\n\n".join(recall.chunk.read_text for recall in recalls),
             notes=memory.text,
             chat_history=list(self._asked.chat_history),
         )

@@ -7,25 +7,27 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
-from memrecall_kv.hosts.documents import TextCache, walk_documents
+from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.settings import RerankerSettings
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Recall
 
-from langchain_memrecall._convert import check_documents, to_question
+from langchain_memrecall._convert import check_documents, to_entry, to_question
 from langchain_memrecall._steps import Steps
 
 
 class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
     """Keeps the documents the gate opens, in the order it opens them.
 
-    Each document is compressed once and kept in a cache under the hash of its text, so that one seen before
-    costs a gate forward only. What comes back are copies with `score` (the gate's probability, [0, 1]) and
-    `recall_step` in their metadata. A document without text cannot be judged and is left out.
+    Each document is compressed once and kept in a cache under the hash of its text and of the metadata judged
+    with it, so that one seen before costs a gate forward only. What comes back are copies with `score` (the
+    gate's probability, [0, 1]) and `recall_step` in their metadata. A document without text cannot be judged and
+    is left out.
 
     Attributes:
         top_n: Documents to return, exactly, as long as there are as many; `None` leaves it to the memory's
             settings: those of `scan.top_k` blocks, or of all above `gate.threshold`.
+        metadata_keys: Metadata that are judged with a document's text.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
         name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
 
@@ -35,6 +37,8 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
         ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever)
         ```
     """
+
+    metadata_keys: tuple[str, ...] = ()
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -46,9 +50,9 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
         """
 
         def select(query: str, config: RunnableConfig) -> list[Document]:
-            return self._copies(sources, filter(None, self._recalls(list(sources), query, config)))
+            return self._copies(sources, filter(None, self._recalls(sources, query, config)))
 
-        sources = _by_text(documents)
+        sources = self._by_key(documents)
         kept: list[Document] = RunnableLambda(select).invoke(query, self._config(callbacks))
         return kept
 
@@ -58,43 +62,42 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
         """Return what `compress_documents` returns, without blocking the loop; cancelling stops the scan."""
 
         async def select(query: str, config: RunnableConfig) -> list[Document]:
-            return self._copies(sources, await gathered(lambda: self._recalls(list(sources), query, config)))
+            return self._copies(sources, await gathered(lambda: self._recalls(sources, query, config)))
 
-        sources = _by_text(documents)
+        sources = self._by_key(documents)
         kept: list[Document] = await RunnableLambda(select).ainvoke(query, self._config(callbacks))
         return kept
 
     def _recalls(
-        self, texts: Sequence[str], question: str, config: RunnableConfig
+        self, sources: Mapping[str, list[Document]], question: str, config: RunnableConfig
     ) -> Generator[Recall | None, None, None]:
         """Yield how each kept text was opened first, and `None` at other steps."""
         to_question(question)
-        if not texts:
+        if not sources:
             return
-        bank, where = self._cache.keep(texts)
+        bank, where = self._cache.keep(to_entry(same[0], self.metadata_keys) for same in sources.values())
         events = walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where)
         yield from opened(events, Steps(config).send)
 
     def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:
-        by_key = {TextCache.key(text): same for text, same in sources.items()}
         copies = [
             document.model_copy(
                 update={"metadata": {**document.metadata, "score": recall.gate_probability, "recall_step": recall.step}}
             )
             for recall in recalls
-            for document in by_key[recall.chunk.doc_id]
+            for document in sources[recall.chunk.doc_id]
         ]
         return copies[: self.top_n]
 
     def _config(self, callbacks: Callbacks | None) -> RunnableConfig:
         return RunnableConfig(callbacks=callbacks, run_name=type(self).__name__)
 
-
-def _by_text(documents: Sequence[Document]) -> dict[str, list[Document]]:
-    """Return the documents by what they say: equal texts are judged once."""
-    sources: dict[str, list[Document]] = {}
-    for document in check_documents(documents):
-        same = sources.setdefault(document.page_content, [])
-        if document.page_content.strip() and document not in same:
-            same.append(document)
-    return {text: same for text, same in sources.items() if same}
+    def _by_key(self, documents: Sequence[Document]) -> dict[str, list[Document]]:
+        """Return the documents by what is judged, under its key in the cache: what is equal is judged once."""
+        sources: dict[str, list[Document]] = {}
+        for document in check_documents(documents):
+            if document.page_content.strip():
+                same = sources.setdefault(to_entry(document, self.metadata_keys).id, [])
+                if document not in same:
+                    same.append(document)
+        return sources

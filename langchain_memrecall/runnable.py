@@ -21,6 +21,7 @@ from pydantic import PrivateAttr, field_validator
 
 from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
 from langchain_memrecall._base import OverBank
+from langchain_memrecall._convert import to_entry
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._host_writer import HostWriter
 from langchain_memrecall._runs import Runs
@@ -229,7 +230,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         sources: dict[str, Document] = {}
         for document in asked.documents or ():
             if document.page_content.strip() and (where is None or where("", document.metadata)):
-                sources.setdefault(TextCache.key(document.page_content), document)
+                sources.setdefault(to_entry(document, self.metadata_keys).id, document)
         return sources
 
     def _events(
@@ -238,7 +239,7 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         if asked.documents is None:
             bank, where = self._bank.get(), to_where(self.filter, asked.condition)
         else:
-            bank, where = self._cache.keep([source.page_content for source in sources.values()])
+            bank, where = self._cache.keep(to_entry(source, self.metadata_keys) for source in sources.values())
         question, memory = asked.in_full, self._memory.get()
         yield from memory.stream(bank, question, top_k=self.top_k, where=where, write=writer)
 

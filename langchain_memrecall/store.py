@@ -11,6 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import check_names
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
@@ -37,9 +38,10 @@ class MemRecallStore(VectorStore):
         name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
         device: Where it is loaded.
         memory: A `MemRecall` to use instead of loading one.
+        metadata_keys: Metadata that models judge and read with the text of a document that is added.
 
     Raises:
-        InputError: If `bank` or `memory` is something else.
+        InputError: If `bank`, `memory` or `metadata_keys` is something else.
 
     Example:
         ```python
@@ -56,7 +58,9 @@ class MemRecallStore(VectorStore):
         name_or_path: str | None = None,
         device: str = "auto",
         memory: MemRecall | None = None,
+        metadata_keys: Sequence[str] = (),
     ) -> None:
+        self._metadata_keys = check_names("metadata_keys", metadata_keys)
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
 
@@ -131,7 +135,7 @@ class MemRecallStore(VectorStore):
             )
         if not given:
             return []
-        self._bank.ingest(to_documents(given))
+        self._bank.ingest(to_documents(given, self._metadata_keys))
         return [to_document(document).id for document in given]
 
     # LangChain's own would find nothing left in an iterator, and remember nothing without a word

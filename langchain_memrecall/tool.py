@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
@@ -10,6 +11,7 @@ from langchain_core.tools import StructuredTool
 from memrecall_kv.errors import InputError
 from pydantic import BaseModel, Field
 
+from langchain_memrecall._convert import to_heading
 from langchain_memrecall.retriever import MemRecallRetriever
 from langchain_memrecall.runnable import MemRecallRunnable
 
@@ -30,9 +32,9 @@ def create_memrecall_tool(
 ) -> StructuredTool:
     """Return a tool that recalls for an agent's question.
 
-    The model reads the texts that a retriever recalls, or the answer of a runnable with the texts' ids. The
-    tool message's artifact is what the model does not read: the documents with scores and places of a
-    retriever, or the whole result of a runnable.
+    The model reads the texts that a retriever recalls, behind its `metadata_keys`, or the answer of a runnable
+    with the texts' ids. The tool message's artifact is what the model does not read: the documents with scores
+    and places of a retriever, or the whole result of a runnable.
 
     Args:
         source: What recalls.
@@ -57,10 +59,10 @@ def create_memrecall_tool(
 
     # to a parameter of this name LangChain passes the callbacks of the tool's children; `config` would be the caller's
     def recall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
-        return _read_out(source.invoke(question, {"callbacks": callbacks}))
+        return _read_out(source.invoke(question, {"callbacks": callbacks}), source.metadata_keys)
 
     async def arecall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
-        return _read_out(await source.ainvoke(question, {"callbacks": callbacks}))
+        return _read_out(await source.ainvoke(question, {"callbacks": callbacks}), source.metadata_keys)
 
     return StructuredTool(
         name=name,
@@ -72,13 +74,14 @@ def create_memrecall_tool(
     )
 
 
-def _read_out(found: list[Document] | dict[str, Any]) -> tuple[str, Any]:
+def _read_out(found: list[Document] | dict[str, Any], metadata_keys: Sequence[str]) -> tuple[str, Any]:
     if isinstance(found, list):
-        return "\n\n".join(_cited(document) for document in found) or _NOTHING, found
+        return "\n\n".join(_cited(document, metadata_keys) for document in found) or _NOTHING, found
     sources = list(dict.fromkeys(document.id for document in found["context"] if document.id))
     cited = f"\n\nSources: {', '.join(sources)}" if sources else ""
     return f"{found['answer']}{cited}", found
 
 
-def _cited(document: Document) -> str:
-    return f"[{document.id}] {document.page_content}" if document.id else document.page_content
+def _cited(document: Document, metadata_keys: Sequence[str]) -> str:
+    text = to_heading(document.metadata, metadata_keys).read + document.page_content
+    return f"[{document.id}] {text}" if document.id else text

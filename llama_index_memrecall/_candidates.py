@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.filters import Filter
-from memrecall_kv.types import Recall
+from memrecall_kv.types import Document, Recall
 
 from llama_index_memrecall._convert import has_text, with_step
+from llama_index_memrecall._heading import to_heading
 from llama_index_memrecall._scope import Scope
 
 if TYPE_CHECKING:  # the bank imports torch
@@ -25,7 +26,7 @@ class Candidates:
     Attributes:
         bank: The cache's.
         where: Lets the texts of these nodes through, and nothing else that the cache holds.
-        nodes: Nodes by the key of their text; equal texts are judged once.
+        nodes: Nodes by the key of their text and what is shown with it; equal ones are judged once.
     """
 
     bank: MemoryBank
@@ -33,20 +34,22 @@ class Candidates:
     nodes: dict[str, list[BaseNode]]
 
     @classmethod
-    def among(cls, nodes: Sequence[NodeWithScore], cache: TextCache, mode: MetadataMode) -> Self:
+    def among(cls, nodes: Sequence[NodeWithScore], cache: TextCache) -> Self:
         """Return the nodes that have text, compressing what was never seen; what was found twice comes once.
 
         Args:
             nodes: What was found.
             cache: Keeps what is compressed.
-            mode: Which text of a node is compressed and judged.
         """
-        by_text: dict[str, list[BaseNode]] = {}
+        texts: dict[str, Document] = {}
+        by_key: dict[str, list[BaseNode]] = {}
         for node in distinct(nodes):
             if has_text(node):
-                by_text.setdefault(node.get_content(metadata_mode=mode), []).append(node)
-        bank, where = cache.keep(by_text.keys())
-        return cls(bank, where, {cache.key(text): same for text, same in by_text.items()})
+                text = cache.entry(node.get_content(metadata_mode=MetadataMode.NONE), to_heading(node))
+                texts[text.id] = text
+                by_key.setdefault(text.id, []).append(node)
+        bank, where = cache.keep(texts.values())
+        return cls(bank, where, by_key)
 
     def scope(self) -> Scope:
         """Return them as what a question may recall."""

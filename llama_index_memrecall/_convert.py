@@ -21,6 +21,8 @@ from llama_index.core.storage.docstore.utils import json_to_doc
 from memrecall_kv.hosts.arguments import distinct
 from memrecall_kv.types import Document, Metadata, Recall
 
+from llama_index_memrecall._heading import to_heading
+
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv.bank import MemoryBank
 
@@ -52,14 +54,16 @@ def to_documents(nodes: Iterable[BaseNode], *, owner: str | None = None) -> list
         owner: Who looks after these documents in the bank; `owner_of` tells.
 
     Raises:
-        InputError: If two nodes share an id and differ in text or metadata: one would replace the other.
+        InputError: If two nodes share an id and differ in text, metadata or how it is shown: one would replace the
+            other.
     """
     return distinct(_to_document(node, owner) for node in nodes if has_text(node))
 
 
 def _to_document(node: BaseNode, owner: str | None) -> Document:
     metadata = {**node.metadata, HOST_KEY: {**_host_fields(node), **({"owner": owner} if owner else {})}}
-    return Document(id=node.node_id, text=node.get_content(metadata_mode=MetadataMode.NONE), metadata=metadata)
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    return Document(id=node.node_id, text=text, metadata=metadata, heading=to_heading(node))
 
 
 def owner_of(metadata: Metadata) -> str | None:

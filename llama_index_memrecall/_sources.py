@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs import IndexDict, IndexList
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.documents import TextCache
@@ -172,7 +172,7 @@ class RetrieverSource:
         """Return what was proposed, compressing what was never seen."""
         where = self._where
         kept = [node for node in proposed if where is None or where(node.node_id, node.metadata)]
-        return Candidates.among(kept, self._cache, MetadataMode.NONE).scope()
+        return Candidates.among(kept, self._cache).scope()
 
     def close(self) -> None:
         """Remove the cache."""

@@ -11,7 +11,7 @@ from typing import Any
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from memrecall_kv.hosts.documents import blocks_for
 from memrecall_kv.hosts.settings import RerankerSettings
 from memrecall_kv.types import Noted, Opened
@@ -109,7 +109,7 @@ class MemRecallPostprocessor(RerankerSettings, MemorySettings, BaseNodePostproce
 
     def _recalled(self, nodes: Sequence[NodeWithScore], question: str, findings: Findings) -> list[NodeWithScore]:
         """Return the nodes that are opened, until there are `top_n`, and leave in `findings` what was learned."""
-        candidates = Candidates.among(nodes, self._cache, MetadataMode.EMBED)
+        candidates = Candidates.among(nodes, self._cache)
         bank, where, has_all = candidates.bank, candidates.where, False
         blocks = None if self.top_n is None else blocks_for(bank, self.top_n, where)
         walk = findings.walk(self._memory.get(), bank, where, question, blocks)

@@ -18,7 +18,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.response_synthesizers import ResponseMode
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.documents import TextCache
@@ -234,7 +234,7 @@ class MemRecallQueryEngine(BaseQueryEngine):
         self, query: QueryType, nodes: Sequence[NodeWithScore], additional: Sequence[NodeWithScore] | None
     ) -> Asking:
         def scope() -> Scope:
-            return Candidates.among(nodes, self._given, MetadataMode.NONE).scope()
+            return Candidates.among(nodes, self._given).scope()
 
         return self._asking(_as_bundle(query), scope, additional or ())
 

@@ -74,8 +74,8 @@ def test_a_cache_compresses_a_text_once_and_filters_for_those_of_the_moment(
 
     monkeypatch.setattr(memory, "_compress", compress)
     cache = TextCache(None, LazyMemory(memory, None, "auto"))
-    cache.keep(["one", "two"])
-    bank, where = cache.keep(["two", "three", "three"])
+    cache.keep(map(TextCache.entry, ["one", "two"]))
+    bank, where = cache.keep(map(TextCache.entry, ["two", "three", "three"]))
     assert {chunk.text for chunk in bank.chunks(where)} == {"two", "three"}
     assert compressed == ["one", "two", "three"]
     path = bank.path
@@ -87,17 +87,17 @@ def test_a_cache_compresses_a_text_once_and_filters_for_those_of_the_moment(
 
 def test_a_cleared_cache_holds_no_text_and_can_be_filled_again(memory: MemRecall, tmp_path: Path) -> None:
     cache = TextCache(tmp_path / "cache", LazyMemory(memory, None, "auto"))
-    cache.keep(["Dana approves trips."])
+    cache.keep(map(TextCache.entry, ["Dana approves trips."]))
     cache.clear()
     assert b"Dana" not in b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
-    bank, where = cache.keep(["Dana approves trips."])
+    bank, where = cache.keep(map(TextCache.entry, ["Dana approves trips."]))
     assert [chunk.text for chunk in bank.chunks(where)] == ["Dana approves trips."]
     cache.close()
 
 
 def test_an_empty_cache_lets_nothing_through(memory: MemRecall) -> None:
     cache = TextCache(None, LazyMemory(memory, None, "auto"))
-    cache.keep(["one"])
+    cache.keep(map(TextCache.entry, ["one"]))
     bank, where = cache.keep([])
     assert bank.chunks(where) == []
     cache.close()

@@ -27,6 +27,17 @@ def check_memory(given: Any) -> None:
         )
 
 
+def check_names(name: str, given: Any) -> tuple[str, ...]:
+    """Return the names that were given.
+
+    Raises:
+        InputError: If they are no list of texts; a text alone would be taken for its letters.
+    """
+    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+        return tuple(given)
+    raise InputError(f"Expected {name} to be a list of texts, got {given!r}.", 'Write it like ["title", "year"].')
+
+
 def distinct(documents: Iterable[Document]) -> list[Document]:
     """Return documents in order, one that comes again only once.
 

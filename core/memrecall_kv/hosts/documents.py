@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memrecall_kv.config import check_count
 from memrecall_kv.hosts.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
-from memrecall_kv.types import Document, Event, Opened, Where
+from memrecall_kv.types import NO_HEADING, Document, Event, Heading, Opened, Where
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv.bank.bank import MemoryBank
@@ -58,7 +58,7 @@ def blocks_for(bank: MemoryBank, top_n: int, where: Where | None = None) -> int:
 
 
 class TextCache:
-    """Texts that come with the question, each compressed once and kept under the hash of what it says.
+    """Texts that come with the question, each compressed once and kept under the hash of what it and its heading say.
 
     Args:
         path: Directory of the cache; `None` for a temporary one, removed by `close` or with this object.
@@ -69,20 +69,22 @@ class TextCache:
         self._bank = LazyBank(path, memory)
 
     @staticmethod
-    def key(text: str) -> str:
-        """Return the id of the document that holds a text."""
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    def entry(text: str, heading: Heading = NO_HEADING) -> Document:
+        """Return the document that holds a text; equal ones have the same id."""
+        digests = [_digest(part) for part in (text, heading.judged, heading.read)]
+        key = digests[0] if heading == NO_HEADING else hashlib.sha256(b"".join(digests)).digest()
+        return Document(key.hex(), text, heading=heading)
 
-    def keep(self, texts: Collection[str]) -> tuple[MemoryBank, Filter]:
-        """Compress the texts that are new; return the bank they are in and the filter for just them.
+    def keep(self, entries: Iterable[Document]) -> tuple[MemoryBank, Filter]:
+        """Compress the entries that are new; return the bank they are in and the filter for just them.
 
         Raises:
             BankError: If the cache cannot be written, or another model made it.
         """
-        keys = {self.key(text): text for text in texts}
+        by_key = {entry.id: entry for entry in entries}
         # with no texts too: it makes what `close` has removed
-        self._bank.ingest([Document(id=key, text=text) for key, text in keys.items()])
-        return self._bank.get(), AmongIds(frozenset(keys))
+        self._bank.ingest(list(by_key.values()))
+        return self._bank.get(), AmongIds(frozenset(by_key))
 
     def clear(self) -> None:
         """Forget every text, and free the room it took; what is needed again is compressed again.
@@ -98,3 +100,7 @@ class TextCache:
     def close(self) -> None:
         """Close the cache, and remove it if it was temporary."""
         self._bank.close()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

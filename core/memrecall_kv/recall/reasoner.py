@@ -128,7 +128,9 @@ class BackboneReasoner:
         Raises:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
-        texts = [] if self._config.readback == "off" else [recall.chunk.read_text for recall in self._readback(evidence)]
+        texts = (
+            [] if self._config.readback == "off" else [recall.chunk.read_text for recall in self._readback(evidence)]
+        )
         request = self._backbone.chat(prompts.answer(question, notes.text, texts))
         yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally)
 

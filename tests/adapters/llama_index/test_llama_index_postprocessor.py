@@ -256,7 +256,8 @@ def test_a_cache_with_a_path_is_kept_and_not_filled_twice(memory, found, tmp_pat
         gate.close()
     with memory.open_bank(path, read_only=True) as cache:
         assert cache.stats().documents == 4
-        assert {text.text for text in cache.documents()} == {node.get_content(MetadataMode.EMBED) for node in found}
+        judged = {text.heading.judged + text.text for text in cache.documents()}
+        assert judged == {node.get_content(MetadataMode.EMBED) for node in found}
 
 
 def test_nodes_of_an_earlier_question_are_not_given_for_a_later_one(gate, found):
@@ -315,7 +316,7 @@ async def test_it_works_inside_the_hosts_query_engine_on_both_routes(gate, found
 
 @pytest.mark.parametrize("top_n", [None, 1, 9])
 def test_working_memory_can_come_as_one_more_node(found, top_n):
-    notes = {"team: finance\nyear: 2024\n\nDana approves trips.": "Dana approves."}
+    notes = {"Dana approves trips.": "Dana approves."}
     memory = tiny_memory(reasoner=ScriptedReasoner(notes, lambda question, known: "Dana."), gate=dana_first())
     gate = MemRecallPostprocessor(memory=memory, top_n=top_n, working_memory=True)
     *kept, last = gate.postprocess_nodes(found, query_str=QUESTION)

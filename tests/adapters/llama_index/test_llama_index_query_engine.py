@@ -223,8 +223,9 @@ def test_a_temporary_bank_goes_with_its_engine(memory, documents, monkeypatch, t
 
 
 def test_without_top_k_the_settings_decide(documents, open_only):
-    engine = MemRecallQueryEngine.from_documents(documents, memory=open_only(17))
-    assert [source.node.ref_doc_id for source in engine.query(QUESTION).source_nodes] == ["lunch"]
+    judged = documents[3].get_content(MetadataMode.EMBED)
+    engine = MemRecallQueryEngine.from_documents(documents, memory=open_only(len(judged)))
+    assert [source.node.ref_doc_id for source in engine.query(QUESTION).source_nodes] == ["lift"]
     engine.close()
 
 

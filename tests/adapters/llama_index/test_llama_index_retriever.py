@@ -5,14 +5,14 @@ from llama_index.core import Document, Settings, StorageContext, SummaryIndex, V
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.indices import KeywordTableIndex
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
-from memrecall_kv.types import Document as CoreDocument
 from patience import PATIENCE
 
 from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
+from llama_index_memrecall._convert import to_documents
 
 QUESTION = "Who approves trips?"
 
@@ -39,7 +39,7 @@ def index(nodes):
 
 def test_an_open_bank_may_hold_deferred_documents(memory, retriever, documents, tmp_path):
     with memory.open_bank(tmp_path / "deferred") as bank:
-        memory.ingest(bank, [CoreDocument(document.id_, document.text) for document in documents], defer=True)
+        memory.ingest(bank, to_documents(documents), defer=True)
         engine = MemRecallQueryEngine.from_bank(bank, memory=memory, top_k=2)
         found = [node.text for node in engine.query(QUESTION).source_nodes]
     assert found == [node.text for node in retriever.retrieve(QUESTION)]
@@ -72,8 +72,9 @@ async def test_an_exact_number_is_recalled_in_order_on_both_routes(memory, docum
 
 
 def test_without_top_k_the_threshold_decides(open_only, documents):
-    retriever = MemRecallRetriever.from_documents(documents, memory=open_only(17))
-    assert [source.node.ref_doc_id for source in retriever.retrieve(QUESTION)] == ["lunch"]
+    judged = documents[3].get_content(MetadataMode.EMBED)
+    retriever = MemRecallRetriever.from_documents(documents, memory=open_only(len(judged)))
+    assert [source.node.ref_doc_id for source in retriever.retrieve(QUESTION)] == ["lift"]
     retriever.close()
 
 
