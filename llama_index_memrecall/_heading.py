@@ -27,4 +27,5 @@ def _added(probe: BaseNode, mode: MetadataMode) -> str:
     before, found, after = content.partition(_TEXT)
     if not found:  # a class of its own, which shows its text in some other form
         return f"{metadata}\n\n"
-    return f"{after.strip()}\n\n{before}" if metadata in after else before
+    behind = after.replace(_TEXT, "").strip()
+    return f"{behind}\n\n{before}" if metadata in behind else before

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from memrecall_kv.config import ChunkingConfig
 from memrecall_kv.ingest.chunking import chunk_document
 from memrecall_kv.testing import byte_tokenizer
-from memrecall_kv.types import Document
+from memrecall_kv.types import Document, Heading
 
 TOKENIZER = byte_tokenizer()
 PIECES = [
@@ -71,6 +71,22 @@ def test_with_overlap_chunks_cover_the_text_and_go_forward(text, chunk_tokens, d
     for chunk in chunks:
         assert chunk.text == text[chunk.start : chunk.end]
         assert chunk.num_tokens == len(token_spans(chunk.text)) <= chunk_tokens
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.integers(min_value=16, max_value=64), st.text(max_size=60), st.text(max_size=60), st.data())
+def test_under_a_heading_chunks_cover_the_text_within_the_budget(text, chunk_tokens, judged, read, data):
+    overlap = data.draw(st.integers(min_value=0, max_value=chunk_tokens - 1))
+    config = ChunkingConfig(chunk_tokens=chunk_tokens, overlap_tokens=overlap)
+    chunks = chunk_document(Document("doc", text, heading=Heading(judged, read)), token_spans, config)
+    assert (chunks[0].start, chunks[-1].end) == (0, len(text))
+    for before, after in itertools.pairwise(chunks):
+        assert before.start < after.start <= before.end < after.end
+    for chunk in chunks:
+        assert chunk.text == text[chunk.start : chunk.end]
+        sizes = [len(token_spans(shown)) for shown in (chunk.judged_text, chunk.read_text)]
+        assert chunk.num_tokens == max(sizes) <= chunk_tokens
+        assert max(len(token_spans(part)) for part in (chunk.heading.judged, chunk.heading.read)) <= chunk_tokens // 2
 
 
 @settings(max_examples=200, deadline=None)

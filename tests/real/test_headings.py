@@ -48,7 +48,7 @@ def test_company_and_year_tell_equal_reports_apart(memory: MemRecall, tmp_path: 
     with memory.open_bank(tmp_path / "b") as bank:
         memory.ingest(bank, documents)
         for (company, year), sum_ in REVENUE.items():
-            answer = memory.ask(bank, f"What was the revenue of {company} in {year}?")
+            answer = memory.ask(bank, f"What was the revenue of {company} in {year}?", top_k=1)
             assert answer.found
             assert answer.evidence[0].chunk.doc_id == f"{company} {year}"
             assert sum_ in answer.text

@@ -73,6 +73,7 @@ def test_heading_and_text_are_what_the_host_shows(formatting, text):
         ("Text: {content}\nAbout: {metadata_str}", "About: company: Contoso\nyear: 2024\n\nText: "),
         ("<d>{metadata_str}</d><t>{content}</t>", "<d>company: Contoso\nyear: 2024</d><t>"),
         ("{content}", ""),
+        ("{content}\n{metadata_str}\n{content}", "company: Contoso\nyear: 2024\n\n"),
         ("nothing", "company: Contoso\nyear: 2024\n\n"),
     ],
 )
