@@ -8,17 +8,21 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from memrecall_kv.errors import InputError, MemRecallError, MissingDependencyError
+from memrecall_kv.ingest.outcome import FileOutcome
 from memrecall_kv.types import Document
 
 STDIN = "-"
 """The path that stands for standard input; its document's id is `stdin`."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""The largest file that is read, unless another limit is given."""
 
 _BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -39,52 +43,106 @@ _HEADING = re.compile(r"^#[ \t]+(\S.*?)[ \t]*#*[ \t]*\r?$", re.MULTILINE)
 _Parsed: TypeAlias = tuple[str, str]  # text, title or ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Something to read: its document's id, and its path or `-`."""
-
-    id: str
-    path: str
-
-
 def read_documents(
-    paths: Iterable[str | Path], *, encoding: str | None = None, problems: list[MemRecallError] | None = None
+    paths: Iterable[str | Path],
+    *,
+    encoding: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_bytes: int = MAX_FILE_BYTES,
+    problems: list[MemRecallError] | None = None,
 ) -> Iterator[Document]:
     """Return an iterator over a document per readable file, folders searched to the bottom in sorted order.
 
-    A document's id is its path relative to the folder that was given, with forward slashes; for a file that
-    was given, its name; for standard input, `stdin`. Its metadata are `source`, the path as reached, and
-    `title`, if the file has one. In folders, files with an unknown suffix and hidden ones are passed over;
-    a file that was given by name is read as plain text whatever its suffix.
+    What is skipped, and why, is told by `read_files`, which this calls.
 
     Args:
-        paths: Files, folders, or `-` for standard input.
-        encoding: Of all text files; if `None`, UTF-8, or what a byte-order mark or an HTML page says.
+        paths: As in `read_files`.
+        encoding: As in `read_files`.
+        include: As in `read_files`.
+        exclude: As in `read_files`.
+        max_bytes: As in `read_files`.
         problems: Takes the errors of files that cannot be read, while the others go on; if `None`, they are
             raised after the last good file.
 
     Raises:
-        InputError: If a path does not exist or nobody knows the encoding; later, if a file is empty, binary,
-            damaged or in another encoding, or two have the same id.
-        MissingDependencyError: Later, if an HTML or PDF file is there and what reads it is not.
+        InputError: As `read_files`; later, if a file cannot be read, or a folder has nothing to read.
+        MissingDependencyError: Later, if what reads a file is not installed.
+    """
+    outcomes = read_files(paths, encoding=encoding, include=include, exclude=exclude, max_bytes=max_bytes)
+    return _documents(outcomes, problems)
+
+
+def read_files(
+    paths: Iterable[str | Path],
+    *,
+    encoding: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_bytes: int = MAX_FILE_BYTES,
+) -> Iterator[FileOutcome]:
+    """Return an iterator over what became of each file, in sorted order; see `find_files` and `read_file`.
+
+    Args:
+        paths: Files, folders, or `-` for standard input.
+        encoding: Of all text files; if `None`, what a byte-order mark says, UTF-8, or a guess.
+        include: Patterns of the files of folders to read; if empty, all.
+        exclude: Patterns of files and folders to leave out.
+        max_bytes: Largest file that is read.
+
+    Raises:
+        InputError: If a path does not exist or nobody knows the encoding.
+    """
+    paths = list(paths)
+    _refuse_unknown_encoding(encoding)
+    found = find_files(paths, include=include, exclude=exclude)
+    return (read_file(file, encoding=encoding, max_bytes=max_bytes) for file in found)
+
+
+def find_files(
+    paths: Iterable[str | Path], *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Iterator[FileOutcome]:
+    """Return an iterator over the files of paths, none of them read yet: those to skip already say why.
+
+    An id is the path relative to the folder that was given, with forward slashes; of a file that was given, its
+    name; of standard input, `stdin`. The order is that of the paths, in a folder that of the ids.
+
+    Args:
+        paths: Files, folders, or `-` for standard input.
+        include: Patterns of the files of folders to read; if empty, all.
+        exclude: Patterns of files and folders to leave out.
+
+    Raises:
+        InputError: If a path does not exist.
     """
     paths = list(paths)
     _refuse_missing(paths)
-    _refuse_unknown_encoding(encoding)
-    return _documents(paths, encoding, problems)
+    return _found(paths, include, exclude)
 
 
-def _documents(
-    paths: list[str | Path], encoding: str | None, problems: list[MemRecallError] | None
-) -> Iterator[Document]:
+def read_file(file: FileOutcome, *, encoding: str | None = None, max_bytes: int = MAX_FILE_BYTES) -> FileOutcome:
+    """Return what became of a file of `find_files`; one that is skipped or failed already comes back as it is.
+
+    Args:
+        file: What to read.
+        encoding: Of all text files; if `None`, what a byte-order mark says, UTF-8, or a guess.
+        max_bytes: Largest file that is read.
+    """
+    if file.skipped or file.error is not None:
+        return file
+    try:
+        return replace(file, document=_read(file, encoding))
+    except MemRecallError as error:
+        return file.failed(error)
+
+
+def _documents(outcomes: Iterator[FileOutcome], problems: list[MemRecallError] | None) -> Iterator[Document]:
     found: list[MemRecallError] = []
-    seen: dict[str, str] = {}
-    for source in _sources(paths, found):
-        try:
-            _refuse_taken(source, seen)
-            yield _read(source, encoding)
-        except MemRecallError as error:
-            found.append(error)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            found.append(outcome.error)
+        if outcome.document is not None:
+            yield outcome.document
     if problems is not None:
         problems.extend(found)
     elif len(found) == 1:
@@ -109,38 +167,55 @@ def _refuse_unknown_encoding(encoding: str | None) -> None:
         ) from error
 
 
-def _refuse_taken(source: _Source, seen: dict[str, str]) -> None:
-    if source.id in seen:
-        raise InputError(
-            f"{source.path}: expected an id of its own, got {source.id!r} like {seen[source.id]}.",
-            "Give the folder that holds both, or ingest them under different names.",
-        )
-    seen[source.id] = source.path
-    if any("\ud800" <= character <= "\udfff" for character in source.id):
-        raise InputError(f"{source.path!r}: expected a file name in Unicode, got other bytes.", "Rename the file.")
-
-
-def _sources(paths: list[str | Path], problems: list[MemRecallError]) -> Iterator[_Source]:
+def _found(paths: list[str | Path], include: Sequence[str], exclude: Sequence[str]) -> Iterator[FileOutcome]:
+    seen: dict[str, str] = {}
     for path in paths:
         if str(path) == STDIN:
-            yield _Source("stdin", STDIN)
+            files = [FileOutcome("stdin", STDIN)]
         elif Path(path).is_dir():
-            inside = sorted(_walk(Path(path), problems), key=lambda source: source.id)
-            if not inside:
-                problems.append(
-                    InputError(
-                        f"{path}: expected files with a known suffix, got none.",
-                        f"Known are {' '.join(_READERS)}; or name the files one by one.",
+            files = sorted(_walk(Path(path)), key=lambda file: file.id)
+            if not any(not file.skipped for file in files):
+                files.append(
+                    FileOutcome(
+                        str(path),
+                        str(path),
+                        error=InputError(
+                            f"{path}: expected files with a known suffix, got none.",
+                            f"Known are {' '.join(_READERS)}; or name the files one by one.",
+                        ),
                     )
                 )
-            yield from inside
         else:
-            yield _Source(Path(path).name, str(path))
+            files = [FileOutcome(Path(path).name, str(path))]
+        for file in files:
+            yield _unless_taken(file, seen)
 
 
-def _walk(root: Path, problems: list[MemRecallError]) -> Iterator[_Source]:
+def _unless_taken(file: FileOutcome, seen: dict[str, str]) -> FileOutcome:
+    if file.skipped or file.error is not None:
+        return file
+    if file.id in seen:
+        return file.failed(
+            InputError(
+                f"{file.path}: expected an id of its own, got {file.id!r} like {seen[file.id]}.",
+                "Give the folder that holds both, or ingest them under different names.",
+            )
+        )
+    seen[file.id] = file.path
+    if any("\ud800" <= character <= "\udfff" for character in file.id):
+        return file.failed(
+            InputError(f"{file.path!r}: expected a file name in Unicode, got other bytes.", "Rename the file.")
+        )
+    return file
+
+
+def _walk(root: Path) -> Iterator[FileOutcome]:
+    broken: list[FileOutcome] = []
+
     def note(error: OSError) -> None:
-        problems.append(_unreadable(str(error.filename), error))
+        broken.append(
+            FileOutcome(str(error.filename), str(error.filename), error=_unreadable(str(error.filename), error))
+        )
 
     for folder, below, names in os.walk(root, onerror=note):
         below[:] = [name for name in below if not name.startswith(".")]
@@ -148,10 +223,11 @@ def _walk(root: Path, problems: list[MemRecallError]) -> Iterator[_Source]:
             path = Path(folder, name)
             # is_file: a pipe or a socket inside a folder would block
             if path.suffix.lower() in _READERS and not name.startswith(".") and path.is_file():
-                yield _Source(path.relative_to(root).as_posix(), str(path))
+                yield FileOutcome(path.relative_to(root).as_posix(), str(path))
+    yield from broken
 
 
-def _read(source: _Source, encoding: str | None) -> Document:
+def _read(source: FileOutcome, encoding: str | None) -> Document:
     try:
         data = sys.stdin.buffer.read() if source.path == STDIN else Path(source.path).read_bytes()
     except OSError as error:
