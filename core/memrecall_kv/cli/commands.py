@@ -12,8 +12,9 @@ import typer
 from memrecall_kv.cli import demo as demonstration
 from memrecall_kv.cli import show
 from memrecall_kv.cli.choice import Choice, CompressorName
-from memrecall_kv.errors import BankError, InputError, MemRecallError
-from memrecall_kv.ingest.files import read_documents
+from memrecall_kv.cli.reading import Reading
+from memrecall_kv.errors import BankError, InputError
+from memrecall_kv.ingest.files import MAX_FILE_BYTES, read_files
 
 if TYPE_CHECKING:  # both import torch, which takes seconds; commands that need no model do without
     from memrecall_kv.bank.bank import MemoryBank
@@ -90,27 +91,43 @@ def ingest(
     dtype: Dtype = None,
     config: ConfigFile = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Encoding of the text files, if not UTF-8.", show_default=False)
+        str | None, typer.Option(help="Encoding of the text files; guessed if left out.", show_default=False)
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Read only such files of folders, as '*.pdf'.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out such files and folders.", show_default=False),
+    ] = None,
+    max_file_bytes: Annotated[
+        int, typer.Option(min=1, help="The most that a file may have, and unpack to.")
+    ] = MAX_FILE_BYTES,
     as_json: AsJson = False,
 ) -> None:
     """Compress documents into a bank; what it holds already is skipped.
 
-    In folders, files ending in .txt .md .markdown .rst .html .htm .pdf are read. A document's id is its path
-    relative to the folder. Interrupt at will: the same command goes on where it stopped.
+    Text, source code, tables, HTML, PDF, Word, PowerPoint, Excel, EPUB, mails, notebooks and RTF are read;
+    docs/files.md says more. A document's id is its path relative to the folder. Interrupt at will: the same command
+    goes on where it stopped. The exit code is 2 if a file could not be read; the others are in the bank then.
     """
-    problems: list[MemRecallError] = []
-    documents = read_documents(paths, encoding=encoding, problems=problems)
+    reading = Reading()
+    outcomes = read_files(
+        paths, encoding=encoding, include=include or (), exclude=exclude or (), max_bytes=max_file_bytes
+    )
     memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank, create=True))
     with memory.open_bank(bank) as opened, show.bar(hidden=as_json) as progress:
-        report = memory.ingest(opened, documents, progress=progress)
+        report = memory.ingest(opened, reading.documents(outcomes), progress=progress)
     if as_json:
-        show.print_json({"report": report, "problems": [problem.message for problem in problems]})
+        problems = [problem.message for problem in reading.problems]
+        show.print_json({"report": report, "problems": problems, "files": reading.rows})
     else:
         typer.echo(show.ingested(report))
-    for problem in problems:
+        reading.tell()
+    for problem in reading.problems:
         show.complain(problem)
-    if problems:
+    if reading.problems:
         raise typer.Exit(2)
 
 

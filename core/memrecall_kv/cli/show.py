@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from memrecall_kv.errors import MemRecallError
+from memrecall_kv.ingest.places import place_of
 from memrecall_kv.recall.grounding import content_words
 from memrecall_kv.types import Answer, Done, Event, IngestReport, Opened, Progress, Recall, Token
 
@@ -88,8 +89,10 @@ def cited(recalled: Recall, wanted: str) -> str:
     start = 0 if start < _SNIPPET // 2 else start
     snippet = " ".join(chunk.text[start : start + _SNIPPET].split())
     dots = ("… " if start else "", " …" if start + _SNIPPET < len(chunk.text) else "")
+    place = place_of(recalled.metadata, chunk.start, chunk.end)
     where = f"[{recalled.step + 1}] {chunk.doc_id} characters {chunk.start}-{chunk.end}"
-    return safe(f"  {where} (relevance {recalled.gate_probability:.2f})\n      {dots[0]}{snippet}{dots[1]}")
+    relevance = f"(relevance {recalled.gate_probability:.2f}){f', {place}' * bool(place)}"
+    return safe(f"  {where} {relevance}\n      {dots[0]}{snippet}{dots[1]}")
 
 
 def safe(text: str) -> str:

@@ -6,13 +6,16 @@ from memrecall_kv.faces import on_demand
 
 if TYPE_CHECKING:
     from memrecall_kv.ingest.chunking import chunk_document
-    from memrecall_kv.ingest.files import read_documents
+    from memrecall_kv.ingest.files import read_documents, read_files
     from memrecall_kv.ingest.ingest import Ingestion
+    from memrecall_kv.ingest.places import place_of
 
 __all__ = [
     "chunk_document",
     "Ingestion",
+    "place_of",
     "read_documents",
+    "read_files",
 ]
 
 __getattr__ = on_demand(
@@ -20,6 +23,8 @@ __getattr__ = on_demand(
     {
         "chunk_document": "memrecall_kv.ingest.chunking",
         "Ingestion": "memrecall_kv.ingest.ingest",
+        "place_of": "memrecall_kv.ingest.places",
         "read_documents": "memrecall_kv.ingest.files",
+        "read_files": "memrecall_kv.ingest.files",
     },
 )

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import codecs
-import importlib
-import io
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeAlias
 
-from memrecall_kv.errors import InputError, MemRecallError, MissingDependencyError
+from memrecall_kv.errors import InputError, MemRecallError
+from memrecall_kv.ingest.encodings import refuse_unknown_encoding
+from memrecall_kv.ingest.kinds import READERS, is_unread, read_text, unread_kind
 from memrecall_kv.ingest.outcome import FileOutcome
+from memrecall_kv.ingest.patterns import Patterns
+from memrecall_kv.ingest.places import PLACES, to_metadata
+from memrecall_kv.ingest.text import FileBytes, too_large
 from memrecall_kv.types import Document
 
 STDIN = "-"
 """The path that stands for standard input; its document's id is `stdin`."""
 
-MAX_FILE_BYTES = 256 * 2**20
-"""The largest file that is read, unless another limit is given."""
+MAX_FILE_BYTES = 128 * 2**20
+"""The most that a file may have, and unpack to, unless another limit is given."""
 
-_BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_BINARY_SHARE = 0.3
-"""Share of undecodable characters from which a file is no longer taken for text."""
-_UNSEEN = ["script", "style", "noscript", "template", "head"]
-_BLOCKS = (
-    "address article aside blockquote caption dd div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 "
-    "header hr li main nav ol p pre section table tr ul"
-).split()
-_HEADING = re.compile(r"^#[ \t]+(\S.*?)[ \t]*#*[ \t]*\r?$", re.MULTILINE)
-
-_Parsed: TypeAlias = tuple[str, str]  # text, title or ""
+_VERSION_CONTROL = frozenset({".git", ".hg", ".svn", ".bzr", "CVS", "_darcs"})
+_MADE_BY_TOOLS = frozenset({"__pycache__", "node_modules"})
 
 
 def read_documents(
@@ -88,13 +72,13 @@ def read_files(
         encoding: Of all text files; if `None`, what a byte-order mark says, UTF-8, or a guess.
         include: Patterns of the files of folders to read; if empty, all.
         exclude: Patterns of files and folders to leave out.
-        max_bytes: Largest file that is read.
+        max_bytes: The most that a file may have, and unpack to.
 
     Raises:
         InputError: If a path does not exist or nobody knows the encoding.
     """
     paths = list(paths)
-    _refuse_unknown_encoding(encoding)
+    refuse_unknown_encoding(encoding)
     found = find_files(paths, include=include, exclude=exclude)
     return (read_file(file, encoding=encoding, max_bytes=max_bytes) for file in found)
 
@@ -126,12 +110,12 @@ def read_file(file: FileOutcome, *, encoding: str | None = None, max_bytes: int 
     Args:
         file: What to read.
         encoding: Of all text files; if `None`, what a byte-order mark says, UTF-8, or a guess.
-        max_bytes: Largest file that is read.
+        max_bytes: The most that a file may have, and unpack to.
     """
     if file.skipped or file.error is not None:
         return file
     try:
-        return replace(file, document=_read(file, encoding))
+        return _read(file, encoding, max_bytes)
     except MemRecallError as error:
         return file.failed(error)
 
@@ -158,37 +142,75 @@ def _refuse_missing(paths: list[str | Path]) -> None:
             raise InputError(f"{path}: expected a file or folder, got nothing there.", "Check the path.")
 
 
-def _refuse_unknown_encoding(encoding: str | None) -> None:
-    try:
-        codecs.lookup(encoding or "utf-8")
-    except LookupError as error:
-        raise InputError(
-            f"Expected the name of an encoding, got {encoding!r}.", "Use a name such as utf-8, cp1252 or shift_jis."
-        ) from error
-
-
 def _found(paths: list[str | Path], include: Sequence[str], exclude: Sequence[str]) -> Iterator[FileOutcome]:
     seen: dict[str, str] = {}
     for path in paths:
         if str(path) == STDIN:
-            files = [FileOutcome("stdin", STDIN)]
+            files = [FileOutcome("stdin", STDIN, is_named=True)]
         elif Path(path).is_dir():
-            files = sorted(_walk(Path(path)), key=lambda file: file.id)
-            if not any(not file.skipped for file in files):
-                files.append(
-                    FileOutcome(
-                        str(path),
-                        str(path),
-                        error=InputError(
-                            f"{path}: expected files with a known suffix, got none.",
-                            f"Known are {' '.join(_READERS)}; or name the files one by one.",
-                        ),
-                    )
-                )
+            files = _folder(Path(path), Patterns(include), Patterns(exclude))
         else:
-            files = [FileOutcome(Path(path).name, str(path))]
+            files = [FileOutcome(_as_id(Path(path).name), str(path), is_named=True)]
         for file in files:
             yield _unless_taken(file, seen)
+
+
+def _folder(root: Path, include: Patterns, exclude: Patterns) -> list[FileOutcome]:
+    files = sorted(_walk(root, include, exclude), key=lambda file: file.id)
+    if all(file.skipped for file in files):
+        nothing = InputError(
+            f"{root}: expected files to read, got none.",
+            f"Known are {' '.join(READERS)} and all other files of text; or name the files one by one.",
+        )
+        files.append(FileOutcome(str(root), str(root), error=nothing))
+    return files
+
+
+def _walk(root: Path, include: Patterns, exclude: Patterns) -> Iterator[FileOutcome]:
+    broken: list[FileOutcome] = []
+
+    def note(error: OSError) -> None:
+        path = str(error.filename)
+        broken.append(FileOutcome(_as_id(os.path.relpath(path, root)), path, error=_unreadable(path, error)))
+
+    for folder, below, names in os.walk(root, onerror=note):
+        for name in list(below):
+            path = Path(folder, name)
+            reason = _why_not_folder(path) or _why_not(path.relative_to(root).as_posix(), None, exclude)
+            if reason:
+                below.remove(name)
+                yield FileOutcome(_as_id(path.relative_to(root).as_posix()), str(path), skipped=reason)
+        for name in names:
+            path = Path(folder, name)
+            place = path.relative_to(root).as_posix()
+            reason = _why_not(place, include, exclude) or _why_not_file(path)
+            yield FileOutcome(_as_id(place), str(path), skipped=reason)
+    yield from broken
+
+
+def _why_not(place: str, include: Patterns | None, exclude: Patterns) -> str:
+    """Return why a file or folder is not wanted, by its path in the folder; empty if it is."""
+    if exclude.match(place):
+        return "excluded"
+    return "not included" if include and not include.match(place) else ""
+
+
+def _why_not_folder(path: Path) -> str:
+    if path.name in _VERSION_CONTROL:
+        return "version control"
+    if path.name in _MADE_BY_TOOLS:
+        return "made by a tool"
+    if path.name.startswith("."):
+        return "hidden"
+    return "a link to a folder" if path.is_symlink() else ""
+
+
+def _why_not_file(path: Path) -> str:
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.is_file():  # a pipe or a socket inside a folder would block
+        return "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
+    return unread_kind(path.name)
 
 
 def _unless_taken(file: FileOutcome, seen: dict[str, str]) -> FileOutcome:
@@ -202,148 +224,45 @@ def _unless_taken(file: FileOutcome, seen: dict[str, str]) -> FileOutcome:
             )
         )
     seen[file.id] = file.path
-    if any("\ud800" <= character <= "\udfff" for character in file.id):
-        return file.failed(
-            InputError(f"{file.path!r}: expected a file name in Unicode, got other bytes.", "Rename the file.")
-        )
     return file
 
 
-def _walk(root: Path) -> Iterator[FileOutcome]:
-    broken: list[FileOutcome] = []
-
-    def note(error: OSError) -> None:
-        broken.append(
-            FileOutcome(str(error.filename), str(error.filename), error=_unreadable(str(error.filename), error))
-        )
-
-    for folder, below, names in os.walk(root, onerror=note):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            # is_file: a pipe or a socket inside a folder would block
-            if path.suffix.lower() in _READERS and not name.startswith(".") and path.is_file():
-                yield FileOutcome(path.relative_to(root).as_posix(), str(path))
-    yield from broken
+def _read(file: FileOutcome, encoding: str | None, max_bytes: int) -> FileOutcome:
+    source = FileBytes(file.path, _bytes(file.path, max_bytes), encoding, max_bytes)
+    if not file.is_named and is_unread(source):
+        return replace(file, skipped="binary data")
+    read = read_text(source)
+    if not read.text.strip():
+        if not file.is_named:
+            return replace(file, skipped="empty")
+        raise InputError(f"{file.path}: expected text, got an empty file.", "Leave the file out.")
+    places = to_metadata(read.sections)
+    path = _as_id(file.path)
+    metadata = {"source": path, **({"title": read.title} if read.title else {}), **({PLACES: places} if places else {})}
+    notes = [read.note, "the file's name is in other bytes than Unicode" if path != file.path else ""]
+    return replace(file, document=Document(file.id, read.text, metadata), note="; ".join(filter(None, notes)))
 
 
-def _read(source: FileOutcome, encoding: str | None) -> Document:
+def _bytes(path: str, max_bytes: int) -> bytes:
     try:
-        data = sys.stdin.buffer.read() if source.path == STDIN else Path(source.path).read_bytes()
+        if path == STDIN:
+            data = sys.stdin.buffer.read(max_bytes + 1)
+        else:
+            with Path(path).open("rb") as opened:
+                data = opened.read(max_bytes + 1)
     except OSError as error:
-        raise _unreadable(source.path, error) from error
-    reader = _READERS.get(Path(source.path).suffix.lower(), _plain)
-    text, title = reader(data, source.path, encoding)
-    if not text.strip():
-        raise InputError(f"{source.path}: expected text, got an empty file.", "Leave the file out.")
-    metadata = {"source": source.path, **({"title": title} if title else {})}
-    return Document(source.id, text, metadata)
+        raise _unreadable(path, error) from error
+    if len(data) > max_bytes:
+        raise too_large(path, max_bytes, unpacked=False)
+    return data
+
+
+def _as_id(path: str) -> str:
+    """Return a path as Unicode; bytes of its that are none become escapes, so that the id is stable and unique."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _unreadable(path: str, error: OSError) -> InputError:
     return InputError(
         f"{path}: expected a readable file, got: {error.strerror}.", "Check the path and its permissions."
     )
-
-
-def _plain(data: bytes, path: str, encoding: str | None) -> _Parsed:
-    return _decode(data, path, encoding), ""
-
-
-def _markdown(data: bytes, path: str, encoding: str | None) -> _Parsed:
-    text = _decode(data, path, encoding)
-    heading = _HEADING.search(text)
-    return text, heading.group(1) if heading else ""
-
-
-def _html(data: bytes, path: str, encoding: str | None) -> _Parsed:
-    bs4 = _import("bs4", path)
-    declared = bs4.dammit.EncodingDetector.find_declared_encoding(data, is_html=True)
-    markup = _decode(data, path, encoding or (declared if _is_known(declared) else None))
-    if "<" not in markup:
-        return markup, ""
-    # without its first line an XHTML page is HTML, which is how browsers take it as well
-    soup = bs4.BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", markup), "html.parser")
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for tag in soup(_UNSEEN):
-        tag.decompose()
-    for tag in soup("br"):
-        tag.replace_with("\n")
-    for tag in soup(_BLOCKS):
-        tag.insert_before("\n\n")
-        tag.append("\n\n")
-    lines = (" ".join(line.split()) for line in soup.get_text().splitlines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip(), title
-
-
-def _pdf(data: bytes, path: str, encoding: str | None) -> _Parsed:
-    pypdf = _import("pypdf", path)
-    # what pypdf raises on a damaged file depends on where the damage is
-    damage = (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RecursionError, TypeError)
-    try:
-        reader = pypdf.PdfReader(io.BytesIO(data))
-        locked = reader.is_encrypted and not reader.decrypt("")
-        text = "" if locked else "\n\n".join(page.extract_text() for page in reader.pages)
-        title = "" if locked else str((reader.metadata or {}).get("/Title") or "").strip()
-    except (pypdf.errors.PyPdfError, pypdf.errors.DependencyError, ValueError, *damage) as error:
-        raise InputError(
-            f"{path}: expected a readable PDF, got: {error}.", "Open it in a viewer and save it again."
-        ) from error
-    if locked:
-        raise InputError(f"{path}: expected a readable PDF, got one with a password.", "Save it without one.")
-    if not text.strip():
-        raise InputError(f"{path}: expected a PDF with text, got pages without.", "Run text recognition on it first.")
-    # characters that the PDF's fonts do not map to Unicode come out as halves of surrogate pairs
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), title
-
-
-_READERS: dict[str, Callable[[bytes, str, str | None], _Parsed]] = {
-    ".txt": _plain,
-    ".md": _markdown,
-    ".markdown": _markdown,
-    ".rst": _plain,
-    ".html": _html,
-    ".htm": _html,
-    ".pdf": _pdf,
-}
-"""How the files of a folder are read, by suffix."""
-
-
-def _decode(data: bytes, path: str, encoding: str | None) -> str:
-    """Return a file's text without its byte-order mark.
-
-    Raises:
-        InputError: If it is binary or in another encoding.
-    """
-    marked = next((name for mark, name in _BOMS if data.startswith(mark)), None)
-    chosen = encoding or marked or "utf-8"
-    if not encoding and not marked and b"\0" in data:
-        raise InputError(
-            f"{path}: expected text, got binary data (a NUL at byte {data.index(0)}).", "Convert it to text first."
-        )
-    try:
-        return data.decode(chosen).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        lost = data.decode(chosen, errors="replace").count("\ufffd")
-        kind = "binary data or text in another encoding" if lost > _BINARY_SHARE * len(data) else "another encoding"
-        raise InputError(
-            f"{path}: expected text in {chosen}, got {kind} (byte {error.start} is 0x{data[error.start]:02x}).",
-            "Name the encoding with --encoding on the command line, or encoding= in Python.",
-        ) from error
-
-
-def _is_known(encoding: Any) -> bool:
-    try:
-        return bool(encoding) and bool(codecs.lookup(encoding))
-    except LookupError:
-        return False
-
-
-def _import(name: str, path: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path}: reading {Path(path).suffix} files needs {name}, which is not installed.",
-            'Run: pip install "memrecall-kv[documents]"',
-        ) from error

@@ -19,6 +19,7 @@ class FileOutcome:
         note: What the reader should know of how it was read, such as a guessed encoding; empty if nothing.
         skipped: Why it was passed over; empty if it was not.
         error: Why it could not be read; `None` if it was read or skipped.
+        is_named: Whether the caller gave it by name instead of a folder; such a file is never skipped.
     """
 
     id: str
@@ -27,6 +28,7 @@ class FileOutcome:
     note: str = ""
     skipped: str = ""
     error: MemRecallError | None = None
+    is_named: bool = False
 
     @property
     def is_read(self) -> bool:
