@@ -95,14 +95,12 @@ def _code() -> list[Everyday]:
         "tool.c": "//", "main.go": "//",
     }  # fmt: skip
     files = [
-        Everyday(
-            f"code/{name}", f"first\n{sign} The fare is twelve crowns.\nlast\n".encode(), "twelve crowns", "line 2"
-        )
+        Everyday(name, f"first\n{sign} The fare is twelve crowns.\nlast\n".encode(), "twelve crowns", "line 2")
         for name, sign in comment.items()
     ]
-    files.append(Everyday("code/style.css", b"p { color: sea-green }\n", "sea-green", "line 1"))
+    files.append(Everyday("style.css", b"p { color: sea-green }\n", "sea-green", "line 1"))
     latin = "# -*- coding: iso-8859-1 -*-\nname = 'Zoë'\n".encode("latin-1")
-    return [*files, Everyday("code/old.py", latin, "Zoë", "line 2")]
+    return [*files, Everyday("old.py", latin, "Zoë", "line 2")]
 
 
 def _tables() -> list[Everyday]:
@@ -367,7 +365,9 @@ def _row(outcome: FileOutcome, wanted: str) -> str:
         start = outcome.document.text.index(wanted)
         place = place_of(outcome.document.metadata, start, start + len(wanted))
     error = outcome.error.message.split(": ", 1)[1].rstrip(".") if outcome.error else ""
-    how = f"skipped: {outcome.skipped}" if outcome.skipped else f"not read: {re.split(r'[:(]', error)[0].strip()}"
+    how = (
+        f"skipped: {outcome.skipped}" if outcome.skipped else f"not read: {re.split(r', got:|[:(]', error)[0].strip()}"
+    )
     return f"| `{outcome.id}` | {'read' if outcome.is_read else how} | {place} | {outcome.note} |"
 
 

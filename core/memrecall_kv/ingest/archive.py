@@ -7,13 +7,14 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
 
 from memrecall_kv.errors import InputError
 from memrecall_kv.ingest.text import FileBytes, too_large
 
 _DOCTYPES = tuple("<!DOCTYPE".encode(name) for name in ("utf-8", "utf-16-le", "utf-16-be"))
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 COMPRESSED = frozenset(_OPENERS)
 """Suffixes of compressed single files."""
 

@@ -24,7 +24,8 @@ def epub(file: FileBytes) -> FileText:
     with open_zip(file) as container:
         rootfile = xml.fromstring(container.read("META-INF/container.xml")).find(f".//{_CONTAINER}rootfile")
         package = xml.fromstring(container.read(rootfile.get("full-path")))
-        texts, sections = [], []
+        texts: list[str] = []
+        sections: list[Section] = []
         for chapter in _chapters(container, package, posixpath.dirname(rootfile.get("full-path"))):
             markup, _ = decode(container.read(chapter), file.path, None)
             read = without_markup(markup, file.path)

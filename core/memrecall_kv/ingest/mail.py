@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import MIMEPart
+from typing import Any
 
 from memrecall_kv.ingest.encodings import decode
 from memrecall_kv.ingest.html import without_markup
@@ -32,7 +33,7 @@ def eml(file: FileBytes) -> FileText:
     return FileText(read.text, read.title, note=note)
 
 
-def _content(part: EmailMessage, file: FileBytes) -> str:
+def _content(part: MIMEPart[Any, Any], file: FileBytes) -> str:
     payload = part.get_payload(decode=True)
     data = payload if isinstance(payload, bytes) else b""
     try:

@@ -48,7 +48,9 @@ def xlsx(file: FileBytes) -> FileText:
     openpyxl = optional("openpyxl", file.path)
     _look_at(file)
     book = openpyxl.load_workbook(io.BytesIO(file.data), read_only=True, data_only=True, keep_links=False)
-    texts, sections, cells = [], [], 0
+    texts: list[str] = []
+    sections: list[Section] = []
+    cells = 0
     for sheet in book.worksheets:
         sheet.reset_dimensions()  # what a sheet says of its own size may be wrong
         rows = []
@@ -105,7 +107,8 @@ def _cell(value: object) -> str:
 
 def _runs(rows: Sequence[tuple[int, str]], name: str) -> Iterable[Section]:
     """Yield a section for every run of rows without an empty one between them."""
-    first, lengths = rows[0][0], []
+    first = rows[0][0]
+    lengths: list[int] = []
     for number, line in rows:
         if number != first + len(lengths):
             yield Section(lengths, "row", name, first)
