@@ -183,6 +183,14 @@ def test_a_document_with_xml_entities_is_not_read(tmp_path: Path, encoding: str)
     assert "declares XML entities in word/footnotes.xml" in only(path).error.message
 
 
+def test_a_page_nested_too_deep_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "deep.html").write_text("<br>" * 20_000 + "<div>" * 20_000 + "deep", encoding="utf-8")
+    (tmp_path / "long.html").write_text("<p>flat</p><br>" * 400 + "</b>" * 9, encoding="utf-8")
+    deep, flat = read_files([tmp_path])
+    assert "open tags inside each other" in deep.error.message
+    assert flat.is_read
+
+
 def test_a_workbook_of_far_cells_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     monkeypatch.setattr("memrecall_kv.ingest.office._MOST_CELLS", 50_000)

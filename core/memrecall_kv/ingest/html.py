@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from memrecall_kv.errors import InputError
 from memrecall_kv.ingest.encodings import decode
 from memrecall_kv.ingest.places import Section
 from memrecall_kv.ingest.text import FileBytes, FileText, optional
@@ -15,6 +16,10 @@ _BLOCKS = (
     "header hr li main nav ol p pre section table tr ul"
 ).split()
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
+_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_DEEPEST = 10_000
+"""Open tags inside each other; taking them away takes time with the square of their number."""
 _MARK = "\ue000"
 """Stands before a heading while the markup is taken away; a private character, so that no page means it."""
 
@@ -30,6 +35,7 @@ def without_markup(markup: str, path: str, note: str = "") -> FileText:
     bs4 = optional("bs4", path)
     if "<" not in markup:
         return FileText(markup, note=note)
+    _refuse_deep(markup, path)
     # without its first line an XHTML page is HTML, which is how browsers take it as well
     soup = bs4.BeautifulSoup(re.sub(r"^\s*<\?xml[^>]*>", "", markup.replace(_MARK, "")), "html.parser")
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
@@ -50,6 +56,17 @@ def without_markup(markup: str, path: str, note: str = "") -> FileText:
     lines = (_cells(line) for line in soup.get_text().splitlines())
     marked = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     return FileText(marked.replace(_MARK, ""), title, _sections(marked), note)
+
+
+def _refuse_deep(markup: str, path: str) -> None:
+    depth = 0
+    for tag in _TAG.finditer(markup):
+        if tag[2].lower() not in _VOID:
+            depth = max(depth - 1, 0) if tag[1] else depth + 1
+        if depth > _DEEPEST:
+            raise InputError(
+                f"{path}: expected at most {_DEEPEST:,} open tags inside each other, got more.", "Save it as text."
+            )
 
 
 def _cells(line: str) -> str:
