@@ -255,3 +255,16 @@ def test_metadata_are_valid_json_for_other_readers(bank: MemoryBank) -> None:
     with closing(sqlite3.connect(bank.path / CATALOGUE)) as database:
         ((stored,),) = database.execute("SELECT metadata FROM documents")
     assert json.loads(stored) == {"a": "ü\0\n", "b": [1.5, None]}
+
+
+def test_ids_come_in_order_and_read_no_text(bank: MemoryBank) -> None:
+    for name in ("b", "a", "c"):
+        put(bank, Document(name, name * 20, {"kind": name}))
+    with closing(sqlite3.connect(bank.path / CATALOGUE)) as damaged, damaged:
+        damaged.execute("UPDATE documents SET text = 'other'")
+    assert bank.ids() == ["b", "a", "c"]
+    assert bank.ids(lambda doc_id, metadata: metadata["kind"] != "a") == ["b", "c"]
+    with closing(sqlite3.connect(bank.path / CATALOGUE)) as damaged, damaged:
+        damaged.execute("UPDATE documents SET metadata = '{}' WHERE id = 'a'")
+    with pytest.raises(BankFormatError, match="document 'a'"):
+        bank.ids()

@@ -275,6 +275,10 @@ class MemoryBank:
             raise self._unknown(doc_id)
         return metadata
 
+    def ids(self, where: Where | None = None) -> list[str]:
+        """Return the ids of all documents, or of those a filter lets through, in the order they were added."""
+        return [doc_id for doc_id, metadata in self._catalogue.heads() if where is None or where(doc_id, metadata)]
+
     def chunks(self, where: Where | None = None) -> list[Chunk]:
         """Return the chunks of all documents, or of those a filter lets through, in the bank's order."""
         return [

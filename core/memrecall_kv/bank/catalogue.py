@@ -112,14 +112,13 @@ class Catalogue(CatalogueFile):
 
     def metadata(self, doc_id: str) -> dict[str, Any] | None:
         """Return a document's metadata, or `None`."""
-        rows = self._rows("SELECT place, metadata, head FROM documents WHERE id = ?", (doc_id,))
-        if not rows:
-            return None
-        ((place, metadata, head),) = rows
-        made = self._made(doc_id, place, "", metadata, "", ())
-        if not self._is_same((head,), made[:1]):
-            raise self.changed(f"document {doc_id!r}")
-        return self.parsed(metadata)
+        rows = self._rows(f"{_HEADS} WHERE id = ?", (doc_id,))
+        return self._head(*rows[0]) if rows else None
+
+    def heads(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield id and metadata of all documents in the order they were added; no text is read."""
+        for doc_id, *row in self._rows(f"{_HEADS} ORDER BY place"):
+            yield doc_id, self._head(doc_id, *row)
 
     def parsed(self, metadata: str) -> dict[str, Any]:
         """Return metadata from their JSON; raises `BankFormatError` if it is none."""
@@ -272,6 +271,12 @@ class Catalogue(CatalogueFile):
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _head(self, doc_id: str, place: int, metadata: str, head: bytes | None) -> dict[str, Any]:
+        made = self._made(doc_id, place, "", metadata, "", ())
+        if not self._is_same((head,), made[:1]):
+            raise self.changed(f"document {doc_id!r}")
+        return self.parsed(metadata)
+
     def _confirm_block(self, block_id: bytes, row: Sequence[int], stored: bytes | None) -> tuple[Place, int]:
         try:
             segment, start, length, tokens = row
@@ -307,6 +312,7 @@ class Catalogue(CatalogueFile):
         return stored == made or (self.version == 1 and not any(stored))
 
 
+_HEADS = "SELECT id, place, metadata, head FROM documents"
 _DOCUMENTS = "SELECT place, id, text, metadata, heading, head, body FROM documents ORDER BY place"
 _DOCUMENT = "SELECT place, id, text, metadata, heading, head, body FROM documents WHERE id = ?"
 _COUNT_OF_IDS = "SELECT count(*) FROM main.documents INDEXED BY sqlite_autoindex_documents_1"

@@ -114,7 +114,7 @@ class LazyBank:
     def forget(self, where: Where) -> int:
         """Delete the documents for which `where` is true, and return how many there were."""
         with self.writing() as writable:
-            found = [stored.id for stored in writable.documents() if where(stored.id, stored.metadata)]
+            found = writable.ids(where)
             for doc_id in found:
                 writable.delete(doc_id)
         return len(found)
