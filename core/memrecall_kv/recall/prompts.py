@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _NOTHING = re.compile(
     r"^\W*(nothing( new| relevant)?|none|n/?a|not (found|mentioned|stated|given|available|enough)|unknown|no answer)\b"
@@ -90,3 +91,23 @@ def reconstruct_lead() -> str:
 def is_nothing(reply: str) -> bool:
     """Return whether a reply says that the text holds nothing of use."""
     return not reply.strip() or bool(_NOTHING.search(reply))
+
+
+def follow_up(turns: Sequence[tuple[str, str]], question: str) -> str:
+    """Return the request to write a follow-up question so that it stands alone; the reply is one line.
+
+    Args:
+        turns: Questions and answers before it; an empty answer is left out.
+        question: The follow-up question.
+    """
+    said = "".join(f"Question: {asked}\n" + f"Answer: {told}\n" * bool(told) for asked, told in turns)
+    return (
+        "Rewrite each follow-up so that it can be understood alone."
+        "\n\nQuestion: Who painted the ceiling of the chapel?\nAnswer: Paolo Ricci\nFollow-up: How old was he?"
+        "\nRewritten: How old was Paolo Ricci?"
+        "\n\nQuestion: When does the library open on Monday?\nAnswer: At nine.\nFollow-up: And on Sunday?"
+        "\nRewritten: When does the library open on Sunday?"
+        "\n\nQuestion: Which engine does the ferry have?\nAnswer: A diesel engine from Kiel."
+        "\nFollow-up: Who repairs it?"
+        f"\nRewritten: Who repairs the engine of the ferry?\n\n{said}Follow-up: {question}\nRewritten:"
+    )
