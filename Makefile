@@ -9,7 +9,7 @@ ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo test check ends fix real docs rooms sizes clean
+.PHONY: help demo test check ends fix real docs terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
@@ -18,6 +18,7 @@ help:
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
 	@echo "make docs    write docs/cli.md and the table of docs/results.md"
+	@echo "make terminal  write docs/terminal.md, a session with the default model"
 	@echo "make rooms   what the core's rooms import of each other, and whether imports run in a circle or up"
 	@echo "make sizes   the longest files, classes and functions"
 	@echo "make clean   remove what was installed and built here"
@@ -51,6 +52,9 @@ real: $(VENV)/.model $(VENV)/.test-model
 docs: $(VENV)/.installed
 	$(RUN) scripts/cli_docs.py
 	$(RUN) scripts/results_table.py
+
+terminal: $(VENV)/.model
+	$(RUN) scripts/terminal_docs.py
 
 rooms: $(VENV)/.installed
 	@$(RUN) scripts/rooms.py

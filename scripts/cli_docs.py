@@ -23,7 +23,7 @@ one JSON object. `python -m memrecall_kv` is the same script.
 |---|---|
 | 0 | done |
 | 1 | no answer was found, nothing was recalled, or verification failed |
-| 2 | wrong usage, or an error with its remedy on standard error |
+| 2 | wrong usage, or an error with its remedy on standard error; of a folder, after all other files were done |
 | 130 | interrupted; what was done is kept, and the same command resumes |
 """
 
@@ -43,7 +43,8 @@ def main() -> int:
 def render() -> str:
     """Return the page; built from the parameters, as the layout of `--help` changes between releases of typer."""
     group: Any = typer.main.get_command(build_app())
-    parts = [HEADER, f"{group.help}\n", *table(group)]
+    about, *_ = group.help.split("\n\n")  # the rest are examples, which follow
+    parts = [HEADER, f"{about}\n", *table(group)]
     for name, command in group.commands.items():
         parts += [f"## memrecall-kv {name}\n", f"{inspect.cleandoc(command.help)}\n", *table(command)]
         parts.append(f"{command.epilog.replace('Example: ', 'Example: `', 1)}`\n")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import logging
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from memrecall_kv.cli import commands, measuring, training
+from memrecall_kv.cli import commands, measuring, syncing, training
 from memrecall_kv.cli.commands import Loader
 from memrecall_kv.cli.show import complain
 from memrecall_kv.errors import MemRecallError
@@ -20,22 +21,57 @@ from memrecall_kv.errors import MemRecallError
 if TYPE_CHECKING:  # imports torch, which takes seconds; commands that need no model do without
     from memrecall_kv.pipeline import MemRecall
 
-_RESUMABLE = frozenset({"demo", "ingest", "eval", "bench"})
+_RESUMABLE = frozenset({"demo", "ingest", "sync", "eval", "bench"})
+_HELP = """Compress documents once into memory blocks; ask and get answers with their sources.
+
+\b
+Examples:
+  memrecall-kv demo
+  memrecall-kv sync notes/ my.bank
+  memrecall-kv ask my.bank "Who pays?"
+  memrecall-kv ask my.bank
+"""
+_EPILOG = """Results go to standard output, progress and errors to standard error. COMMAND --help shows a command.
+
+\b
+Exit codes:
+  0    done
+  1    not found, or damage found
+  2    an error, with its remedy
+  130  interrupted
+"""
+_COMMANDS: tuple[tuple[Callable[..., None], str, str], ...] = (
+    (commands.demo, "Try it on a built-in book", "memrecall-kv demo"),
+    (commands.ingest, "Add files to a bank", "memrecall-kv ingest handbook.bank handbook/ notes.md"),
+    (syncing.sync, "Make a bank like a folder", "memrecall-kv sync handbook/ handbook.bank --dry-run"),
+    (commands.ask, "Answer questions", 'memrecall-kv ask handbook.bank "Who approves travel above the limit?"'),
+    (commands.recall, "Show what would be read", 'memrecall-kv recall handbook.bank "travel limits" --top-k 3'),
+    (commands.inspect, "Show what a bank holds", "memrecall-kv inspect handbook.bank"),
+    (commands.delete, "Delete documents", "memrecall-kv delete handbook.bank old/notes.md"),
+    (commands.verify, "Look for damage", "memrecall-kv verify handbook.bank"),
+    (commands.compact, "Free space", "memrecall-kv compact handbook.bank"),
+    (training.train, "Train a part", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
+    (
+        measuring.evaluate,
+        "Measure answers",
+        "memrecall-kv eval --task niah-single --documents 100 --questions 20 --out runs/needles",
+    ),
+    (
+        measuring.bench,
+        "Measure cost",
+        "memrecall-kv bench --task niah-single --documents 20 --questions 2 --out runs/cost",
+    ),
+)
+"""Commands, what they do in at most 25 letters, which a narrow terminal has room for, and an example."""
+_WIDEST = 80
+_NARROWEST = 20
 
 
-def main(arguments: Sequence[str] | None = None, load: Loader | None = None) -> None:
-    """Run the script and exit.
-
-    Args:
-        arguments: Instead of those of the process.
-        load: Instead of `MemRecall.from_pretrained`.
-
-    Raises:
-        SystemExit: Always, with the exit code.
-    """
-    for stream in (sys.stdout, sys.stderr):
+def run(arguments: Sequence[str] | None, load: Loader | None) -> None:
+    """Run the script and exit; see `main`."""
+    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
+            stream.reconfigure(errors=errors)  # a terminal that lacks a letter is no reason to stop
     build_app(load)(args=None if arguments is None else list(arguments))
 
 
@@ -43,12 +79,15 @@ def build_app(load: Loader | None = None) -> typer.Typer:
     """Return the script's commands around a way to load a pipeline; `MemRecall.from_pretrained` if `None`."""
     app = typer.Typer(
         name="memrecall-kv",
-        help="Compress documents once into memory blocks; ask and get answers with their sources.",
+        help=_HELP,
+        epilog=_EPILOG,
         cls=_Commands,
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        # on its own click writes at least 50 columns
+        context_settings={"terminal_width": min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST) - 2},
     )
 
     @app.callback()
@@ -62,20 +101,8 @@ def build_app(load: Loader | None = None) -> typer.Typer:
         ctx.obj = load or _from_pretrained
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
-    for command, example in (
-        (commands.demo, "memrecall-kv demo"),
-        (commands.ingest, "memrecall-kv ingest handbook.bank handbook/ notes.md"),
-        (commands.ask, 'memrecall-kv ask handbook.bank "Who approves travel above the limit?"'),
-        (commands.recall, 'memrecall-kv recall handbook.bank "travel limits" --top-k 3'),
-        (commands.inspect, "memrecall-kv inspect handbook.bank"),
-        (commands.delete, "memrecall-kv delete handbook.bank old/notes.md"),
-        (commands.verify, "memrecall-kv verify handbook.bank"),
-        (commands.compact, "memrecall-kv compact handbook.bank"),
-        (training.train, "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
-        (measuring.evaluate, "memrecall-kv eval --task niah-single --documents 100 --questions 20 --out runs/needles"),
-        (measuring.bench, "memrecall-kv bench --task niah-single --documents 20 --questions 2 --out runs/cost"),
-    ):
-        app.command(example.split()[1], epilog=f"Example: {example}")(command)
+    for command, short, example in _COMMANDS:
+        app.command(example.split()[1], short_help=short, epilog=f"Example: {example}")(command)
     return app
 
 

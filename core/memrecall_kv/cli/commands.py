@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -13,6 +14,7 @@ from memrecall_kv.cli import demo as demonstration
 from memrecall_kv.cli import show
 from memrecall_kv.cli.choice import Choice, CompressorName
 from memrecall_kv.cli.reading import Reading
+from memrecall_kv.cli.session import Session, piped_lines, typed_lines
 from memrecall_kv.errors import BankError, InputError
 from memrecall_kv.ingest.files import MAX_FILE_BYTES, read_files
 
@@ -30,7 +32,9 @@ Model = Annotated[
 Ratio = Annotated[int | None, typer.Option(help="Source tokens per memory token.", show_default=False)]
 Kind = Annotated[
     CompressorName | None,
-    typer.Option("--compressor", help="select, stride, pool, hybrid or memory_tokens.", show_default=False),
+    typer.Option(
+        "--compressor", metavar="KIND", help="select, stride, pool, hybrid or memory_tokens.", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto is the CPU.")]
 Dtype = Annotated[
@@ -43,10 +47,14 @@ ConfigFile = Annotated[
     ),
 ]
 TopK = Annotated[
-    int | None, typer.Option(min=1, help="Open exactly this many blocks, the best first.", show_default=False)
+    int | None,
+    typer.Option(metavar="K", min=1, help="Open exactly this many blocks, the best first.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-Questions = Annotated[list[str], typer.Argument(metavar="QUESTION", help="What is asked.", show_default=False)]
+Questions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="QUESTION", help="What is asked; a session if left out.", show_default=False),
+]
 
 
 def demo(
@@ -61,7 +69,7 @@ def demo(
     The first run compresses the book; later ones find it in the bank, which is kept in the user's cache folder,
     or in MEMRECALL_KV_HOME, or where --bank says.
     """
-    memory = _load(ctx, Choice(model, device=device), made=_made(bank, create=True) if bank else {})
+    memory = load_memory(ctx, Choice(model, device=device), made=made_with(bank, create=True) if bank else {})
     path = bank or demonstration.bank_path(memory)
     with memory.open_bank(path) as opened:
         if not as_json:
@@ -116,7 +124,9 @@ def ingest(
     outcomes = read_files(
         paths, encoding=encoding, include=include or (), exclude=exclude or (), max_bytes=max_file_bytes
     )
-    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank, create=True))
+    memory = load_memory(
+        ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank, create=True)
+    )
     with memory.open_bank(bank) as opened, show.bar(hidden=as_json) as progress:
         report = memory.ingest(opened, reading.documents(outcomes), progress=progress)
     if as_json:
@@ -134,8 +144,14 @@ def ingest(
 def ask(
     ctx: typer.Context,
     bank: BankPath,
-    questions: Questions,
+    questions: Questions = None,
     top_k: TopK = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep a session's questions in a file, for the arrow keys.", show_default=False
+        ),
+    ] = None,
     model: Model = None,
     ratio: Ratio = None,
     compressor: Kind = None,
@@ -146,10 +162,15 @@ def ask(
 ) -> None:
     """Answer questions from a bank, with the spans of text the answers rest on.
 
-    The exit code is 1 if an answer was not found.
+    Without a question a session begins: questions are typed, or piped line by line, and may refer to earlier ones. How
+    a follow-up question was understood is shown. Ctrl-C stops an answer, Ctrl-D or exit ends the session.
+
+    The exit code is 1 if an answer was not found, but not where questions are typed.
     """
-    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank))
+    memory = load_memory(ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank))
     with memory.open_bank(bank, read_only=True) as opened:
+        if not questions:
+            raise typer.Exit(_hold_session(memory, opened, top_k, history, as_json=as_json))
         answers = [
             show.tell(
                 question, memory.stream(opened, question, top_k=top_k), as_json=as_json, heading=len(questions) > 1
@@ -160,10 +181,23 @@ def ask(
         raise typer.Exit(1)
 
 
+def _hold_session(
+    memory: MemRecall, bank: MemoryBank, top_k: int | None, history: Path | None, *, as_json: bool
+) -> int:
+    typed = sys.stdin.isatty()
+    if typed:
+        typer.echo(
+            f"{bank.path.name} holds {bank.stats().documents} documents. Ctrl-C stops an answer, Ctrl-D or exit ends.",
+            err=True,
+        )
+    session = Session(memory, bank, top_k, as_json, typed)
+    return session.run(typed_lines(history) if typed else piped_lines())
+
+
 def recall(
     ctx: typer.Context,
     bank: BankPath,
-    question: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked.", show_default=False)],
     top_k: TopK = None,
     model: Model = None,
     ratio: Ratio = None,
@@ -177,7 +211,7 @@ def recall(
 
     The exit code is 1 if nothing was opened.
     """
-    memory = _load(ctx, Choice(model, ratio, compressor, device, dtype, config), made=_made(bank))
+    memory = load_memory(ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank))
     with memory.open_bank(bank, read_only=True) as opened, show.status(f"Looking through {len(opened)} blocks"):
         recalls = memory.recall(opened, question, top_k=top_k)
     for opened_chunk in recalls:
@@ -191,7 +225,7 @@ def recall(
 
 def inspect(bank: BankPath, as_json: AsJson = False) -> None:
     """Show what a bank holds and what it was made with; needs no model."""
-    with _open(bank, read_only=True) as opened:
+    with open_bank(bank, read_only=True) as opened:
         stats, fingerprint = opened.stats(), dict(opened.fingerprint)
         documents = opened.documents()
     if as_json:
@@ -209,7 +243,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete documents from a bank; all or, if one is not there, none. Needs no model."""
-    with _open(bank) as opened:
+    with open_bank(bank) as opened:
         unknown = [doc_id for doc_id in doc_ids if doc_id not in opened]
         if unknown:
             raise InputError(
@@ -226,7 +260,7 @@ def delete(
 
 def verify(bank: BankPath, as_json: AsJson = False) -> None:
     """Check every block in use against its checksum; needs no model. The exit code is 1 if one is damaged."""
-    with _open(bank, read_only=True) as opened:
+    with open_bank(bank, read_only=True) as opened:
         try:
             blocks = opened.verify()
         except BankError as error:
@@ -242,7 +276,7 @@ def verify(bank: BankPath, as_json: AsJson = False) -> None:
 
 def compact(bank: BankPath, as_json: AsJson = False) -> None:
     """Rewrite a bank without what was deleted; needs no model."""
-    with _open(bank) as opened:
+    with open_bank(bank) as opened:
         freed = opened.compact()
     if as_json:
         show.print_json({"freed_bytes": freed})
@@ -250,7 +284,8 @@ def compact(bank: BankPath, as_json: AsJson = False) -> None:
         typer.echo(f"{freed:,} bytes freed.")
 
 
-def _load(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) -> MemRecall:
+def load_memory(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) -> MemRecall:
+    """Return the pipeline that is asked for; `made` is the fingerprint of its bank."""
     load: Loader = ctx.obj
     with show.status("Loading the model"):
         return load(
@@ -261,15 +296,16 @@ def _load(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) -> Mem
         )
 
 
-def _made(bank: Path, *, create: bool = False) -> Mapping[str, str]:
+def made_with(bank: Path, *, create: bool = False) -> Mapping[str, str]:
     """Return the fingerprint of a bank, nothing if it is still to be created."""
     if create and not (bank.is_dir() and any(bank.iterdir())):
         return {}
-    with _open(bank, read_only=True) as opened:
+    with open_bank(bank, read_only=True) as opened:
         return dict(opened.fingerprint)
 
 
-def _open(bank: Path, *, read_only: bool = False) -> MemoryBank:
+def open_bank(bank: Path, *, read_only: bool = False) -> MemoryBank:
+    """Open a bank that is there, without a model."""
     from memrecall_kv.bank.bank import MemoryBank
 
     return MemoryBank.open(bank, read_only=read_only)

@@ -34,32 +34,38 @@ class Order(StrEnum):
     RANDOM = "random"
 
 
-Tasks = Annotated[list[str], typer.Option("--task", help="Name of a task; may be repeated.", show_default=False)]
+Tasks = Annotated[
+    list[str], typer.Option("--task", metavar="NAME", help="Name of a task; may be repeated.", show_default=False)
+]
 Systems = Annotated[
     list[str] | None,
     typer.Option(
-        "--system", help="Name of a system, as NAME or NAME:KEY=VALUE,...; may be repeated.", show_default=False
+        "--system",
+        metavar="NAME",
+        help="Name of a system, NAME or NAME:KEY=VALUE,...; may be repeated.",
+        show_default=False,
     ),
 ]
 Lengths = Annotated[
     list[str],
     typer.Option(
         "--documents",
-        metavar="N[:QUESTIONS]",
-        help="Documents of a context, and questions at this length; may be repeated.",
+        metavar="N[:Q]",
+        help="Documents of a context, and Q questions at this length; may be repeated.",
         show_default=False,
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the run: rows, summary, tables, pictures.", show_default=False)]
 Data = Annotated[Path | None, typer.Option(help="Folder with the data; synthetic tasks need none.", show_default=False)]
 NumQuestions = Annotated[
-    int | None, typer.Option("--questions", min=1, help="Questions at each length; all if left out.")
+    int | None, typer.Option("--questions", metavar="N", min=1, help="Questions at each length; all if left out.")
 ]
 Seed = Annotated[int, typer.Option(help="Of questions, haystacks and places.")]
 EvidenceOrder = Annotated[
-    Order | None, typer.Option(help="Order of the evidence: forward, reversed, random; the task's own if left out.")
+    Order | None,
+    typer.Option(metavar="ORDER", help="Order of the evidence: forward, reversed, random; the task's own if left out."),
 ]
-Share = Annotated[int, typer.Option(min=1, help="Questions that share a context at most.")]
+Share = Annotated[int, typer.Option(metavar="N", min=1, help="Questions that share a context at most.")]
 Part = Annotated[
     str,
     typer.Option(metavar="I/N", help="The I-th of N parts of the contexts, to run parts side by side; folders differ."),
@@ -90,7 +96,8 @@ def evaluate(
     share: Share = 1,
     kind: Kinds = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions asked at the same time; of one context, but for memagent.")
+        int,
+        typer.Option(metavar="N", min=1, help="Questions asked at the same time; of one context, but for memagent."),
     ] = 1,
     part: Part = "1/1",
     banks: Banks = None,
@@ -140,7 +147,8 @@ def bench(
     share: Share = 1,
     kind: Kinds = None,
     concurrency: Annotated[
-        list[int] | None, typer.Option(help="Questions asked at the same time; may be repeated; 1 if left out.")
+        list[int] | None,
+        typer.Option(metavar="N", help="Questions asked at the same time; may be repeated; 1 if left out."),
     ] = None,
     banks: Banks = None,
     against: Against = None,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -21,22 +25,41 @@ from memrecall_kv.ingest.places import place_of
 from memrecall_kv.recall.grounding import content_words
 from memrecall_kv.types import Answer, Done, Event, IngestReport, Opened, Progress, Recall, Token
 
+if TYPE_CHECKING:  # imports torch, which takes seconds
+    from memrecall_kv.ingest.sync import Change, SyncReport
+
 _SNIPPET = 160
 _HELD_BACK = 40
+_LISTED = 20
+"""Changes of a kind that are listed after a sync; a plan lists all."""
+_UNBOUNDED = 10_000
+"""Columns where nobody folds lines."""
+_LOG_SECONDS = 10.0
+"""Between two lines of progress where no bar can be drawn."""
 _CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")
 
 
-def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool) -> Answer:
-    """Follow an answer as it is written and print what it rests on."""
+def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool, asked: str | None = None) -> Answer:
+    """Follow an answer as it is written and print what it rests on.
+
+    Args:
+        question: As somebody put it.
+        events: What `MemRecall.stream` yields.
+        as_json: Print one JSON object, at the end.
+        heading: Print the question first.
+        asked: The question as it was asked, where it may have been rewritten.
+    """
     if as_json:
         answer = next(event.answer for event in events if isinstance(event, Done))
-        print_json({"question": question, "answer": answer})
+        print_json({"question": question, **({} if asked is None else {"asked": asked}), "answer": answer})
         return answer
     if heading:
         typer.echo(f"\nQ: {safe(question)}")
+    if asked is not None and asked != question:
+        typer.echo(f"Asked as: {safe(asked)}")
     answer = _follow(events)
     for recalled in answer.evidence:
-        typer.echo(cited(recalled, f"{question} {answer.text}"))
+        typer.echo(cited(recalled, f"{asked or question} {answer.text}"))
     usage = answer.usage
     grounded = "" if answer.grounded or not answer.found else "; not all words of the answer are in the cited text"
     typer.echo(
@@ -80,6 +103,55 @@ def ingested(report: IngestReport) -> str:
     )
 
 
+def synced(report: SyncReport, *, as_json: bool, planned: bool, known: Container[str] = frozenset()) -> None:
+    """Print what a sync did or would do, and last what went wrong.
+
+    Args:
+        report: From `FolderSync`.
+        as_json: Print one JSON object.
+        planned: Nothing was done yet: then all changes are listed, else the first of each kind.
+        known: Messages of problems that were told before.
+    """
+    if as_json:
+        names = ("id", "action", "reason", "characters")
+        changes = [{name: getattr(change, name) for name in names} for change in report.changes]
+        problems = [problem.message for problem in report.problems]
+        print_json({"planned": planned, "changes": changes, "report": report.ingested, "problems": problems})
+    else:
+        _list(report, most=len(report.changes) if planned else _LISTED)
+        typer.echo(_sum(report, planned=planned))
+    for problem in report.problems:
+        if problem.message not in known:
+            complain(problem)
+
+
+def _list(report: SyncReport, *, most: int) -> None:
+    """Print the changes of each kind, but for documents that stay as they are."""
+    kinds: dict[str, list[Change]] = {}
+    for change in report.changes:
+        kinds.setdefault(change.action, []).append(change)
+    kinds.pop("unchanged", None)
+    for action, changes in kinds.items():
+        for change in changes[:most]:
+            typer.echo(safe(f"  {action:<8} {change.id}{f' ({change.reason})' if change.reason else ''}"))
+        if len(changes) > most:
+            typer.echo(f"  {action:<8} and {len(changes) - most:,} more")
+
+
+def _sum(report: SyncReport, *, planned: bool) -> str:
+    counts = Counter[str](change.action for change in report.changes)
+    verbs = {"add": "added", "replace": "replaced", "remove": "removed", "unchanged": "unchanged"}
+    done = ", ".join(f"{counts[action]:,} {verb}" for action, verb in verbs.items())
+    rest = {"keep": "kept without a look", "skip": "skipped", "fail": "failed"}
+    others = "".join(f", {counts[action]:,} {verb}" for action, verb in rest.items() if counts[action])
+    if planned:
+        characters = sum(change.characters for change in report.changes)
+        return f"Documents would be: {done}{others}; at most {characters:,} characters to compress."
+    made = report.ingested
+    cost = f"{made.source_tokens:,} tokens compressed in {made.seconds:.1f} s; {made.chunks_reused} chunks reused."
+    return f"Documents: {done}{others}; {cost}"
+
+
 def cited(recalled: Recall, wanted: str) -> str:
     """Return a recalled chunk in two lines: where it is from, and the part of it with most of the wanted words."""
     chunk = recalled.chunk
@@ -102,15 +174,17 @@ def safe(text: str) -> str:
 
 def complain(error: MemRecallError) -> None:
     """Print what is wrong, and what to do about it on a line of its own."""
-    typer.echo(f"{typer.style('Error:', fg='red')} {safe(error.message)}\n{safe(error.hint)}", err=True)
+    label = "Error:" if os.environ.get("NO_COLOR") else typer.style("Error:", fg="red")
+    typer.echo(f"{label} {safe(error.message)}\n{safe(error.hint)}", err=True)
 
 
 def table(name: str, amount: str, rows: Iterable[tuple[str, int | str]]) -> None:
-    """Print two columns under their headings, and an empty line."""
-    grid = Table(name, Column(amount, justify="right" if amount else "left", overflow="fold"), box=None, pad_edge=False)
-    for left, right in rows:
-        grid.add_row(Text(safe(left)), f"{right:,}" if isinstance(right, int) else Text(safe(right)))
-    Console().print(grid, "")
+    """Print two columns under their headings, and an empty line; folded to a terminal's width, whole in a pipe."""
+    right = Column(amount, justify="right" if amount else "left", overflow="fold")
+    grid = Table(Column(name, overflow="fold"), right, box=None, pad_edge=False)
+    for left, value in rows:
+        grid.add_row(Text(safe(left)), f"{value:,}" if isinstance(value, int) else Text(safe(value)))
+    Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(grid, "")
 
 
 def print_json(value: Any) -> None:
@@ -133,11 +207,28 @@ class _Speed(ProgressColumn):
 
 @contextmanager
 def bar(*, hidden: bool) -> Iterator[Progress]:
-    """Draw a progress bar on standard error while the block runs."""
+    """Show progress on standard error while the block runs: a bar on a terminal, elsewhere a line now and then."""
+    console = Console(stderr=True)
+    if hidden or not console.is_terminal or console.is_dumb_terminal:
+        yield _lines(sys.maxsize if hidden else _LOG_SECONDS)
+        return
     columns = (TextColumn("compressing"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task("compress", total=None)
         yield lambda stage, done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(seconds: float) -> Progress:
+    """Return a progress that prints a line if the last one is so long ago."""
+    told = time.monotonic()
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= seconds:
+            told = time.monotonic()
+            typer.echo(f"compressing: {done:,} of {total:,} tokens", err=True)
+
+    return report
 
 
 @contextmanager

@@ -25,7 +25,9 @@ class StageName(StrEnum):
 
 
 def train(
-    stage: Annotated[StageName, typer.Argument(help="Which part is trained.", show_default=False)],
+    stage: Annotated[
+        StageName, typer.Argument(metavar="STAGE", help="scorer, compressor, reasoner, rl or gate.", show_default=False)
+    ],
     data: Annotated[Path, typer.Option(help="Directory of the training data.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the run: metrics, checkpoint, adapters.", show_default=False)],
     preset: Annotated[

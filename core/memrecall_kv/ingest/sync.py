@@ -142,6 +142,22 @@ class FolderSync:
             pass
         return SyncReport((*found.changes, *self._gone(bank, found)))
 
+    def idle(self, bank: MemoryBank) -> SyncReport | None:
+        """Return the report of a sync that has nothing to do; `None` if there is something, told by the first of it.
+
+        Args:
+            bank: Open for reading.
+        """
+        found, deferred = _Pass(), bank.deferred_documents()
+        for document in self._documents(bank, found):
+            if found.changes[-1].action is not Action.SAME or document.id in deferred:
+                return None
+        gone = self._gone(bank, found)
+        if any(change.action is Action.REMOVE for change in gone):
+            return None
+        self._read = found.states
+        return SyncReport((*found.changes, *gone))
+
     def run(self, bank: MemoryBank, ingest: Ingest) -> SyncReport:
         """Add, replace and remove. Interrupt at will: the same call goes on where it stopped.
 

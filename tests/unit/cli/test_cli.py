@@ -6,62 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from memrecall_kv.cli import demo, main
+from cli_samples import Loader
+from memrecall_kv.cli import demo
 from memrecall_kv.cli.choice import operator_of
 from memrecall_kv.compress import OperatorCompressor
 from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.config import ChunkingConfig, CompressorConfig, MemRecallConfig
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from patience import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "ingest", "ask", "recall", "inspect", "delete", "verify", "compact"]
-
-
-class Loader:
-    """Loads a tiny pipeline whose gate opens all and whose reasoner says what it is told to."""
-
-    def __init__(self, reply="Dana approves trips."):
-        self.reply = reply
-        self.calls = []
-
-    def __call__(self, name_or_path, *, config, device, dtype):
-        self.calls.append({"name": name_or_path, "config": config, "device": device, "dtype": dtype})
-        gate = ScriptedGate(lambda question, memory, block: 0.9)
-        reasoner = ScriptedReasoner({}, lambda question, memory: self.reply)
-        settings = (config or MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64))).model_dump()
-        # what the packaged settings load was trained for another backbone
-        settings["gate"] |= {"kind": "likelihood", "lexical_weight": 0.0}
-        settings["reasoner"]["kind"] = "zero_shot"
-        return tiny_memory(MemRecallConfig(**settings), gate=gate, reasoner=reasoner)
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments, load=None):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments], load or Loader())
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def handbook(tmp_path):
-    folder = tmp_path / "handbook"
-    folder.mkdir()
-    (folder / "travel.md").write_text("# Travel\n\nDana approves trips.\n", encoding="utf-8")
-    (folder / "lunch.txt").write_text("Lunch is at noon.\n", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def bank(tmp_path, handbook, run):
-    path = tmp_path / "handbook.bank"
-    code, _, err = run("ingest", path, handbook)
-    assert (code, err) == (0, "") or "compressing" in err
-    return path
+ROOT = Path(__file__).parents[3]
+COMMANDS = ["demo", "ingest", "sync", "ask", "recall", "inspect", "delete", "verify", "compact"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
