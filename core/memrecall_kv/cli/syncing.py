@@ -32,35 +32,43 @@ if TYPE_CHECKING:  # all three import torch, which takes seconds; an unchanged f
     from memrecall_kv.ingest.sync import FolderSync, SyncReport
     from memrecall_kv.pipeline import MemRecall
 
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the documents.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done; no model.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Go on whenever the folder changes, until Ctrl-C.")]
+Interval = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two looks with --watch.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Read only such files, as '*.md'; may be repeated.", show_default=False),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Leave out such files or folders; may be repeated.", show_default=False),
+]
+RemoveAll = Annotated[
+    bool, typer.Option("--remove-all", help="Remove even the last document of an empty or missing folder.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name the bank knows the folder by; its path if left out.", show_default=False),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoding of the text files; guessed if left out.", show_default=False),
+]
+
 
 def sync(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the documents.", show_default=False)],
+    folder: Folder,
     bank: BankPath,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done; no model.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on whenever the folder changes, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Between two looks with --watch.")] = 2.0,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Read only such files, as '*.md'; may be repeated.", show_default=False),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Leave out such files or folders; may be repeated.", show_default=False),
-    ] = None,
-    remove_all: Annotated[
-        bool, typer.Option("--remove-all", help="Remove even the last document of an empty or missing folder.")
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name the bank knows the folder by; its path if left out.", show_default=False
-        ),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Encoding of the text files; guessed if left out.", show_default=False),
-    ] = None,
+    dry_run: DryRun = False,
+    watch: Watch = False,
+    interval: Interval = 2.0,
+    include: Include = None,
+    exclude: Exclude = None,
+    remove_all: RemoveAll = False,
+    name: Name = None,
+    encoding: Encoding = None,
     model: Model = None,
     ratio: Ratio = None,
     compressor: Kind = None,
