@@ -213,7 +213,7 @@ def test_a_moved_folder_is_the_same_one_by_its_name(run: Run, bank: MemoryBank, 
 
 def test_a_file_that_cannot_be_read_keeps_its_document(run: Run, bank: MemoryBank, folder: Path) -> None:
     run()
-    (folder / "lunch.txt").write_bytes(b"")
+    (folder / "lunch.txt").write_bytes(b"\0")
     (folder / "travel.md").unlink()
     (folder / "travel.md").symlink_to(folder / "nowhere")
     report = run()

@@ -110,7 +110,7 @@ def ingest(
         typer.Option(metavar="PATTERN", help="Leave out such files and folders.", show_default=False),
     ] = None,
     max_file_bytes: Annotated[
-        int, typer.Option(min=1, help="The most that a file may have, and unpack to.")
+        int, typer.Option(metavar="N", min=1, help="The most that a file may have, and unpack to.")
     ] = MAX_FILE_BYTES,
     as_json: AsJson = False,
 ) -> None:

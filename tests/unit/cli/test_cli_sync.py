@@ -53,7 +53,7 @@ def test_a_bank_follows_its_folder_and_an_unchanged_one_loads_no_model(run, hand
 def test_what_went_wrong_comes_last_and_is_exit_code_2(run, handbook, tmp_path):
     bank = tmp_path / "new.bank"
     run("sync", handbook, bank)
-    (handbook / "lunch.txt").write_bytes(b"")
+    (handbook / "lunch.txt").write_bytes(b"\0")
     (handbook / "more.txt").write_text("More.", encoding="utf-8")
     code, out, err = run("sync", handbook, bank)
     assert code == 2
@@ -123,7 +123,7 @@ def test_watching_goes_on_after_errors_and_ctrl_c_ends_it(handbook, tmp_path):
 
     try:
         assert seen() == ({"lunch.txt": "add", "travel.md": "add"}, [])
-        (handbook / "lunch.txt").write_bytes(b"")
+        (handbook / "lunch.txt").write_bytes(b"\0")
         (handbook / "new.txt").write_text("New.", encoding="utf-8")
         changes, problems = seen()
         assert changes == {"lunch.txt": "fail", "new.txt": "add", "travel.md": "unchanged"}
