@@ -171,6 +171,8 @@ class ScanConfig(Config):
             the moment. `None` judges all. In a large bank this is what keeps a question cheap.
         source: What makes a block promising: `words` that its text shares with question and notes, or `characters`,
             runs of letters, for texts in unspaced scripts or languages whose words change their form.
+        max_question_tokens: Tokens of a question that are read at most, and a quarter of the backbone's window at most.
+            Of a longer one, such as a pasted mail, the beginning and the end are read, half each.
     """
 
     schedule: Literal["sequential", "lookahead", "rescan", "best_first"] = "rescan"
@@ -180,6 +182,7 @@ class ScanConfig(Config):
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
     source: Literal["words", "characters"] = "words"
+    max_question_tokens: int = Field(default=256, ge=16)
 
 
 class ReasonerConfig(Config):

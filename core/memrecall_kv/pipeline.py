@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary, proxy
 from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.bank.metadata import repaired
 from memrecall_kv.config import MemRecallConfig, check_count
 from memrecall_kv.errors import InputError
 from memrecall_kv.ingest.chunking import chunk_document
@@ -26,6 +27,7 @@ from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidates, EveryChunk, SharedWords
 from memrecall_kv.recall.characters import SharedCharacters
 from memrecall_kv.recall.loop import Walk
+from memrecall_kv.recall.question import bounded
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.types import (
     Answer,
@@ -184,14 +186,14 @@ class MemRecall:
 
         Args:
             bank: From `open_bank`.
-            question: What is asked.
+            question: What is asked; of a long one the beginning and the end (`ScanConfig.max_question_tokens`).
             top_k: Open exactly this many blocks, whatever the settings say.
             where: Recall only chunks of documents for which this is true.
             write: Writes the answer instead of the reasoner, if anything was found; not in a turn of the backbone's.
 
         Raises:
             InputError: If the question is empty.
-            ContextOverflowError: If the question does not fit the backbone's window.
+            ContextOverflowError: If a block, the notes and the question do not fit the backbone's window.
         """
         walk = self._walk(bank, question, top_k, where)
         yield from walk.events()
@@ -206,6 +208,8 @@ class MemRecall:
         parts, gate, scan = self._parts, self.config.gate, self.config.scan
         if check_count("top_k", top_k) is not None:
             scan = scan.model_copy(update={"top_k": top_k})
+        backbone = parts.backbone
+        question = bounded(repaired(question), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
         blocks = BlockReader(bank, parts.compressor)
         relevance = Relevance(
             question,

@@ -11,6 +11,7 @@ from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig
 from memrecall_kv.errors import ContextOverflowError, InputError
+from memrecall_kv.recall import gate as gates
 from memrecall_kv.recall.gate import ClassifierGate, Gate, LikelihoodGate
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, Note, WorkingMemory
@@ -69,6 +70,20 @@ def test_a_block_of_zeros_scores_differently(gate: Gate, blocks: list[MemoryBloc
     empty = MemoryBlock(block.keys * 0, block.values * 0, block.positions, block.extent, block.num_source_tokens)
     scores = gate.score("which?", WorkingMemory(), [block, empty])
     assert abs(scores[0] - scores[1]) > 1e-3
+
+
+def test_reading_a_question_in_pieces_changes_no_score(
+    gate: Gate, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [Chunk("d", index, 0, 1, "some text " * (index + 1), 1) for index in range(4)]
+    by_head = CompressorConfig(compression_ratio=2, budget="adaptive")
+    for config in (CompressorConfig(compression_ratio=2), by_head):
+        blocks = OperatorCompressor(backbone, config).compress(chunks)
+        notes = WorkingMemory((Note("text", "d#0"),))
+        whole = gate.score("which of them all?", notes, blocks)
+        with monkeypatch.context() as patch:
+            patch.setattr(gates, "_PIECE", 7)
+            assert gate.score("which of them all?", notes, blocks) == pytest.approx(whole, abs=1e-5)
 
 
 def test_a_question_longer_than_the_window_is_refused(gate: Gate, blocks: list[MemoryBlock]) -> None:

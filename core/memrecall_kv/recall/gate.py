@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
@@ -24,6 +25,8 @@ _MEMORY_TOKENS = 72
 """Tokens of the working memory that a classifier reads, in training and after."""
 _BUCKET = 32
 """Memory tokens are padded to a multiple of this, so that equal blocks meet equal shapes."""
+_PIECE = 512
+"""Tokens read at once: masks and logits grow with their number times what stands before them."""
 
 
 class Gate(Protocol):
@@ -80,12 +83,18 @@ class LikelihoodGate:
         """Return the mean log-likelihood of the text after each row's blocks, `[B]` float32."""
         with torch.inference_mode():
             state = self._backbone.kv.place(rows, width=_width(rows), unrotated=self._unrotated)
-            ids, lengths = self._backbone.kv.pad([[*lead, *text]] * len(rows))
-            hidden = self._backbone.kv.forward(state, ids=ids, lengths=lengths)
-            logits = self._backbone.kv.logits(hidden[:, len(lead) - 1 : -1])  # [B, text, V]
-            target = ids[:, len(lead) :, None]
-            chosen: Tensor = logits.gather(-1, target)[..., 0] - logits.logsumexp(dim=-1)
-        return chosen.mean(dim=1)
+            ids, _ = self._backbone.kv.pad([[*lead, *text]] * len(rows))
+            hidden = torch.cat(list(_read(self._backbone, state, ids)), dim=1)[:, len(lead) - 1 : -1]
+            targets = ids[:, len(lead) :]
+            parts = zip(hidden.split(_PIECE, dim=1), targets.split(_PIECE, dim=1), strict=True)
+            likelihood = torch.cat([self._log_likelihood(part, target) for part, target in parts], dim=1)
+        return likelihood.mean(dim=1)
+
+    def _log_likelihood(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-likelihood of each target, `[B, n, hidden]`, `[B, n] -> [B, n]` float32."""
+        logits = self._backbone.kv.logits(hidden)  # [B, n, V]
+        chosen: Tensor = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(dim=-1)
+        return chosen
 
 
 class ClassifierGate:
@@ -154,8 +163,9 @@ class ClassifierGate:
         for batch in _fixed_batches(blocks, self._config.batch_size):
             with torch.inference_mode(), self._adapter.active(self._backbone.model):
                 state = self._backbone.kv.place(batch, width=_width(batch), unrotated=self._unrotated)
-                ids, lengths = self._backbone.kv.pad([prompt] * len(batch))
-                last = self._backbone.kv.forward(state, ids=ids, lengths=lengths)[:, -1].float()
+                ids, _ = self._backbone.kv.pad([prompt] * len(batch))
+                *_, hidden = _read(self._backbone, state, ids)
+                last = hidden[:, -1].float()
                 probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 
@@ -172,6 +182,12 @@ def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[M
     filled: list[list[MemoryBlock]] = [[] for _ in range(-len(rows) % size)]
     rows = [*rows, *filled]
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _read(backbone: Backbone, state: KVState, ids: Tensor) -> Iterator[Tensor]:
+    """Read ids that no row pads, piece by piece; yield the hidden states of each, `[B, n, hidden]`."""
+    for piece in ids.split(_PIECE, dim=1):
+        yield backbone.kv.forward(state, ids=piece)
 
 
 def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:

@@ -1,4 +1,7 @@
-"""What the backbone is asked, and how its replies are read."""
+"""What the backbone is asked, and how its replies are read.
+
+Whatever a question, a note or a text holds, it opens no other section of a prompt.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ _NOTHING = re.compile(
     r"|\b(does|do|did) not (contain|mention|say|state|provide)\b|\bnot (mentioned|stated|provided|found) in\b",
     re.IGNORECASE,
 )
-
+_BEGINS_SECTION = re.compile(
+    r"\W*(question|answer|(old |new )?notes?|(already )?known|facts?|relevant|text|user|human|assistant|ai|system"
+    r"|instructions?)\W*[:\uff1a]",
+    re.IGNORECASE,
+)
 
 NOT_FOUND = "not found"
 """What a trained reader answers when neither blocks nor notes hold the answer."""
@@ -25,20 +32,20 @@ def gate_lead() -> str:
 
 def gate_question(question: str, memory: str) -> str:
     """Return the text whose likelihood tells whether a block matters: what is known, then what is asked."""
-    return f" {memory} {question}" if memory else f" {question}"
+    return f" {memory} {_line(question)}" if memory else f" {_line(question)}"
 
 
 def gate_classify(question: str, memory: str) -> str:
     """Return the prompt after which a trained gate classifies a block."""
-    return f"\n{_known(memory)}\nQuestion: {question}\nRelevant:"
+    return f"\n{_known(memory)}\nQuestion: {_line(question)}\nRelevant:"
 
 
 def note(question: str, memory: str) -> str:
     """Return the request for a note on the block that was just read; the reply is one line."""
-    known = f"\nAlready known: {' '.join(memory.split())}" if memory else ""
+    known = f"\nAlready known: {_line(memory)}" if memory else ""
     return (
         "\n\nFor each question, repeat the fact from the text above that helps to answer it."
-        f"\nQuestion: What is the capital of the moon?{known}\nFact: nothing new\nQuestion: {question}\nFact:"
+        f"\nQuestion: What is the capital of the moon?{known}\nFact: nothing new\nQuestion: {_line(question)}\nFact:"
     )
 
 
@@ -46,16 +53,16 @@ def rewrite(question: str, memory: str) -> str:
     """Return the request to rewrite the whole working memory, as the paper does; the reply is one line."""
     return (
         "\n\nRewrite the notes with what the text above adds that helps to answer the question."
-        f"\nQuestion: {question}\nOld notes: {' '.join(memory.split()) or 'none'}\nNew notes:"
+        f"\nQuestion: {_line(question)}\nOld notes: {_line(memory) or 'none'}\nNew notes:"
     )
 
 
 def answer(question: str, memory: str, texts: list[str]) -> str:
     """Return the request for the final answer from the opened chunks' text and the notes."""
-    parts = ["Answer the question in one short sentence, using this text:", *(" ".join(text.split()) for text in texts)]
+    parts = ["Answer the question in one short sentence, using this text:", *(passage(_line(text)) for text in texts)]
     if memory:
-        parts.append(f"Notes: {' '.join(memory.split())}")
-    return "\n\n".join([*parts, f"Question: {question}"])
+        parts.append(f"Notes: {_line(memory)}")
+    return "\n\n".join([*parts, f"Question: {_line(question)}"])
 
 
 def answer_question(question: str) -> str:
@@ -65,22 +72,38 @@ def answer_question(question: str) -> str:
     """
     return (
         "Answer each question with a few words from the text above."
-        f"\nQuestion: What language is the text written in?\nAnswer: English\nQuestion: {question}\nAnswer:"
+        f"\nQuestion: What language is the text written in?\nAnswer: English\nQuestion: {_line(question)}\nAnswer:"
     )
+
+
+def passage(text: str) -> str:
+    """Return a document's text as a reader reads it: what looks like a section or a turn of a chat begins no line."""
+    kept = ""
+    for line in text.splitlines(keepends=True):
+        if _BEGINS_SECTION.match(line):
+            line = f"{' ' if kept.strip() else '> '}{line.lstrip()}"
+            kept = kept.rstrip()
+        kept += line
+    return kept
 
 
 def trained_answer(question: str, memory: str = "") -> str:
     """Return the prompt after which a trained reader answers, from the blocks before it and its notes; one line."""
-    return f"\n{_known(memory)}\nQuestion: {question}\nAnswer:"
+    return f"\n{_known(memory)}\nQuestion: {_line(question)}\nAnswer:"
 
 
 def trained_note(question: str, memory: str = "") -> str:
     """Return the prompt after which a trained reader notes what the blocks before it add; one line."""
-    return f"\n{_known(memory)}\nQuestion: {question}\nNote:"
+    return f"\n{_known(memory)}\nQuestion: {_line(question)}\nNote:"
 
 
 def _known(memory: str) -> str:
-    return f"\nKnown: {' '.join(memory.split())}" if memory else ""
+    return f"\nKnown: {_line(memory)}" if memory else ""
+
+
+def _line(text: str) -> str:
+    """Return a text as one line."""
+    return " ".join(text.split())
 
 
 def reconstruct_lead() -> str:

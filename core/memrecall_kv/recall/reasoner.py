@@ -240,7 +240,7 @@ class TunedReasoner(BackboneReasoner):
             tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
         else:
             read = self._readback(evidence)
-            rows = [self._backbone.encode(recall.chunk.read_text) for recall in read]
+            rows = [self._backbone.encode(prompts.passage(recall.chunk.read_text)) for recall in read]
             tally.prompt_tokens += sum(map(len, rows))
             with torch.inference_mode():
                 state = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
