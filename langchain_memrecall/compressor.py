@@ -9,11 +9,10 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.settings import RerankerSettings
-from memrecall_kv.hosts.streaming import gathered, opened
-from memrecall_kv.types import Recall
+from memrecall_kv.types import Event, Recall
 
 from langchain_memrecall._convert import check_documents, to_entry, to_question
-from langchain_memrecall._steps import Steps
+from langchain_memrecall._steps import arecalled, recalled
 
 
 class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
@@ -50,7 +49,7 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
         """
 
         def select(query: str, config: RunnableConfig) -> list[Document]:
-            return self._copies(sources, filter(None, self._recalls(sources, query, config)))
+            return self._copies(sources, recalled(self._walk(sources, query), config))
 
         sources = self._by_key(documents)
         kept: list[Document] = RunnableLambda(select).invoke(query, self._config(callbacks))
@@ -62,22 +61,18 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
         """Return what `compress_documents` returns, without blocking the loop; cancelling stops the scan."""
 
         async def select(query: str, config: RunnableConfig) -> list[Document]:
-            return self._copies(sources, await gathered(lambda: self._recalls(sources, query, config)))
+            return self._copies(sources, await arecalled(lambda: self._walk(sources, query), config))
 
         sources = self._by_key(documents)
         kept: list[Document] = await RunnableLambda(select).ainvoke(query, self._config(callbacks))
         return kept
 
-    def _recalls(
-        self, sources: Mapping[str, list[Document]], question: str, config: RunnableConfig
-    ) -> Generator[Recall | None, None, None]:
-        """Yield how each kept text was opened first, and `None` at other steps."""
+    def _walk(self, sources: Mapping[str, list[Document]], question: str) -> Generator[Event, None, None]:
+        """Yield the events of one choice; only the chunk by which a text is opened first counts as opened."""
         to_question(question)
-        if not sources:
-            return
-        bank, where = self._cache.keep(to_entry(same[0], self.metadata_keys) for same in sources.values())
-        events = walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where)
-        yield from opened(events, Steps(config).send)
+        if sources:
+            bank, where = self._cache.keep(to_entry(same[0], self.metadata_keys) for same in sources.values())
+            yield from walk_documents(self._memory.get(), bank, question, top_n=self.top_n, where=where)
 
     def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:
         copies = [

@@ -13,11 +13,10 @@ from langchain_core.runnables.config import ensure_config
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError, MissingDependencyError
 from memrecall_kv.hosts.lazy import LazyMemory
-from memrecall_kv.hosts.streaming import gathered, opened
-from memrecall_kv.types import Document, Metadata, Recall
+from memrecall_kv.types import Document, Event, Metadata, Recall
 
 from langchain_memrecall._growing import GrowingBank
-from langchain_memrecall._steps import Steps
+from langchain_memrecall._steps import arecalled, recalled
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -106,13 +105,13 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
 
     def before_agent(self, state: RememberingState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Recall for the turn that begins."""
-        recalls = self._recalls(state["messages"], ensure_config())
-        return self._recalled([recall for recall in recalls if recall is not None])
+        config = ensure_config()
+        return self._recalled(recalled(self._walk(state["messages"], config), config))
 
     async def abefore_agent(self, state: RememberingState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do what `before_agent` does, without blocking the loop; cancelling stops the scan."""
         messages, config = state["messages"], ensure_config()
-        return self._recalled(await gathered(lambda: self._recalls(messages, config)))
+        return self._recalled(await arecalled(lambda: self._walk(messages, config), config))
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -134,8 +133,8 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         """Do what `after_agent` does, without blocking the loop."""
         await asyncio.to_thread(self._remember, state["messages"], ensure_config())
 
-    def _recalls(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Generator[Recall | None, None, None]:
-        """Yield what the present turn opens, and `None` at other steps: between two, an abandoned thread stops."""
+    def _walk(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Generator[Event, None, None]:
+        """Yield the events of recalling for the present turn."""
         scope, turns = self._scope(config), _turns(messages)
         question = str(turns[-1][0].text) if turns else ""
         if not question.strip():
@@ -145,8 +144,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
         def where(doc_id: str, metadata: Metadata) -> bool:
             return metadata.get("scope") == scope and doc_id not in shown
 
-        events = self._memory.get().walk(self._bank.get(), question, top_k=self._top_k, where=where)
-        yield from opened(events, Steps(config).send)
+        yield from self._memory.get().walk(self._bank.get(), question, top_k=self._top_k, where=where)
 
     def _recalled(self, recalls: Sequence[Recall]) -> dict[str, Any]:
         if not recalls:

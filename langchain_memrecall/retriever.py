@@ -11,15 +11,14 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from memrecall_kv.config import check_count
 from memrecall_kv.hosts.arguments import Count
-from memrecall_kv.hosts.streaming import gathered, opened
-from memrecall_kv.types import Recall
+from memrecall_kv.types import Event
 from pydantic import ConfigDict
 
 from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_host, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._runs import PROVIDER
-from langchain_memrecall._steps import Steps
+from langchain_memrecall._steps import arecalled, recalled
 
 
 class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
@@ -59,7 +58,7 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
         config = RunnableConfig(callbacks=run_manager.get_child())
-        return [to_host(recall) for recall in self._recalls(query, k, filter, config) if recall is not None]
+        return [to_host(recall) for recall in recalled(self._walk(query, k, filter), config)]
 
     async def _aget_relevant_documents(
         self,
@@ -70,12 +69,9 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
         filter: dict[str, Any] | None = None,
     ) -> list[Document]:
         config = RunnableConfig(callbacks=run_manager.get_child())
-        return [to_host(recall) for recall in await gathered(lambda: self._recalls(query, k, filter, config))]
+        return [to_host(recall) for recall in await arecalled(lambda: self._walk(query, k, filter), config)]
 
-    def _recalls(
-        self, query: str, k: int | None, condition: dict[str, Any] | None, config: RunnableConfig
-    ) -> Generator[Recall | None, None, None]:
-        """Yield each block as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
+    def _walk(self, query: str, k: int | None, condition: dict[str, Any] | None) -> Generator[Event, None, None]:
         question, count, where = to_question(query), check_count("k", k) or self.k, to_where(self.filter, condition)
         bank, memory = self._bank.get(), self._memory.get()
-        yield from opened(memory.walk(bank, question, top_k=count, where=where), Steps(config).send)
+        yield from memory.walk(bank, question, top_k=count, where=where)

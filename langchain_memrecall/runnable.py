@@ -7,7 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, 
 from contextlib import aclosing, closing
 from typing import Any, ClassVar, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForChainRun,
+    CallbackManager,
+    CallbackManagerForChainRun,
+)
 from langchain_core.documents import Document
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -24,8 +29,7 @@ from langchain_memrecall._base import OverBank
 from langchain_memrecall._convert import to_entry
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._host_writer import HostWriter
-from langchain_memrecall._runs import Runs
-from langchain_memrecall._steps import Steps
+from langchain_memrecall._telling import atold, told
 from langchain_memrecall._writing import Writing, added_up
 
 
@@ -181,16 +185,25 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
 
     def _chunks(self, given: str | dict[str, Any], config: RunnableConfig) -> Generator[AddableDict, None, None]:
         asked = self._asked(given)
-        written = self._written(asked, config, self._writer(asked, config, None))
-        yield from (chunk for chunk in written if chunk is not None)
+        sources, writer = self._sources(asked), self._writer(asked, config, None)
+        items = self._items(asked, sources, writer)
+        with Writing(CallbackManager, config, asked, sources, writer) as writing, closing(items):
+            for item in items:
+                told(writing.take(item))
+                yield from writing.ready()
 
     async def _achunks(self, given: str | dict[str, Any], config: RunnableConfig) -> AsyncGenerator[AddableDict, None]:
         asked = self._asked(given)
-        writer = self._writer(asked, config, asyncio.get_running_loop())
+        sources, writer = self._sources(asked), self._writer(asked, config, asyncio.get_running_loop())
         try:
-            async with aclosing(in_thread(lambda: self._written(asked, config, writer))) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            async with (
+                Writing(AsyncCallbackManager, config, asked, sources, writer) as writing,
+                aclosing(in_thread(lambda: self._items(asked, sources, writer))) as items,
+            ):
+                async for item in items:
+                    await atold(writing.take(item))
+                    for chunk in writing.ready():
+                        yield chunk
         finally:
             if writer is not None:
                 writer.stop()
@@ -209,21 +222,6 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     ) -> HostWriter | None:
         return None if self.llm is None else HostWriter(self.llm, self.prompt, asked, config, loop)
 
-    def _written(
-        self, asked: Asked, config: RunnableConfig, writer: HostWriter | None
-    ) -> Generator[AddableDict | None, None, None]:
-        """Yield the chunks of one answer, and `None` after each event; the async routes run this in a thread."""
-        yield AddableDict(input=asked.question)
-        sources = self._sources(asked)
-        model_name = self._memory.get().backbone.name
-        with Runs(config, asked.question, model_name) as runs, closing(self._events(asked, sources, writer)) as events:
-            writing = Writing(runs, sources, writer)
-            steps = Steps(config)
-            for event in events:
-                steps.send(event)
-                yield from writing.take(event)
-                yield None
-
     def _sources(self, asked: Asked) -> dict[str, Document]:
         """Return the documents that came with a question and may be recalled, by their ids in the cache."""
         where = to_where(self.filter, asked.condition)
@@ -233,15 +231,17 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
                 sources.setdefault(to_entry(document, self.metadata_keys).id, document)
         return sources
 
-    def _events(
+    def _items(
         self, asked: Asked, sources: Mapping[str, Document], writer: HostWriter | None
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[str | Event, None, None]:
+        """Yield the backbone's name, then the events of one answer."""
+        memory = self._memory.get()
+        yield memory.backbone.name
         if asked.documents is None:
             bank, where = self._bank.get(), to_where(self.filter, asked.condition)
         else:
             bank, where = self._cache.keep(to_entry(source, self.metadata_keys) for source in sources.values())
-        question, memory = asked.in_full, self._memory.get()
-        yield from memory.stream(bank, question, top_k=self.top_k, where=where, write=writer)
+        yield from memory.stream(bank, asked.in_full, top_k=self.top_k, where=where, write=writer)
 
     @property
     def _waits_for_others(self) -> bool:
