@@ -57,16 +57,31 @@ def system(shown):
     return "".join(message.text for message in shown if isinstance(message, SystemMessage))
 
 
+def told_of(shown):
+    """What the model reads of what was said earlier."""
+    return "".join(message.text for message in shown if message.additional_kwargs.get("lc_source") == "memrecall")
+
+
+def said(shown):
+    """The texts of the users' messages that a model is shown."""
+    return [m.text for m in shown if isinstance(m, HumanMessage) and "lc_source" not in m.additional_kwargs]
+
+
+def stored(middleware):
+    return [document.text for document in middleware._bank.get().documents()]
+
+
 def test_an_earlier_turn_is_recalled_and_no_longer_shown_word_for_word(middleware):
     model = Scripted(lines=["Hello Ada.", "Blue."], shown=[])
     agent = create_agent(model, middleware=[middleware], checkpointer=InMemorySaver(), system_prompt="Be brief.")
     say(agent, "My name is Ada.")
     result = say(agent, "Which colour?")
     assert system(model.shown[0]) == "Be brief."
-    told = system(model.shown[1])
-    assert told.startswith("Be brief.\n\nSaid earlier")
+    told = told_of(model.shown[1])
+    assert told.startswith("Said earlier")
     assert "User: My name is Ada.\nAssistant: Hello Ada." in told
-    assert [message.text for message in model.shown[1][1:]] == ["Which colour?"]
+    assert [message.text for message in model.shown[1]] == ["Be brief.", told, "Which colour?"]
+    assert isinstance(model.shown[1][1], HumanMessage)  # what a user said has no more rank than a user
     assert len(result["messages"]) == 4  # the state keeps all
     assert "memrecall_recalled" not in result
 
@@ -77,8 +92,8 @@ async def test_the_async_agent_does_the_same(middleware):
     config = {"configurable": {"thread_id": "1"}}
     await agent.ainvoke({"messages": [HumanMessage("My name is Ada.")]}, config)
     await agent.ainvoke({"messages": [HumanMessage("Who am I?")]}, config)
-    assert "My name is Ada." in system(model.shown[1])
-    assert system(model.shown[0]) == ""
+    assert "My name is Ada." in told_of(model.shown[1])
+    assert told_of(model.shown[0]) == ""
 
 
 def test_turns_that_are_shown_are_not_recalled_as_well(memory, tmp_path):
@@ -87,9 +102,9 @@ def test_turns_that_are_shown_are_not_recalled_as_well(memory, tmp_path):
     agent = create_agent(model, middleware=[middleware], checkpointer=InMemorySaver())
     for text in ("First.", "Second.", "Third.", "Fourth."):
         say(agent, text)
-    assert system(model.shown[1]) == ""
-    told, shown = system(model.shown[3]), [m.text for m in model.shown[3] if isinstance(m, HumanMessage)]
-    assert shown == ["Third.", "Fourth."]
+    assert told_of(model.shown[1]) == ""
+    told = told_of(model.shown[3])
+    assert said(model.shown[3]) == ["Third.", "Fourth."]
     assert told.index("First.") < told.index("Second.")  # in the order they were said
     assert "Third." not in told
     middleware.close()
@@ -105,9 +120,9 @@ def test_a_tools_answer_is_never_shown_without_its_call(middleware):
     agent = create_agent(model, [recall], middleware=[middleware], checkpointer=InMemorySaver())
     say(agent, "My name is Ada.")
     say(agent, "Who approves?")
-    kinds = [type(message) for message in model.shown[2] if not isinstance(message, SystemMessage)]
+    kinds = [type(message) for message in model.shown[2] if "lc_source" not in message.additional_kwargs]
     assert kinds == [HumanMessage, AIMessage, ToolMessage]
-    assert "My name is Ada." in system(model.shown[2])  # in every model call of the turn
+    assert "My name is Ada." in told_of(model.shown[2])  # in every model call of the turn
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -121,7 +136,7 @@ async def test_an_agent_has_our_tool_and_our_memory_at_once(middleware, memory, 
         result = await agent.ainvoke(given, config) if is_async else agent.invoke(given, config)
     (answered,) = [message for message in result["messages"] if isinstance(message, ToolMessage)]
     last = model.shown[-1]
-    assert "My name is Ada." in system(last)
+    assert "My name is Ada." in told_of(last)
     assert len(answered.artifact) == 2
     assert answered.artifact[0].page_content in last[-1].text
     assert result["messages"][-1].text == "Dana does."
@@ -133,9 +148,9 @@ def test_two_conversations_do_not_hear_of_each_other(middleware):
     say(agent, "My secret is plum.", thread="ada")
     say(agent, "Tell me.", thread="bo")
     say(agent, "Tell me.", thread="bo")
-    assert not any("plum" in system(shown) for shown in model.shown)
+    assert not any("plum" in told_of(shown) for shown in model.shown)
     say(agent, "Tell me.", thread="ada")
-    assert "plum" in system(model.shown[-1])
+    assert "plum" in told_of(model.shown[-1])
 
 
 def test_one_user_is_remembered_in_a_new_conversation_and_after_a_restart(memory, tmp_path):
@@ -148,7 +163,7 @@ def test_one_user_is_remembered_in_a_new_conversation_and_after_a_restart(memory
         agent, middleware = agent_of(model)
         agent.invoke({"messages": [HumanMessage(text)]}, {"configurable": {"thread_id": thread, "user_id": "ada"}})
         middleware.close()
-    assert "My name is Ada." in system(model.shown[0])
+    assert "My name is Ada." in told_of(model.shown[0])
 
 
 def test_without_a_scope_there_is_one_memory_for_all(memory):
@@ -157,7 +172,7 @@ def test_without_a_scope_there_is_one_memory_for_all(memory):
     agent = create_agent(model, middleware=[middleware])
     agent.invoke({"messages": [HumanMessage("My name is Ada.")]})
     agent.invoke({"messages": [HumanMessage("Who am I?")]})
-    assert "My name is Ada." in system(model.shown[1])
+    assert "My name is Ada." in told_of(model.shown[1])
     middleware.close()
 
 
@@ -174,9 +189,9 @@ def test_forgetting_a_conversation_leaves_the_others(middleware):
     say(agent, "My secret is fig.", thread="bo")
     assert middleware.forget("ada") == 1
     say(agent, "Tell me.", thread="ada")
-    assert system(model.shown[-1]) == ""
+    assert told_of(model.shown[-1]) == ""
     say(agent, "Tell me.", thread="bo")
-    assert "fig" in system(model.shown[-1])
+    assert "fig" in told_of(model.shown[-1])
 
 
 def test_a_turn_is_compressed_once(middleware, compressions):
@@ -215,9 +230,8 @@ def test_a_system_message_of_blocks_stays_one(middleware):
     )
     say(agent, "One.")
     say(agent, "Two.")
-    content = model.shown[1][0].content
-    assert content[0] == blocks[0]
-    assert "One." in content[1]["text"]
+    assert model.shown[1][0].content == blocks
+    assert "One." in told_of(model.shown[1])
 
 
 def test_steps_are_custom_events_of_the_agents_run(middleware):
