@@ -20,7 +20,7 @@ def main(memory: MemRecall | None = None) -> None:
         ask = MemRecallRunnable.from_documents(documents, bank=bank, memory=memory, top_k=2)
         for chunk in ask.stream("Who approves trips above the limit?"):
             for source in chunk.get("context", []):
-                print(f"{source.metadata['score']:.2f}  {source.id}: {source.page_content}")
+                print(f"{source.metadata['memrecall']['score']:.2f}  {source.id}: {source.page_content}")
             print(chunk.get("answer", ""), end="", flush=True)
         ask.close()
 

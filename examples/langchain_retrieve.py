@@ -20,7 +20,7 @@ def main(memory: MemRecall | None = None) -> None:
     with tempfile.TemporaryDirectory() as bank:
         retriever = MemRecallRetriever.from_documents(documents, bank=bank, memory=memory, k=1)
         for found in retriever.invoke("Who approves trips?", k=2, filter={"team": "finance"}):
-            print(f"{found.metadata['score']:.2f}  {found.id}: {found.page_content}")
+            print(f"{found.metadata['memrecall']['score']:.2f}  {found.id}: {found.page_content}")
         retriever.close()
 
 

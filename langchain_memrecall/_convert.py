@@ -13,6 +13,32 @@ from memrecall_kv.hosts.arguments import distinct
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.types import NO_HEADING, Document, Heading, Recall
 
+KEY = "memrecall"
+"""The one key of a document's metadata that is ours."""
+_OF_THE_QUESTION = ("score", "recall_step")
+
+
+class Recalled(dict[str, Any]):
+    """What is known of a recalled text: `score` and `recall_step` of this question, and where it stands.
+
+    Two of the same text are equal, whatever was asked: LangChain drops documents that several questions found twice.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.place == {name: other[name] for name in other if name not in _OF_THE_QUESTION}
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]  # as of any dict
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the text stands, whatever was asked."""
+        return {name: value for name, value in self.items() if name not in _OF_THE_QUESTION}
+
 
 def to_documents(documents: Iterable[HostDocument], metadata_keys: Sequence[str] = ()) -> list[Document]:
     """Return one core document per document that has text, under its own id.
@@ -35,9 +61,13 @@ def to_documents(documents: Iterable[HostDocument], metadata_keys: Sequence[str]
 
 
 def to_document(host: HostDocument, metadata_keys: Sequence[str] = ()) -> Document:
-    """Return the core's document for one of LangChain's, under its id or one made of its content."""
-    heading = to_heading(host.metadata, metadata_keys)
-    return Document(host.id or _content_id(host), host.page_content, dict(host.metadata), heading)
+    """Return the core's document for one of LangChain's, under its id or one made of its content.
+
+    What a question found out about it is no part of it.
+    """
+    metadata = {name: value for name, value in host.metadata.items() if not isinstance(value, Recalled)}
+    heading = to_heading(metadata, metadata_keys)
+    return Document(host.id or _content_id(host, metadata), host.page_content, metadata, heading)
 
 
 def to_entry(host: HostDocument, metadata_keys: Sequence[str]) -> Document:
@@ -57,9 +87,9 @@ def to_heading(metadata: Mapping[str, Any], keys: Sequence[str]) -> Heading:
     return Heading(f"{lines}\n", f"{lines}\n") if lines else NO_HEADING
 
 
-def _content_id(document: HostDocument) -> str:
+def _content_id(document: HostDocument, metadata: Mapping[str, Any]) -> str:
     try:
-        content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+        content = json.dumps([document.page_content, metadata], sort_keys=True, default=str)
     except TypeError as error:
         raise InputError(
             f"Expected the keys of a document's metadata to be texts, got {list(document.metadata)}.", "Use texts."
@@ -70,24 +100,26 @@ def _content_id(document: HostDocument) -> str:
 def to_host(recall: Recall, source: HostDocument | None = None) -> HostDocument:
     """Return a recalled chunk under its document's id.
 
-    To the document's metadata are added `score` (the gate's probability, [0, 1]), `recall_step` (0 for
-    the chunk opened first), `chunk_id` and `start_index`, the chunk's place in the document's text.
+    To the document's metadata one key is added, `memrecall`, with `score` (the gate's probability, [0, 1]),
+    `recall_step` (0 for the chunk opened first), `chunk_id` and `start_index`, its place in the document's text.
 
     Args:
         recall: From the core.
         source: Whose id and metadata to use, if the bank does not know them.
     """
+    chunk = recall.chunk
+    place = {"chunk_id": chunk.id, "start_index": chunk.start}
     return HostDocument(
-        id=source.id if source else recall.chunk.doc_id,
-        page_content=recall.chunk.text,
-        metadata={
-            **(source.metadata if source else recall.metadata),
-            "score": recall.gate_probability,
-            "recall_step": recall.step,
-            "chunk_id": recall.chunk.id,
-            "start_index": recall.chunk.start,
-        },
+        id=source.id if source else chunk.doc_id,
+        page_content=chunk.text,
+        metadata=with_recall(source.metadata if source else recall.metadata, recall, place),
     )
+
+
+def with_recall(metadata: Mapping[str, Any], recall: Recall, place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document's metadata with what a question found out about it, and where it stands."""
+    found = Recalled(score=recall.gate_probability, recall_step=recall.step, **place)
+    return {**metadata, KEY: found}
 
 
 def check_documents(given: Iterable[Any]) -> list[HostDocument]:

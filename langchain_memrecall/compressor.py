@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -11,7 +13,7 @@ from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.settings import RerankerSettings
 from memrecall_kv.types import Event, Recall
 
-from langchain_memrecall._convert import check_documents, to_entry, to_question
+from langchain_memrecall._convert import KEY, Recalled, check_documents, to_entry, to_question, with_recall
 from langchain_memrecall._steps import arecalled, recalled
 
 
@@ -19,9 +21,9 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
     """Keeps the documents the gate opens, in the order it opens them.
 
     Each document is compressed once and kept in a cache under the hash of its text and of the metadata judged
-    with it, so that one seen before costs a gate forward only. What comes back are copies with `score` (the
-    gate's probability, [0, 1]) and `recall_step` in their metadata. A document without text cannot be judged and
-    is left out.
+    with it, so that one seen before costs a gate forward only. What comes back are copies whose metadata have one
+    key more, `memrecall`, with `score` (the gate's probability, [0, 1]) and `recall_step`. A document without text
+    cannot be judged and is left out.
 
     Attributes:
         top_n: Documents to return, exactly, as long as there are as many; `None` leaves it to the memory's
@@ -38,6 +40,15 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
     """
 
     metadata_keys: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings: a copy loads its model by name, and what is temporary it makes anew."""
+        kept = [name for name, field in type(self).model_fields.items() if not field.exclude]
+        return partial(type(self), **{name: getattr(self, name) for name in kept}), ()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy that shares the model."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields})
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -76,9 +87,7 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
 
     def _copies(self, sources: Mapping[str, list[Document]], recalls: Iterable[Recall]) -> list[Document]:
         copies = [
-            document.model_copy(
-                update={"metadata": {**document.metadata, "score": recall.gate_probability, "recall_step": recall.step}}
-            )
+            document.model_copy(update={"metadata": with_recall(document.metadata, recall, _place(document))})
             for recall in recalls
             for document in sources[recall.chunk.doc_id]
         ]
@@ -96,3 +105,9 @@ class MemRecallDocumentCompressor(RerankerSettings, BaseDocumentCompressor):
                 if document not in same:
                     same.append(document)
         return sources
+
+
+def _place(document: Document) -> dict[str, Any]:
+    """Return where a document stands, if it comes from one of our retrievers."""
+    known = document.metadata.get(KEY)
+    return known.place if isinstance(known, Recalled) else {}

@@ -31,11 +31,10 @@ def test_exactly_n_copies_come_back_with_score_and_step(compressor, documents):
     before = [document.model_copy(deep=True) for document in documents]
     kept = compressor.compress_documents(documents, QUESTION)
     by_id = {document.id: document for document in documents}
-    assert [document.metadata["recall_step"] for document in kept] == [0, 1]
+    assert [document.metadata["memrecall"]["recall_step"] for document in kept] == [0, 1]
     for document in kept:
         metadata = dict(document.metadata)
-        assert 0.0 <= metadata.pop("score") <= 1.0
-        metadata.pop("recall_step")
+        assert 0.0 <= metadata.pop("memrecall")["score"] <= 1.0
         assert (document.page_content, metadata) == (by_id[document.id].page_content, by_id[document.id].metadata)
     assert documents == before
 

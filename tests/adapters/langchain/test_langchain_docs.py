@@ -82,6 +82,8 @@ async def test_every_block_of_the_page_runs(page, capsys):
     by_function, stepped, _, wide = await page("## All of them")
     assert [document.page_content for document in by_function] == ["Dana approves trips."]
     opened = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in opened] == [source.metadata["chunk_id"] for source in stepped["context"]]
+    assert [line.split()[0] for line in opened] == [
+        source.metadata["memrecall"]["chunk_id"] for source in stepped["context"]
+    ]
     assert page.scope["again"].bank == "handbook.bank"
     assert len(wide["context"]) == 4

@@ -62,11 +62,11 @@ def test_sources_keep_id_text_and_metadata_and_gain_score_step_and_place(retriev
     found = retriever.invoke(QUESTION, k=len(documents))
     assert {document.id for document in found} == set(by_id)
     for step, document in enumerate(found):
-        added = {name: document.metadata[name] for name in ("score", "recall_step", "chunk_id", "start_index")}
+        added = document.metadata["memrecall"]
         assert document.page_content == by_id[document.id].page_content
-        assert document.metadata == {**by_id[document.id].metadata, **added}
+        assert document.metadata == {**by_id[document.id].metadata, "memrecall": added}
         assert 0.0 <= added["score"] <= 1.0
-        assert (added["recall_step"], added["start_index"]) == (step, 0)
+        assert (added["recall_step"], added["chunk_id"], added["start_index"]) == (step, f"{document.id}#0", 0)
 
 
 def test_changing_a_source_changes_nothing_in_the_bank(retriever):

@@ -74,7 +74,7 @@ def test_langchains_retrieval_chain_with_our_retriever_streams_sources_first(ret
     keys = [next(iter(chunk)) for chunk in chunks]
     assert keys.index("context") < keys.index("answer")
     assert "".join(chunk.get("answer", "") for chunk in chunks) == "Dana it is."
-    assert all("recall_step" in document.metadata for document in chunks[keys.index("context")]["context"])
+    assert all("recall_step" in document.metadata["memrecall"] for document in chunks[keys.index("context")]["context"])
 
 
 def test_our_runnable_gives_the_keys_of_langchains_retrieval_chain(ask, retriever):

@@ -58,11 +58,11 @@ def test_the_result_has_the_answer_its_sources_its_cost_and_every_decision(ask, 
     texts = {document.id: document.page_content for document in documents}
     assert list(result) == ["input", "context", "answer", "usage", "trace"]
     assert result["input"] == QUESTION
-    assert [source.metadata["recall_step"] for source in result["context"]] == [0, 1]
+    assert [source.metadata["memrecall"]["recall_step"] for source in result["context"]] == [0, 1]
     assert all(isinstance(source, Document) and source.page_content == texts[source.id] for source in result["context"])
     assert result["usage"]["blocks_opened"] == 2
     opened = {step["chunk_id"] for step in result["trace"] if step["opened"]}
-    assert opened == {source.metadata["chunk_id"] for source in result["context"]}
+    assert opened == {source.metadata["memrecall"]["chunk_id"] for source in result["context"]}
     json.dumps([result["answer"], result["usage"], result["trace"]])
 
 
@@ -124,7 +124,7 @@ def test_steps_are_custom_events_in_the_order_they_happen(ask):
     result = ask.invoke({"input": QUESTION, "filter": {"team": "finance"}}, {"callbacks": [recorder]})
     opened = [step["chunk_id"] for step in recorder.steps if step["stage"] == "opened"]
     assert {step["stage"] for step in recorder.steps} == {"scored", "opened", "noted", "finished"}
-    assert opened == [source.metadata["chunk_id"] for source in result["context"]]
+    assert opened == [source.metadata["memrecall"]["chunk_id"] for source in result["context"]]
     judged = [step for step in recorder.steps if step["stage"] in ("scored", "opened")]
     assert all(0.0 <= step["gate_probability"] <= 1.0 for step in judged)
     assert (recorder.steps[-1]["stage"], recorder.steps[-1]["usage"]) == ("finished", result["usage"])
