@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from langchain_core.documents import Document as HostDocument
 from langchain_core.load import Serializable
-from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.settings import BankSettings
 from pydantic import ConfigDict, field_serializer, field_validator
 
-from langchain_memrecall._convert import to_documents
+from langchain_memrecall._convert import check_documents, to_documents
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import check_bank
 from langchain_memrecall._revive import revived
@@ -23,8 +27,31 @@ from langchain_memrecall._revive import revived
 if TYPE_CHECKING:  # the bank imports torch
     from memrecall_kv import MemoryBank, MemRecall
 
+_ARGUMENTS = frozenset({"filter", "k", "top_k", "documents", "search_kwargs"})
+
 Input = TypeVar("Input")
 Output = TypeVar("Output")
+
+
+def check_config(config: RunnableConfig | None) -> RunnableConfig | None:
+    """Return the config of a call.
+
+    Raises:
+        InputError: If it holds an argument of ours, which LangChain would drop: a filter in the wrong place must not
+            mean no filter.
+    """
+    misplaced = sorted(_ARGUMENTS & (config or {}).keys())
+    if misplaced:
+        raise InputError(
+            f"Expected a config, got {', '.join(map(repr, misplaced))} in it.",
+            'Pass it by name: invoke(question, filter={"team": "finance"}).',
+        )
+    return config
+
+
+def _check_each(config: RunnableConfig | Sequence[RunnableConfig] | None) -> None:
+    for one in config if isinstance(config, Sequence) else [config]:
+        check_config(one)
 
 
 class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
@@ -109,7 +136,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
         cls,
         documents: Iterable[HostDocument],
         *,
-        bank: MemoryBank | str | Path,
+        bank: MemoryBank | str | Path | None = None,
         show_progress: bool = False,
         **settings: Any,
     ) -> Self:
@@ -118,25 +145,52 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
         Args:
             documents: What to remember. One whose id is in the bank replaces what is there; one without
                 text is left out; one without an id is known by its content.
-            bank: Where to: a bank, or a directory that is created if need be.
+            bank: Where to: a bank, or a directory that is created if need be; `None` for a temporary one, removed by
+                `close` or with the object.
             show_progress: Whether to draw a progress bar.
             **settings: As for the class.
 
         Raises:
             InputError: If no document has text, or two different ones share an id; nothing is written then.
         """
-        runnable = cls(bank=bank, **settings)
-        runnable._bank.ingest(to_documents(documents, runnable.metadata_keys), show_progress=show_progress)
+        listed = check_documents(documents)
+        to_documents(listed)  # refused before anything is made
+        runnable = cls._temporary(settings) if bank is None else cls(bank=bank, **settings)
+        runnable._bank.ingest(to_documents(listed, runnable.metadata_keys), show_progress=show_progress)
         return runnable
 
+    @classmethod
+    def _temporary(cls, settings: Mapping[str, Any]) -> Self:
+        with ExitStack() as undo:
+            directory = tempfile.mkdtemp(prefix="memrecall-")
+            undo.callback(shutil.rmtree, directory)
+            runnable = cls(bank=directory, **settings)
+            undo.pop_all()
+        runnable._bank.remove_at_end()
+        return runnable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the settings: a copy opens the bank itself; a `memory` that was passed is not pickled."""
+        return partial(type(self), **{**self._settings(), "bank": self._bank_as_path(self.bank), "memory": None}), ()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy that shares model and bank."""
+        return type(self)(**self._settings())
+
     def close(self) -> None:
-        """Close the bank if this object opened it."""
+        """Close the bank if this object opened it, and remove it if it was temporary."""
         self._bank.close()
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Runnable[Input, Output]:
+        """Return this with a config for every call."""
+        check_config(cast("RunnableConfig", {**(config or {}), **kwargs}))
+        return super().with_config(config, **kwargs)
 
     def batch(
         self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return one output per input, in order; options as for any runnable, such as `return_exceptions`."""
+        _check_each(config)
         if self._waits_for_others:
             return super().batch(inputs, config, **options)
         return [output for _, output in self.batch_as_completed(inputs, config, **options)]
@@ -145,6 +199,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
         self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return what `batch` returns, without blocking the loop."""
+        _check_each(config)
         if self._waits_for_others:
             return await super().abatch(inputs, config, **options)
         return [output async for _, output in self.abatch_as_completed(inputs, config, **options)]
@@ -153,6 +208,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> Iterator[tuple[int, Any]]:
         """Yield each output as soon as it is there, with the place of its input."""
+        _check_each(config)
         if self._waits_for_others:
             yield from super().batch_as_completed(inputs, config, **options)
             return
@@ -164,6 +220,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> AsyncIterator[tuple[int, Any]]:
         """Yield what `batch_as_completed` yields, without blocking the loop."""
+        _check_each(config)
         if self._waits_for_others:
             async for pair in super().abatch_as_completed(inputs, config, **options):
                 yield pair

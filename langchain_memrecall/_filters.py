@@ -17,6 +17,7 @@ _OPERATORS = {
     "$lte": Operator.LTE,
     "$in": Operator.IN,
     "$nin": Operator.NIN,
+    "$contains": Operator.CONTAINS,
 }
 _HINT = 'Write it like {"team": "finance", "year": {"$gte": 2024}} or {"$or": [{"team": "a"}, {"team": "b"}]}.'
 
@@ -58,8 +59,10 @@ def _field(key: str, wanted: Any) -> Filter:
 def _comparison(key: str, name: Any, wanted: Any) -> Filter:
     if name == "$not":
         return Not(_field(key, wanted))
+    if name == "$not_contains":
+        return Not(Compare(key, Operator.CONTAINS, wanted))
     if name not in _OPERATORS:
-        expected = ", ".join([*_OPERATORS, "$not"])
+        expected = ", ".join([*_OPERATORS, "$not_contains", "$not"])
         raise InputError(f"Expected one of the operators {expected} for {key!r}, got {name!r}.", _HINT)
     return Compare(key, _OPERATORS[name], wanted)
 

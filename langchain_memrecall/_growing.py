@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
@@ -39,12 +40,9 @@ class GrowingBank(LazyBank):
         if bank is not None:
             check_bank(bank)
         super().__init__(bank, memory)
-        self._directory = Path(bank) if isinstance(bank, str | Path) else None
 
     def get(self) -> MemoryBank:
-        """Return the bank for reading, making an empty one first if there is none."""
-        directory = self._directory
-        if directory is not None and not (directory.is_dir() and any(directory.iterdir())):
-            with self.writing():
-                pass
+        """Return the bank for reading, making an empty one first if there is none; whoever writes is not waited for."""
+        if self._path is not None and not self._is_temporary and not (self._path / CATALOGUE).exists():
+            self._memory.get().open_bank(self._path).close()
         return super().get()

@@ -14,7 +14,7 @@ from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.types import Event
 from pydantic import ConfigDict
 
-from langchain_memrecall._base import OverBank
+from langchain_memrecall._base import OverBank, check_config
 from langchain_memrecall._convert import to_host, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._runs import PROVIDER
@@ -24,8 +24,9 @@ from langchain_memrecall._steps import arecalled, recalled
 class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
     """Returns the chunks a question needs, in the order they were recalled.
 
-    Each is a `Document` under the id of the document it was cut from, with that document's metadata and
-    `score`, `recall_step`, `chunk_id` and `start_index`. Each step is sent as a custom event `memrecall_step`.
+    Each is a `Document` under the id of the document it was cut from, with that document's metadata and one key more,
+    `memrecall`: `score`, `recall_step`, `chunk_id` and `start_index`. Each step is sent as a custom event
+    `memrecall_step`.
 
     Attributes:
         k: Chunks to return, exactly, as long as there are as many; `None` leaves it to the memory's settings.
@@ -41,6 +42,14 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     k: Count | None = None
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return the chunks a question needs; `k` and `filter` may be given for this one."""
+        return super().invoke(input, check_config(config), **kwargs)
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Return what `invoke` returns, without blocking the loop; cancelling stops the work."""
+        return await super().ainvoke(input, check_config(config), **kwargs)
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         """Return what tracers are told; the model's name only if it is known without loading it."""

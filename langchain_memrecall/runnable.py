@@ -17,15 +17,16 @@ from langchain_core.documents import Document
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import AddableDict
+from langchain_core.tools import BaseTool
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.arguments import Count
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.types import Event
-from pydantic import PrivateAttr, field_validator
+from pydantic import BaseModel, PrivateAttr, field_validator
 
 from langchain_memrecall._asked import Asked, MemRecallInput, MemRecallOutput, to_asked
-from langchain_memrecall._base import OverBank
+from langchain_memrecall._base import OverBank, check_config
 from langchain_memrecall._convert import to_entry
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._host_writer import HostWriter
@@ -99,6 +100,22 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         """Return the output's type, for schemas."""
         return MemRecallOutput
 
+    def as_tool(
+        self,
+        args_schema: type[BaseModel] | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_types: dict[str, type] | None = None,
+    ) -> BaseTool:
+        """Return a tool; unless its arguments are named, the one of `create_memrecall_tool`, asked a `question`."""
+        if args_schema is not None or arg_types is not None:
+            return super().as_tool(args_schema, name=name, description=description, arg_types=arg_types)
+        from langchain_memrecall.tool import create_memrecall_tool  # which imports this module
+
+        named = {"name": name, "description": description}
+        return create_memrecall_tool(self, **{key: text for key, text in named.items() if text is not None})
+
     def close(self) -> None:
         """Close the bank if this object opened it, and forget the documents that came with questions."""
         super().close()
@@ -110,15 +127,15 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         """Return the answer and what it rests on.
 
         Raises:
-            InputError: If the input is of another form.
+            InputError: If the input is of another form, or there are other arguments.
         """
-        return self._call_with_config(self._answer, input, config, run_type="chain", **kwargs)
+        return self._call_with_config(self._answer, input, _checked(config, kwargs), run_type="chain")
 
     async def ainvoke(
         self, input: str | dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Return what `invoke` returns, without blocking the loop; cancelling stops the work."""
-        return await self._acall_with_config(self._aanswer, input, config, run_type="chain", **kwargs)
+        return await self._acall_with_config(self._aanswer, input, _checked(config, kwargs), run_type="chain")
 
     def stream(
         self, input: str | dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any
@@ -142,13 +159,15 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         self, input: Iterator[str | dict[str, Any]], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield what `stream` yields once the input, which may come in pieces, is complete."""
-        yield from self._transform_stream_with_config(input, self._transform, config, run_type="chain", **kwargs)
+        config = _checked(config, kwargs)
+        yield from self._transform_stream_with_config(input, self._transform, config, run_type="chain")
 
     async def atransform(
         self, input: AsyncIterator[str | dict[str, Any]], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what `astream` yields once the input, which may come in pieces, is complete."""
-        streaming = self._atransform_stream_with_config(input, self._atransform, config, run_type="chain", **kwargs)
+        config = _checked(config, kwargs)
+        streaming = self._atransform_stream_with_config(input, self._atransform, config, run_type="chain")
         async with aclosing(cast("AsyncGenerator[dict[str, Any], None]", streaming)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -246,3 +265,17 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     @property
     def _waits_for_others(self) -> bool:
         return self.llm is not None
+
+
+def _checked(config: RunnableConfig | None, arguments: Mapping[str, Any]) -> RunnableConfig | None:
+    """Return the config of a call, which has no other arguments.
+
+    Raises:
+        InputError: If it has, or the config holds one of ours.
+    """
+    if arguments:
+        raise InputError(
+            f"Expected an input and a config, got {', '.join(map(repr, sorted(arguments)))} besides.",
+            'What narrows a question stands in the input: {"input": ..., "filter": ...}.',
+        )
+    return check_config(config)

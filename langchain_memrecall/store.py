@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
+from langchain_core.runnables import RunnableConfig
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.arguments import check_names
@@ -17,6 +19,7 @@ from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Where
 
+from langchain_memrecall._base import check_config
 from langchain_memrecall._convert import check_documents, to_document, to_documents, to_question
 from langchain_memrecall._filters import to_where
 from langchain_memrecall._growing import GrowingBank
@@ -61,8 +64,29 @@ class MemRecallStore(VectorStore):
         metadata_keys: Sequence[str] = (),
     ) -> None:
         self._metadata_keys = check_names("metadata_keys", metadata_keys)
+        self._named = {
+            "bank": bank,
+            "name_or_path": name_or_path,
+            "device": device,
+            "metadata_keys": self._metadata_keys,
+        }
         self._memory = LazyMemory(memory, name_or_path, device)
         self._bank = GrowingBank(bank, self._memory)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what names model and bank; a `memory` that was passed is not pickled.
+
+        Raises:
+            InputError: If the bank is temporary, and so no other process's.
+        """
+        bank = self._named["bank"]
+        if bank is None:
+            raise InputError("Expected a bank with a name, got a temporary one.", "Make the store with bank=.")
+        return partial(type(self), **{**self._named, "bank": str(getattr(bank, "path", bank))}), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the store itself: a copy of an index is not a second index."""
+        return self
 
     @classmethod
     def from_texts(
@@ -109,6 +133,20 @@ class MemRecallStore(VectorStore):
         """`None`: there are no vectors."""
         return None
 
+    def as_retriever(self, **kwargs: Any) -> VectorStoreRetriever:
+        """Return a retriever over this store.
+
+        Args:
+            **kwargs: `search_type`, and `search_kwargs` with `k`, `filter` and `score_threshold`; `tags`, `metadata`
+                and `name`.
+
+        Raises:
+            InputError: If there are others, such as a filter beside `search_kwargs`.
+        """
+        _refuse(kwargs, *sorted(VectorStoreRetriever.model_fields.keys() - {"vectorstore"}))
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return _StoreRetriever(vectorstore=self, tags=[*tags], **kwargs)
+
     def close(self) -> None:
         """Close the bank if this object opened it, and remove it if it was temporary."""
         self._bank.close()
@@ -118,24 +156,18 @@ class MemRecallStore(VectorStore):
 
         Args:
             documents: What to remember. One with a known id replaces what is there; one without an id is known
-                by its content.
+                by its content; one without text is left out.
             ids: To use instead of the documents' own, one each.
-            **kwargs: What other stores take besides, such as `batch_size`; changes nothing here.
+            **kwargs: `batch_size`, as `index()` passes it, which changes nothing here.
 
         Raises:
-            InputError: If something else is among the documents, one has no text, two different ones share an
-                id, or the number of ids is another; nothing is written then.
+            InputError: If something else is among the documents, two different ones share an id, the number of ids is
+                another, or an argument unknown; nothing is written then.
         """
+        _refuse(kwargs, "batch_size")
         given = _identified(documents, ids)
-        blank = [place for place, document in enumerate(given) if not document.page_content.strip()]
-        if blank:
-            raise InputError(
-                f"Expected documents with text, got none in number {blank[0]} (id {given[blank[0]].id!r}).",
-                "Leave documents without text out.",
-            )
-        if not given:
-            return []
-        self._bank.ingest(to_documents(given, self._metadata_keys))
+        if any(document.page_content.strip() for document in given):
+            self._bank.ingest(to_documents(given, self._metadata_keys))
         return [to_document(document).id for document in given]
 
     # LangChain's own would find nothing left in an iterator, and remember nothing without a word
@@ -165,8 +197,9 @@ class MemRecallStore(VectorStore):
         """Forget documents; one that is not there is no mistake.
 
         Raises:
-            InputError: If there is no list of ids: nothing is deleted by accident.
+            InputError: If there is no list of ids, or something besides: nothing is deleted by accident.
         """
+        _refuse(kwargs)
         if ids is None or isinstance(ids, str):
             raise InputError(f"Expected a list of ids to delete, got {ids!r}.", "Name each document to forget.")
         with self._bank.writing() as writable:
@@ -231,15 +264,36 @@ class MemRecallStore(VectorStore):
         self, query: str, k: int, *, filter: dict[str, Any] | Callable[[Document], bool] | None = None, **unknown: Any
     ) -> Generator[tuple[Document, float] | None, None, None]:
         """Yield each document as it is opened, and `None` at other steps: between two, an abandoned thread stops."""
-        if unknown:
-            raise InputError(
-                f"Expected 'k' and 'filter', got {', '.join(map(repr, unknown))}.", "See similarity_search_with_score."
-            )
+        _refuse(unknown, "k", "filter")
         question, count = to_question(query), check_count("k", k)
         bank = self._bank.get()
         where = _where(bank, filter) if callable(filter) else to_where(filter)
         for recall in opened(walk_documents(self._memory.get(), bank, question, top_n=count, where=where)):
             yield None if recall is None else (_to_host(bank, recall.chunk.doc_id), recall.gate_probability)
+
+
+class _StoreRetriever(VectorStoreRetriever):
+    """LangChain's, which reads no argument of ours in a config, nor drops it."""
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        return super().invoke(input, check_config(config), **kwargs)
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        return await super().ainvoke(input, check_config(config), **kwargs)
+
+
+def _refuse(given: Mapping[str, Any], *expected: str) -> None:
+    """Refuse arguments that nobody would read: a misplaced filter must not mean no filter.
+
+    Raises:
+        InputError: If there are others than those expected.
+    """
+    if unknown := sorted(given.keys() - set(expected)):
+        wanted = " and ".join(map(repr, expected)) or "no further arguments"
+        raise InputError(
+            f"Expected {wanted}, got {', '.join(map(repr, unknown))}.",
+            "What narrows a search goes to the search, or into search_kwargs of as_retriever.",
+        )
 
 
 def _identified(documents: Iterable[Document], ids: list[str] | None) -> list[Document]:

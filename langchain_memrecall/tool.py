@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
-from langchain_core.tools import StructuredTool
-from memrecall_kv.errors import InputError
+from langchain_core.tools import StructuredTool, ToolException
+from memrecall_kv.errors import InputError, MemRecallError
 from pydantic import BaseModel, Field
 
 from langchain_memrecall._convert import to_heading
@@ -34,7 +35,8 @@ def create_memrecall_tool(
 
     The model reads the texts that a retriever recalls, behind its `metadata_keys`, or the answer of a runnable
     with the texts' ids. The tool message's artifact is what the model does not read: the documents with scores
-    and places of a retriever, or the whole result of a runnable.
+    and places of a retriever, or the whole result of a runnable. An error of ours, such as that of an empty question,
+    is what the model reads, in a message whose status is `error`: the agent goes on.
 
     Args:
         source: What recalls.
@@ -59,10 +61,12 @@ def create_memrecall_tool(
 
     # to a parameter of this name LangChain passes the callbacks of the tool's children; `config` would be the caller's
     def recall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
-        return _read_out(source.invoke(question, {"callbacks": callbacks}), source.metadata_keys)
+        with _for_the_model():
+            return _read_out(source.invoke(question, {"callbacks": callbacks}), source.metadata_keys)
 
     async def arecall(question: str, callbacks: Callbacks = None) -> tuple[str, Any]:
-        return _read_out(await source.ainvoke(question, {"callbacks": callbacks}), source.metadata_keys)
+        with _for_the_model():
+            return _read_out(await source.ainvoke(question, {"callbacks": callbacks}), source.metadata_keys)
 
     return StructuredTool(
         name=name,
@@ -71,7 +75,18 @@ def create_memrecall_tool(
         coroutine=arecall,
         args_schema=_Question,
         response_format="content_and_artifact",
+        handle_tool_error=True,
+        handle_validation_error=True,
     )
+
+
+@contextmanager
+def _for_the_model() -> Iterator[None]:
+    """Turn an error of ours into one that LangChain makes a tool message of."""
+    try:
+        yield
+    except MemRecallError as error:
+        raise ToolException(str(error)) from error
 
 
 def _read_out(found: list[Document] | dict[str, Any], metadata_keys: Sequence[str]) -> tuple[str, Any]:

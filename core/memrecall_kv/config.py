@@ -182,7 +182,7 @@ class ScanConfig(Config):
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
     source: Literal["words", "characters"] = "words"
-    max_question_tokens: int = Field(default=256, ge=16)
+    max_question_tokens: int = Field(default=128, ge=16)
 
 
 class ReasonerConfig(Config):

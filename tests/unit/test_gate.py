@@ -82,6 +82,7 @@ def test_reading_a_question_in_pieces_changes_no_score(
         notes = WorkingMemory((Note("text", "d#0"),))
         whole = gate.score("which of them all?", notes, blocks)
         with monkeypatch.context() as patch:
+            patch.setattr(gates, "_AT_ONCE", 7)
             patch.setattr(gates, "_PIECE", 7)
             assert gate.score("which of them all?", notes, blocks) == pytest.approx(whole, abs=1e-5)
 

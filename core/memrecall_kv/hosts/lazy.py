@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memrecall_kv.errors import BankLockedError
 from memrecall_kv.hosts.arguments import check_memory
 from memrecall_kv.types import Document, Where
 
@@ -84,27 +85,36 @@ class LazyBank:
         with self._lock:
             if not self._reading:
                 memory = self._memory.get()
-                if self._path is None:
-                    memory.open_bank(self._made()).close()
-                self._reading.append(memory.open_bank(str(self._path), read_only=True))
+                self._reading.append(memory.open_bank(self._place(memory), read_only=True))
                 if self._cleanup is None:
                     self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]
 
     @contextmanager
-    def writing(self) -> Iterator[MemoryBank]:
-        """Open the bank for writing, for one at a time, and give the writer's lock back afterwards."""
+    def writing(self, *, wait: float | None = None) -> Iterator[MemoryBank]:
+        """Open the bank for writing, for one at a time, and give the writer's lock back afterwards.
+
+        Args:
+            wait: Seconds to wait for another thread; `None` for as long as it writes.
+
+        Raises:
+            BankLockedError: If that one, or another process, still writes then.
+        """
         self._begin_in_fork()
-        with self._one_writes:
+        one_writes = self._one_writes
+        if not one_writes.acquire(timeout=-1 if wait is None else wait):
+            raise BankLockedError(f"Another thread writes to {self._path}.", "Wait until it is done.")
+        try:
             if self._given is not None:
                 yield self._given
                 return
             memory = self._memory.get()
             with self._lock:
-                is_gone = self._is_temporary and self._cleanup is None  # closed, or never there
-                path = self._made() if self._path is None or is_gone else self._path
+                path = self._place(memory)
             with memory.open_bank(path) as bank:
                 yield bank
+        finally:
+            one_writes.release()
 
     def ingest(self, documents: Iterable[Document], *, show_progress: bool = False) -> None:
         """Compress documents into the bank; see `MemRecall.ingest`."""
@@ -118,6 +128,12 @@ class LazyBank:
             for doc_id in found:
                 writable.delete(doc_id)
         return len(found)
+
+    def remove_at_end(self) -> None:
+        """Make a bank that was given as a directory a temporary one."""
+        if self._path is not None:
+            self._is_temporary = True
+            self._cleanup = weakref.finalize(self, _discard, self._reading, self._path, os.getpid())
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
@@ -135,10 +151,12 @@ class LazyBank:
             self._process, self._reading, self._cleanup = os.getpid(), [], None
             self._lock, self._one_writes = threading.Lock(), threading.RLock()
 
-    def _made(self) -> Path:
-        """Make a temporary bank's directory, and see to its being removed."""
-        self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
-        self._cleanup = weakref.finalize(self, _discard, self._reading, self._path, os.getpid())
+    def _place(self, memory: MemRecall) -> Path:
+        """Return the bank's directory; a temporary bank that is not there is made, whole before anyone reads it."""
+        if self._path is None or (self._is_temporary and self._cleanup is None):  # never there, or closed
+            self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
+            self.remove_at_end()
+            memory.open_bank(self._path).close()
         return self._path
 
 

@@ -25,8 +25,10 @@ _MEMORY_TOKENS = 72
 """Tokens of the working memory that a classifier reads, in training and after."""
 _BUCKET = 32
 """Memory tokens are padded to a multiple of this, so that equal blocks meet equal shapes."""
-_PIECE = 512
-"""Tokens read at once: masks and logits grow with their number times what stands before them."""
+_AT_ONCE = 128
+"""Tokens that are read in one forward."""
+_PIECE = 64
+"""Tokens of each forward where there are more: masks and logits grow with them times what stands before them."""
 
 
 class Gate(Protocol):
@@ -86,7 +88,7 @@ class LikelihoodGate:
             ids, _ = self._backbone.kv.pad([[*lead, *text]] * len(rows))
             hidden = torch.cat(list(_read(self._backbone, state, ids)), dim=1)[:, len(lead) - 1 : -1]
             targets = ids[:, len(lead) :]
-            parts = zip(hidden.split(_PIECE, dim=1), targets.split(_PIECE, dim=1), strict=True)
+            parts = zip(_pieces(hidden), _pieces(targets), strict=True)
             likelihood = torch.cat([self._log_likelihood(part, target) for part, target in parts], dim=1)
         return likelihood.mean(dim=1)
 
@@ -186,8 +188,14 @@ def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[M
 
 def _read(backbone: Backbone, state: KVState, ids: Tensor) -> Iterator[Tensor]:
     """Read ids that no row pads, piece by piece; yield the hidden states of each, `[B, n, hidden]`."""
-    for piece in ids.split(_PIECE, dim=1):
+    for piece in _pieces(ids):
         yield backbone.kv.forward(state, ids=piece)
+
+
+def _pieces(rows: Tensor) -> Sequence[Tensor]:
+    """Return `[B, n, ...]` in pieces along n."""
+    width = rows.shape[1]
+    return rows.split(width if width <= _AT_ONCE else _PIECE, dim=1)
 
 
 def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:

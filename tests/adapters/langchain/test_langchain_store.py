@@ -1,3 +1,8 @@
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -5,6 +10,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 from memrecall_kv.errors import BankError, FingerprintMismatchError, InputError
 from memrecall_kv.testing import tiny_backbone, tiny_memory
+from patience import PATIENCE
 
 from langchain_memrecall import MemRecallStore
 
@@ -115,10 +121,10 @@ async def test_what_an_iterator_gives_is_all_remembered(store):
     assert [document.page_content for document in store.get_by_ids(ids)] == ["Ada pays.", "Bo signs.", "Cy checks."]
 
 
-def test_documents_without_text_ids_or_sense_are_refused_and_nothing_is_written(store, compressions):
+def test_documents_without_ids_or_sense_are_refused_and_nothing_is_written(store, compressions):
     good = Document(id="a", page_content="Ada pays.")
     for bad, ids in (
-        ([good, Document(id="b", page_content=" \n")], None),
+        ([Document(id="b", page_content=" "), Document(id="a", page_content="Bo signs."), good], None),
         ([good, Document(id="a", page_content="Bo signs.")], None),
         ([good], ["a", "b"]),
         ([good], "a"),
@@ -190,3 +196,67 @@ async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhi
     store = MemRecallStore.from_documents(documents, bank=tmp_path / "bank", memory=waiting[0])
     assert len(await meanwhile(store.asimilarity_search(QUESTION, k=1))) == 1
     store.close()
+
+
+async def test_blank_pages_are_left_out_on_every_route(store, worded):
+    pages = [
+        Document(id="a", page_content="Ada pays."),
+        Document(id="blank", page_content=" \n"),
+        Document(page_content=""),
+    ]
+    ids = store.add_documents(pages)
+    assert ids[:2] == ["a", "blank"]
+    assert len(ids) == 3
+    assert await store.aadd_documents(pages[1:]) == ids[1:]
+    assert store.add_texts(["", "Bo signs."], ids=["b", "c"]) == ["b", "c"]
+    assert [document.id for document in store.get_by_ids([*ids, "b", "c"])] == ["a", "c"]
+    made = MemRecallStore.from_documents(pages, memory=worded)
+    assert [document.id for document in made.similarity_search(QUESTION, k=9)] == ["a"]
+    made.close()
+
+
+@pytest.mark.parametrize("is_temporary", [False, True])
+def test_a_search_does_not_wait_for_the_first_ingest(worded, documents, tmp_path, monkeypatch, is_temporary):
+    """Not even for the one that makes the bank."""
+    entered, go, compress = threading.Event(), threading.Event(), type(worded)._compress
+
+    def slow(self, chunks):
+        entered.set()
+        assert go.wait(PATIENCE)
+        return compress(self, chunks)
+
+    monkeypatch.setattr(type(worded), "_compress", slow)
+    store = MemRecallStore(None if is_temporary else tmp_path / "new", memory=worded)
+    with ThreadPoolExecutor() as threads:
+        adding = threads.submit(store.add_documents, documents)
+        assert entered.wait(PATIENCE)
+        try:
+            assert threads.submit(store.similarity_search, QUESTION).result(PATIENCE) == []
+            assert not adding.done()
+        finally:
+            go.set()
+        adding.result(PATIENCE)
+    assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
+    store.close()
+
+
+def test_a_relative_directory_is_the_one_it_was_when_the_store_was_made(worded, documents, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    store = MemRecallStore("my.bank", memory=worded)
+    monkeypatch.chdir(tmp_path / "there")
+    assert store.similarity_search(QUESTION) == []
+    store.add_documents(documents)
+    assert [*(tmp_path / "there").iterdir()] == []
+    assert len(store.similarity_search(QUESTION, k=9)) == len(documents)
+    store.close()
+
+
+def test_a_store_is_copied_with_what_refers_to_it_and_pickled_by_name(store, documents, worded):
+    store.add_documents(documents)
+    assert copy.deepcopy(store.as_retriever(search_kwargs={"k": 1})).invoke(QUESTION)[0].id == "travel"
+    again = pickle.loads(pickle.dumps(store))  # noqa: S301 - it is ours
+    assert again._named["bank"] == str(store._named["bank"])
+    with pytest.raises(InputError, match="temporary"):
+        pickle.dumps(MemRecallStore(memory=worded))

@@ -98,13 +98,39 @@ def test_the_model_is_told_of_one_argument(tool):
     assert list(named.args) == list(tool.args) == ["question"]
 
 
-def test_a_mistake_of_the_caller_is_an_error_of_the_tool(tool):
-    with pytest.raises(InputError, match="question"):
-        tool.invoke(call(" "))
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("arguments", [{"question": ""}, {"question": " \n"}, {}, {"question": ["Who?"]}])
+async def test_a_mistake_of_the_model_is_a_message_to_it(tool, arguments, is_async):
+    asked = ToolCall(name="recall", args=arguments, id="1", type="tool_call")
+    message = await tool.ainvoke(asked) if is_async else tool.invoke(asked)
+    assert (message.status, message.artifact) == ("error", None)
+    assert "question" in message.content or "validation" in message.content
+
+
+@pytest.mark.parametrize("kind", [MemRecallRetriever, MemRecallRunnable])
+def test_an_error_of_ours_is_a_message_and_another_is_not(scripted, bank, tmp_path, kind, monkeypatch):
+    tool = create_memrecall_tool(kind(bank=tmp_path / "nowhere", memory=scripted))
+    message = tool.invoke(call())
+    assert message.status == "error"
+    assert "is no memory bank" in message.content
+    monkeypatch.setattr(type(scripted), "_walk", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        create_memrecall_tool(kind(bank=bank, memory=scripted)).invoke(call())
+
+
+def test_a_tool_needs_something_that_recalls_from_a_bank():
     with pytest.raises(InputError, match="MemRecallRetriever"):
         create_memrecall_tool(lambda question: question)
     with pytest.raises(InputError, match="got one without a bank"):
         create_memrecall_tool(MemRecallRunnable())
+
+
+def test_as_tool_makes_the_same_tool_of_a_runnable(scripted, bank):
+    ask = MemRecallRunnable(bank=bank, memory=scripted, top_k=2)
+    tool = ask.as_tool(name="handbook", description="Knows the rules.")
+    assert (tool.name, tool.description) == ("handbook", "Knows the rules.")
+    assert tool.invoke(call()).content == create_memrecall_tool(ask).invoke(call()).content
+    assert ask.as_tool().invoke({"question": QUESTION}).startswith("Dana Whitfield does.")
 
 
 async def test_the_loop_goes_on_while_the_gate_reads(documents, waiting, meanwhile, tmp_path):
