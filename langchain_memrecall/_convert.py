@@ -32,7 +32,7 @@ class Recalled(dict[str, Any]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]  # as of any dict
+    __hash__ = None  # as of any dict
 
     @property
     def place(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import asdict
 from typing import Any
@@ -49,10 +49,11 @@ def recalled(events: Generator[Event, None, None], config: RunnableConfig) -> li
     return recalls
 
 
-async def arecalled(walk: Callable[[], Generator[Event, None, None]], config: RunnableConfig) -> list[Recall]:
+async def arecalled(walk: Callable[[], Generator[Event | None, None, None]], config: RunnableConfig) -> list[Recall]:
     """Return what `recalled` returns, without blocking the loop; cancelling stops the walk."""
     steps, recalls = Steps(AsyncCallbackManager, config), []
-    async with aclosing(in_thread(walk)) as events:
+    events: AsyncGenerator[Event, None] = in_thread(walk)
+    async with aclosing(events):
         async for event in events:
             await atold(steps.tell(event))
             if isinstance(event, Opened):

@@ -213,7 +213,7 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
 
     def _in_order(self, recalls: Sequence[Recall]) -> list[str]:
         """Return what was recalled in the order it was said."""
-        texts = {recall.chunk.id: recall.text.strip() for recall in recalls}
+        texts = {recall.chunk.id: _quoted(recall) for recall in recalls}
         if texts:
             with self._aiding("put in order"):
                 among = AmongIds(frozenset(recall.chunk.doc_id for recall in recalls))
@@ -316,6 +316,11 @@ def _belongs_to_turn(message: BaseMessage, heard: Sequence[str] | None) -> bool:
     if isinstance(message, HumanMessage):
         return is_said(message, heard)
     return not isinstance(message, SystemMessage)
+
+
+def _quoted(recall: Recall) -> str:
+    """Return a recalled text; one from the midst of a turn does not begin like another turn."""
+    return recall.text.strip() if recall.chunk.start == 0 else f"... {recall.text.strip()}"
 
 
 def _stored(doc_id: str, metadata: Mapping[str, Any]) -> Stored:

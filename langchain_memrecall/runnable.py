@@ -214,11 +214,13 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
     async def _achunks(self, given: str | dict[str, Any], config: RunnableConfig) -> AsyncGenerator[AddableDict, None]:
         asked = self._asked(given)
         sources, writer = self._sources(asked), self._writer(asked, config, asyncio.get_running_loop())
+
+        def stream() -> Generator[str | Event | None, None, None]:
+            yield from self._items(asked, sources, writer)
+
+        items: AsyncGenerator[str | Event, None] = in_thread(stream)
         try:
-            async with (
-                Writing(AsyncCallbackManager, config, asked, sources, writer) as writing,
-                aclosing(in_thread(lambda: self._items(asked, sources, writer))) as items,
-            ):
+            async with Writing(AsyncCallbackManager, config, asked, sources, writer) as writing, aclosing(items):
                 async for item in items:
                     await atold(writing.take(item))
                     for chunk in writing.ready():

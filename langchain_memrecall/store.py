@@ -64,7 +64,7 @@ class MemRecallStore(VectorStore):
         metadata_keys: Sequence[str] = (),
     ) -> None:
         self._metadata_keys = check_names("metadata_keys", metadata_keys)
-        self._named = {
+        self._named: dict[str, Any] = {
             "bank": bank,
             "name_or_path": name_or_path,
             "device": device,

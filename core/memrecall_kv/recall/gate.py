@@ -195,7 +195,7 @@ def _read(backbone: Backbone, state: KVState, ids: Tensor) -> Iterator[Tensor]:
 def _pieces(rows: Tensor) -> Sequence[Tensor]:
     """Return `[B, n, ...]` in pieces along n."""
     width = rows.shape[1]
-    return rows.split(width if width <= _AT_ONCE else _PIECE, dim=1)
+    return torch.split(rows, width if width <= _AT_ONCE else _PIECE, dim=1)
 
 
 def _width(rows: Sequence[Sequence[MemoryBlock]]) -> int:

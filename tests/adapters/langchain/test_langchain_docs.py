@@ -64,7 +64,7 @@ async def test_every_block_of_the_page_runs(page, capsys):
     assert printed.count(ANSWER) == 2
     assert 0 <= printed.find("travel") < printed.index(ANSWER)  # the sources come first
 
-    (retrieved,) = await page("## Retrieving")
+    retrieved, score = await page("## Retrieving")
     assert {document.id for document in retrieved} == {"travel", "limits"}
 
     (stored,) = await page("## Storing")
@@ -74,7 +74,9 @@ async def test_every_block_of_the_page_runs(page, capsys):
     assert isinstance(reranked, ContextualCompressionRetriever)
     assert len(reranked.invoke("Who approves travel?")) == 3
 
-    agent, chat = await page("## Agents")
+    assert 0.0 <= score <= 1.0
+    agent, forgotten, chat = await page("## Agents")
+    assert forgotten == 1
     assert agent["messages"][-1].text == "Dana, if you please."
     assert chat["messages"][-1].text == ANSWER
 

@@ -1,7 +1,9 @@
 """The routes by which LangChain's users reach us: chains, classic chains, graphs, histories, batches."""
 
 import asyncio
+import copy
 import gc
+import pickle
 import weakref
 from operator import itemgetter
 from typing import Any, TypedDict
@@ -12,7 +14,7 @@ from langchain_classic.chains.combine_documents import create_stuff_documents_ch
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.documents import Document
-from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -23,13 +25,15 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from memrecall_kv.errors import InputError
 from memrecall_kv.recall import candidates
 from memrecall_kv.recall.lexical import LexicalIndex
-from memrecall_kv.testing import ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from pydantic import ValidationError
 
 from langchain_memrecall import (
     MemRecallDocumentCompressor,
     MemRecallRetriever,
     MemRecallRunnable,
     MemRecallStore,
+    create_memrecall_tool,
 )
 
 QUESTION = "Who approves trips?"
@@ -243,6 +247,66 @@ def test_retries_fallbacks_and_listeners(ask, scripted, bank):
             retry_if_exception_type=(InputError,), stop_after_attempt=2, wait_exponential_jitter=False
         ).invoke(QUESTION, {"callbacks": [Counting(attempts)]})
     assert len(attempts) == 2
+
+
+class Failing(FakeListChatModel):
+    """Fails before it has written anything."""
+
+    def _stream(self, *given, **kwargs):
+        raise ConnectionError("nobody there")
+
+    async def _astream(self, *given, **kwargs):
+        raise ConnectionError("nobody there")
+        yield
+
+
+@pytest.mark.parametrize("what", ["bank", "gate", "llm"])
+async def test_a_stream_falls_back_on_another_before_its_first_token(ask, scripted, bank, tmp_path, what, monkeypatch):
+    broken = {
+        "bank": lambda: MemRecallRunnable(bank=tmp_path / "nowhere", memory=scripted),
+        "gate": lambda: MemRecallRunnable(
+            bank=bank, memory=tiny_memory(gate=ScriptedGate(lambda *given: 1 / 0), backbone=scripted.backbone)
+        ),
+        "llm": lambda: MemRecallRunnable(bank=bank, memory=scripted, llm=Failing(responses=["x"])),
+    }[what]()
+    safe, expected = broken.with_fallbacks([ask]), ask.invoke(QUESTION)
+    for chunks in ([*safe.stream(QUESTION)], [chunk async for chunk in safe.astream(QUESTION)]):
+        assert [next(iter(chunk)) for chunk in chunks[:3]] == ["input", "context", "answer"]
+        assert "".join(chunk.get("answer", "") for chunk in chunks) == expected["answer"]
+        assert [chunk["input"] for chunk in chunks if "input" in chunk] == [QUESTION]
+
+
+@pytest.mark.parametrize("kind", [MemRecallRetriever, MemRecallRunnable])
+def test_without_a_bank_documents_go_into_a_temporary_one_that_goes_with_the_object(
+    documents, scripted, tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for end in ("close", "collect"):
+        made = kind.from_documents(documents, memory=scripted)
+        assert made.invoke(QUESTION)
+        copied = made.with_config(tags=["a"]) | (lambda found: found)
+        assert copied.invoke(QUESTION)
+        assert create_memrecall_tool(made).invoke({"question": QUESTION})
+        assert len([*tmp_path.iterdir()]) == 1
+        if end == "close":
+            made.close()
+        del made, copied
+        gc.collect()
+        assert [*tmp_path.iterdir()] == []
+    with pytest.raises(ValidationError):
+        kind.from_documents(documents, memory=scripted, modle="typo")
+    with pytest.raises(InputError):
+        kind.from_documents([], memory=scripted)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("kind", [MemRecallRetriever, MemRecallRunnable, MemRecallDocumentCompressor])
+def test_what_is_configured_can_be_copied_and_pickled(scripted, bank, kind):
+    made = kind(memory=scripted, **({} if kind is MemRecallDocumentCompressor else {"bank": bank}))
+    assert copy.deepcopy(made).memory is scripted
+    again = pickle.loads(pickle.dumps(made))  # noqa: S301 - it is ours
+    assert again.memory is None
+    assert kind is MemRecallDocumentCompressor or str(again.bank) == str(bank.path)
 
 
 def test_two_runnables_and_all_the_rest_load_one_model(documents, checkpoint, tmp_path):

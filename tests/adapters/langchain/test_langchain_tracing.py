@@ -1,10 +1,19 @@
 """What callbacks and tracers see: runs below ours, their parents, sources, tokens and LangSmith's parameters."""
 
-import pytest
-from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from memrecall_kv.errors import BankError
+import asyncio
+from contextlib import aclosing
 
-from langchain_memrecall import MemRecallRetriever, MemRecallRunnable
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, UsageMetadataCallbackHandler
+from memrecall_kv.errors import BankError
+from patience import PATIENCE
+
+from langchain_memrecall import (
+    MemRecallDocumentCompressor,
+    MemRecallRetriever,
+    MemRecallRunnable,
+    create_memrecall_tool,
+)
 
 QUESTION = "Who approves trips?"
 
@@ -150,3 +159,92 @@ async def test_the_retriever_sends_its_steps_and_langsmiths_parameters(memory, b
 def test_langsmiths_parameters_load_no_model(tmp_path):
     retriever = MemRecallRetriever(bank=tmp_path / "nowhere", name_or_path="no/such/model")
     assert retriever._get_ls_params()["ls_embedding_model"] == "no/such/model"
+
+
+class Audit(AsyncCallbackHandler):
+    """Holds something of the event loop's in every callback, and keeps what it was told in which loop."""
+
+    def __init__(self):
+        self.lock, self.told, self.loops = asyncio.Lock(), [], set()
+
+    async def _tell(self, kind):
+        async with self.lock:
+            await asyncio.sleep(0)
+            self.loops.add(id(asyncio.get_running_loop()))
+            self.told.append(kind)
+
+    async def on_custom_event(self, name, data, **kwargs):
+        await self._tell(data["stage"])
+
+    async def on_retriever_start(self, *given, **kwargs):
+        await self._tell("retriever start")
+
+    async def on_retriever_end(self, *given, **kwargs):
+        await self._tell("retriever end")
+
+    async def on_retriever_error(self, *given, **kwargs):
+        await self._tell("retriever error")
+
+    async def on_chat_model_start(self, *given, **kwargs):
+        await self._tell("model start")
+
+    async def on_llm_new_token(self, *given, **kwargs):
+        await self._tell("token")
+
+    async def on_llm_end(self, *given, **kwargs):
+        await self._tell("model end")
+
+    async def on_llm_error(self, *given, **kwargs):
+        await self._tell("model error")
+
+
+@pytest.fixture
+def audit():
+    return Audit()
+
+
+async def drained(stream):
+    return [chunk async for chunk in stream]
+
+
+@pytest.mark.parametrize("route", ["ainvoke", "astream", "abatch", "retriever", "compressor", "tool"])
+async def test_async_callbacks_are_called_in_the_callers_loop(scripted, bank, documents, audit, route):
+    config = {"callbacks": [audit]}
+    ask, retriever = MemRecallRunnable(bank=bank, memory=scripted), MemRecallRetriever(bank=bank, memory=scripted)
+    compressor = MemRecallDocumentCompressor(memory=scripted, top_n=2)
+    tool = create_memrecall_tool(ask)
+    work = {
+        "ainvoke": lambda: ask.ainvoke(QUESTION, config),
+        "astream": lambda: drained(ask.astream(QUESTION, config)),
+        "abatch": lambda: ask.abatch([QUESTION, QUESTION], config),
+        "retriever": lambda: retriever.ainvoke(QUESTION, config),
+        "compressor": lambda: compressor.acompress_documents(documents, QUESTION, [audit]),
+        "tool": lambda: tool.ainvoke({"question": QUESTION}, config),
+    }[route]
+    await asyncio.wait_for(asyncio.gather(*(work() for _ in range(4))), PATIENCE)
+    assert audit.loops == {id(asyncio.get_running_loop())}
+    assert {"scored", "opened"} <= set(audit.told)
+    if route in ("ainvoke", "astream"):
+        expected = ["retriever start", "retriever end", "model start", "model end", "finished"]
+        assert [audit.told.count(kind) for kind in expected] == [4] * 5
+    compressor.close()
+
+
+async def test_runs_end_in_order_in_the_callers_loop_whatever_happens(scripted, bank, audit, tmp_path):
+    config = {"callbacks": [audit]}
+    async with aclosing(MemRecallRunnable(bank=bank, memory=scripted, top_k=1).astream(QUESTION, config)) as chunks:
+        async for chunk in chunks:
+            if "answer" in chunk:
+                break
+    ends = [kind for kind in audit.told if kind.startswith(("retriever", "model"))]
+    assert ends == ["retriever start", "retriever end", "model start", "model end"]
+    audit.told.clear()
+    with pytest.raises(BankError):
+        await MemRecallRunnable(bank=tmp_path / "nowhere", memory=scripted).ainvoke(QUESTION, config)
+    assert audit.told == ["retriever start", "retriever error"]
+
+
+def test_sync_routes_take_async_callbacks_as_langchain_does(scripted, bank, audit):
+    MemRecallRunnable(bank=bank, memory=scripted, top_k=1).invoke(QUESTION, {"callbacks": [audit]})
+    assert audit.told[0] == "retriever start"
+    assert audit.told[-1] in {"model end", "finished"}
