@@ -1,5 +1,6 @@
 """An agent of LangChain's with a scripted model, whose memory is ours."""
 
+import inspect
 import threading
 import uuid
 from dataclasses import dataclass
@@ -350,13 +351,17 @@ class OwnSummary(AgentMiddleware):
         return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("SUMMARY of it"), last]}
 
 
+def langchains_summary():
+    model = Scripted(lines=["SUMMARY of it"] * 20, shown=[])
+    if "trigger" in inspect.signature(SummarizationMiddleware.__init__).parameters:
+        return SummarizationMiddleware(model, trigger=("messages", 5), keep=("messages", 2))
+    return SummarizationMiddleware(model, max_tokens_before_summary=20, messages_to_keep=2)  # langchain 1.0
+
+
 @pytest.mark.parametrize("is_own", [False, True])
 def test_a_summary_is_nobodys_turn_and_stays(memory, is_own):
     middleware = MemRecallMiddleware(memory=memory, keep_turns=1, top_k=9)
-    summarizer = Scripted(lines=["SUMMARY of it"] * 20, shown=[])
-    summary = (
-        OwnSummary() if is_own else SummarizationMiddleware(summarizer, trigger=("messages", 5), keep=("messages", 2))
-    )
+    summary = OwnSummary() if is_own else langchains_summary()
     model = Scripted(shown=[])
     agent = create_agent(model, middleware=[middleware, summary], checkpointer=InMemorySaver())
     texts = ["My name is Ada.", "I like plums.", "I live in Porto.", "I have a cat.", "Who am I?"]
