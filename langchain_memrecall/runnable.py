@@ -127,7 +127,8 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
         """Return the answer and what it rests on.
 
         Raises:
-            InputError: If the input is of another form, or there are other arguments.
+            InputError: If the input is of another form.
+            TypeError: If there are other arguments.
         """
         return self._call_with_config(self._answer, input, _checked(config, kwargs), run_type="chain")
 
@@ -273,11 +274,12 @@ def _checked(config: RunnableConfig | None, arguments: Mapping[str, Any]) -> Run
     """Return the config of a call, which has no other arguments.
 
     Raises:
-        InputError: If it has, or the config holds one of ours.
+        TypeError: If it has, as of any function.
+        InputError: If the config holds one of ours.
     """
     if arguments:
-        raise InputError(
-            f"Expected an input and a config, got {', '.join(map(repr, sorted(arguments)))} besides.",
-            'What narrows a question stands in the input: {"input": ..., "filter": ...}.',
+        raise TypeError(
+            f"Expected an input and a config, got {', '.join(map(repr, sorted(arguments)))} besides. "
+            'What narrows a question stands in the input: {"input": ..., "filter": ...}.'
         )
     return check_config(config)

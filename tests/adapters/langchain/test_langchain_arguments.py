@@ -62,15 +62,15 @@ async def test_an_argument_of_ours_in_a_config_is_refused_on_every_route(memory,
 
 async def test_a_runnables_call_takes_no_other_arguments(memory, bank):
     ask = MemRecallRunnable(bank=bank, memory=memory)
-    with pytest.raises(InputError, match="got 'filter' besides"):
+    with pytest.raises(TypeError, match="got 'filter' besides"):
         ask.invoke(QUESTION, filter=FINANCE)
-    with pytest.raises(InputError, match="got 'filter' besides"):
+    with pytest.raises(TypeError, match="got 'filter' besides"):
         await ask.ainvoke(QUESTION, filter=FINANCE)
-    with pytest.raises(InputError, match="got 'filter' besides"):
+    with pytest.raises(TypeError, match="got 'filter' besides"):
         ask.batch([QUESTION], filter=FINANCE)
-    with pytest.raises(InputError, match="got 'filter' besides"):
+    with pytest.raises(TypeError, match="got 'filter' besides"):
         [*ask.stream(QUESTION, filter=FINANCE)]
-    with pytest.raises(InputError, match="got 'filter' besides"):
+    with pytest.raises(TypeError, match="got 'filter' besides"):
         [chunk async for chunk in ask.astream(QUESTION, filter=FINANCE)]
 
 
