@@ -22,10 +22,10 @@ from memrecall_kv import MemRecall
 from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.config import GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.evaluate.encoder import TextEncoder
+from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.evaluate.measures.metrics import exact_match, f1_score, recall_at_k
 from memrecall_kv.recall import prompts
 from memrecall_kv.recall.gate import LikelihoodGate, shift_odds
-from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.recall.reasoner import Tally, TunedReasoner
 from memrecall_kv.types import Chunk, MemoryBlock, Note, Recall, WorkingMemory
 from rows import SHARED, bm25, haystack, minilm, parser, read, sampled_rows, save, table, texts_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.filters import Compare, Filter, Not, Operator, all_of, any_of
+from memrecall_kv.filters import Compare, Filter, Not, Operator, all_of, any_of
 
 _OPERATORS = {
     "$eq": Operator.EQ,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from memrecall_kv.filters import Filter
 from memrecall_kv.hosts.documents import TextCache
-from memrecall_kv.hosts.filters import Filter
 from memrecall_kv.types import Document, Recall
 
 from llama_index_memrecall._convert import has_text, with_step

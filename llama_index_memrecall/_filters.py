@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
-from memrecall_kv.hosts.filters import And, Compare, Filter, Not, Operator, Or, all_of, any_of
+from memrecall_kv.filters import And, Compare, Filter, Not, Operator, Or, all_of, any_of
 
 _OPERATORS: dict[FilterOperator, Operator] = {
     FilterOperator.EQ: Operator.EQ,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_index.core.schema import NodeWithScore
-from memrecall_kv.hosts.filters import Filter
+from memrecall_kv.filters import Filter
 from memrecall_kv.types import Recall
 
 if TYPE_CHECKING:  # the bank imports torch

@@ -12,8 +12,8 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
+from memrecall_kv.filters import AmongIds, And, Filter
 from memrecall_kv.hosts.documents import TextCache
-from memrecall_kv.hosts.filters import AmongIds, And, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._candidates import Candidates

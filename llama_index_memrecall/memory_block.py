@@ -9,8 +9,8 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
+from memrecall_kv.filters import Compare, Operator
 from memrecall_kv.hosts.arguments import Count
-from memrecall_kv.hosts.filters import Compare, Operator
 from memrecall_kv.hosts.settings import BankSettings
 from memrecall_kv.types import Document
 

@@ -167,10 +167,9 @@ class ScanConfig(Config):
         max_open: Blocks opened for one question at most.
         second_look: If the answer is not found in what was opened, the best block left is opened too, given a
             probability above this, and the question answered once more; `None`: it is not. Not with `top_k`.
-        candidates: The gate judges only this many blocks, those that `source` finds most promising under the notes of
-            the moment. `None` judges all. In a large bank this is what keeps a question cheap.
-        source: What makes a block promising: `words` that its text shares with question and notes, or `characters`,
-            runs of letters, for texts in unspaced scripts or languages whose words change their form.
+        candidates: The gate judges only this many blocks, those that share most words with question and the notes of
+            the moment, and others if they are fewer. `None` judges all. In a large bank this is what keeps a question
+            cheap.
         max_question_tokens: Tokens of a question that are read at most, and a quarter of the backbone's window at most.
             Of a longer one, such as a pasted mail, the beginning and the end are read, half each.
     """
@@ -181,8 +180,15 @@ class ScanConfig(Config):
     max_open: int = Field(default=8, ge=1)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
-    source: Literal["words", "characters"] = "words"
     max_question_tokens: int = Field(default=128, ge=16)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_is_gone(cls, settings: Any) -> Any:
+        """Read settings saved when there were two ways to find candidates; the one there is does what both did."""
+        if isinstance(settings, dict) and settings.get("source") in ("words", "characters"):
+            return {name: value for name, value in settings.items() if name != "source"}
+        return settings
 
 
 class ReasonerConfig(Config):

@@ -10,9 +10,8 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `recall/scan.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from weakref import WeakKeyDictionary, proxy
 
 from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
@@ -24,8 +23,7 @@ from memrecall_kv.ingest.chunking import chunk_document
 from memrecall_kv.ingest.ingest import Ingestion, progress_bar
 from memrecall_kv.recall.answer import Reply, answered
 from memrecall_kv.recall.blocks import BlockReader
-from memrecall_kv.recall.candidates import Candidates, EveryChunk, SharedWords
-from memrecall_kv.recall.characters import SharedCharacters
+from memrecall_kv.recall.candidates import SharedWords
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.question import bounded
 from memrecall_kv.recall.relevance import Relevance
@@ -44,9 +42,6 @@ from memrecall_kv.types import (
     Writer,
 )
 
-_SOURCES: dict[str, Callable[[MemoryBank], Candidates]] = {"words": SharedWords, "characters": SharedCharacters}
-"""By the names of `ScanConfig.source`."""
-
 
 class MemRecall:
     """Compressor, gate and reasoner on one backbone.
@@ -58,7 +53,6 @@ class MemRecall:
     def __init__(self, parts: assemble.Parts) -> None:
         self.config = parts.config
         self._parts = parts
-        self._candidates: WeakKeyDictionary[MemoryBank, Candidates] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(
@@ -188,7 +182,8 @@ class MemRecall:
             bank: From `open_bank`.
             question: What is asked; of a long one the beginning and the end (`ScanConfig.max_question_tokens`).
             top_k: Open exactly this many blocks, whatever the settings say.
-            where: Recall only chunks of documents for which this is true.
+            where: Recall only chunks of documents for which this is true. A filter of `memrecall_kv.filters` is
+                looked up in the bank; any other is called with the metadata of every document.
             write: Writes the answer instead of the reasoner, if anything was found; not in a turn of the backbone's.
 
         Raises:
@@ -213,23 +208,15 @@ class MemRecall:
         blocks = BlockReader(bank, parts.compressor)
         relevance = Relevance(
             question,
-            self._candidates_of(bank),
+            SharedWords(bank, where),
             parts.gate,
             blocks,
             parts.backbone.scheduler,
             # what is to be opened must be proposed
             limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
-            where=where,
             word_weight=gate.lexical_weight,
         )
-        return Walk(question, bank, where, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate)
-
-    def _candidates_of(self, bank: MemoryBank) -> Candidates:
-        """Return the bank's own source of candidates, made at its first question."""
-        chosen = self.config.gate.lexical_weight or self.config.scan.candidates
-        source = _SOURCES[self.config.scan.source] if chosen else EveryChunk
-        # a source that held its bank would keep it, and its index, for as long as this pipeline lives
-        return self._candidates.setdefault(bank, source(proxy(bank)))
+        return Walk(question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate)
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

@@ -18,7 +18,10 @@ Metadata: TypeAlias = Mapping[str, Any]
 """What the caller wants to keep beside a document; JSON values, returned as given."""
 
 Where: TypeAlias = Callable[[str, Metadata], bool]
-"""A filter: called with a document's id and metadata, True if its chunks may be recalled."""
+"""A filter: called with a document's id and metadata, True if its chunks may be recalled.
+
+One of `memrecall_kv.filters` becomes a query; any other is called for every document.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from memrecall_kv.hosts.filters import And, Compare, Not, Operator, Or
+from memrecall_kv.filters import And, Compare, Not, Operator, Or
 
 langchain = pytest.importorskip("langchain_memrecall._filters", reason="langchain-core is not installed")
 llama_index = pytest.importorskip("llama_index_memrecall._filters", reason="llama-index-core is not installed")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memrecall_kv.bank import MemoryBank, digest
+from memrecall_kv.bank.finder import Finder
+from memrecall_kv.bank.metadata import storable, to_json
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.filters import AmongIds, And, Compare, Filter, Not, Operator, Or, all_of, any_of
+from memrecall_kv.filters import AmongIds, And, Compare, Filter, Not, Operator, Or, all_of, any_of
+from memrecall_kv.types import Document
 
 IDS = ["one", "two", "three"]
 SCALARS = st.one_of(
@@ -140,3 +146,97 @@ def test_a_filter_is_data(filter: Filter) -> None:
 def test_an_operand_of_the_wrong_kind_is_refused(operator: Operator, operand: Any, expected: str) -> None:
     with pytest.raises(InputError, match=f"Expected {expected} for {operator.name} on 'key', got"):
         Compare("key", operator, operand)
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.sampled_from(
+        [2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 10**30, 0.1, 0.30000000000000004, 5e-324, 1e308]
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+TEXT = st.one_of(
+    st.sampled_from(
+        ["", "a", "ab", "A", "ß", "İ", "a\0", "\0", "é", "e\u0301", "日本", '"', "\\", "\n", "%", "1", "null"]
+    ),
+    st.text(max_size=3),
+)
+STORED = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 2), NUMBERS, TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=2)),
+    max_leaves=4,
+)
+ANY_KEY = st.sampled_from(["key", "other", "a.b", "a[0]", "$", '"', "\\", "", "é", "key\n", "\0", "日", "key]"])
+ASKED = st.one_of(STORED, st.sampled_from([float("nan"), float("inf"), (1, 2), "\ud800", b"a"]))
+STORED_FILTERS = st.recursive(
+    st.one_of(
+        st.builds(Compare, ANY_KEY, st.sampled_from(TAKES_ANYTHING), ASKED),
+        st.builds(Compare, ANY_KEY, st.sampled_from(TAKES_LIST), st.lists(ASKED, max_size=3)),
+        st.builds(Compare, ANY_KEY, st.sampled_from(TAKES_TEXT), TEXT),
+        st.builds(AmongIds, st.frozensets(st.sampled_from(["0", "1", "2", "a\0", "\ud800"]))),
+    ),
+    lambda inner: st.one_of(
+        st.builds(Not, inner),
+        st.builds(And, st.lists(inner, max_size=3).map(tuple)),
+        st.builds(Or, st.lists(inner, max_size=3).map(tuple)),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> Iterator[Finder]:
+    with MemoryBank.open(tmp_path / "bank", fingerprint={"backbone": "none"}) as bank, bank._writing():
+        yield bank._catalogue
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(STORED_FILTERS, st.lists(st.dictionaries(ANY_KEY, STORED, max_size=3), min_size=1, max_size=4))
+def test_a_bank_lets_through_what_the_filter_itself_does(
+    finder: Finder, filter: Filter, listed: list[dict[str, Any]]
+) -> None:
+    with finder.transaction():
+        finder._database.execute("DELETE FROM documents")
+        for place, metadata in enumerate(listed):
+            document = storable(Document(str(place), "", metadata))
+            row = (place, document.id, "", to_json(document), place + 1)
+            head = digest.of_head(place, document.id, row[3])
+            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, x'')", (*row, head))
+    stored = [storable(Document(str(place), "", metadata)) for place, metadata in enumerate(listed)]
+    right = [place for place, each in enumerate(stored) if filter(each.id, each.metadata)]
+    scope = finder.scope(filter)
+    assert (scope.places.tolist(), scope.chunks) == (right, sum(place + 1 for place in right))
+    assert finder.ids(filter) == [str(place) for place in right]
+    assert finder.largest(1, filter) == max((place + 1 for place in right), default=0)
+
+
+def test_a_filter_is_a_query_that_reads_no_metadata_in_python(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with finder.transaction():
+        for place in range(3):
+            head = digest.of_head(place, str(place), '{"page": 1, "tags": ["a"]}')
+            row = (place, str(place), "", '{"page": 1, "tags": ["a"]}', 1, head)
+            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, x'')", row)
+    read = []
+    monkeypatch.setattr(finder, "parsed", lambda metadata: read.append(metadata) or {"page": 1})
+    for each in (
+        Compare("page", Operator.GTE, 1),
+        Compare("page", Operator.IN, [1, "a", None]),
+        Compare("tags", Operator.CONTAINS, "a"),
+        Compare("none", Operator.EMPTY),
+        And((AmongIds(frozenset("012")), Not(Compare("page", Operator.EQ, "a")))),
+    ):
+        assert finder.scope(each).places.tolist() == [0, 1, 2]
+    assert read == []
+    assert finder.scope(Compare("page", Operator.TEXT_ANY_CASE, "A")).places.tolist() == []
+    assert len(read) == 3
+
+
+def test_a_filter_may_be_as_large_or_deep_as_it_likes(finder: Finder) -> None:
+    deep: Filter = Compare("page", Operator.EQ, 1)
+    for _ in range(150):
+        deep = Not(deep)
+    wide = Or(tuple(Compare("page", Operator.EQ, number) for number in range(5000)))
+    many = AmongIds(frozenset(str(number) for number in range(100_000)))
+    listed = Compare("page", Operator.IN, list(range(100_000)))
+    for each in (deep, wide, many, listed, And((wide, many, deep))):
+        assert finder.scope(each).chunks == 0

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from memrecall_kv.bank import MemoryBank, digest, segment
+from memrecall_kv.bank import MemoryBank, derived, digest, index, segment
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.bank.quantize import quantize
 from memrecall_kv.errors import BankError, BankFormatError, BlockCorruptError, MemRecallError
+from memrecall_kv.filters import AmongIds, Compare, Not, Operator
 from memrecall_kv.types import Document, MemoryBlock
 from storage_trace import FINGERPRINT, NATIVE, chunks_of, open_bank, put
 
@@ -62,6 +63,7 @@ def exercise(path: Path) -> list[MemRecallError]:
             attempt(lambda: bank.chunks(lambda _, metadata: bool(metadata)))
             attempt(lambda: [bank.blocks([chunk]) for chunk in bank.chunks()])
             attempt(lambda: bank.blocks(chunks_of(DOCUMENT)))
+            attempt(lambda: asked(bank))
             attempt(lambda: (len(bank), "d" in bank, bank.holds(DOCUMENT), bank.deferred(chunks_of(DOCUMENT))))
             if not read_only:
                 attempt(lambda: put(bank, Document("new", "new text", {})))
@@ -71,6 +73,20 @@ def exercise(path: Path) -> list[MemRecallError]:
                 attempt(bank.compact)
                 attempt(bank.verify)
     return errors
+
+
+def asked(bank: MemoryBank) -> None:
+    """Ask for candidates in every way; all that are found are there and may be recalled."""
+    for where in (None, Compare("page", Operator.EQ, 1), Not(Compare("page", Operator.GT, 1)), lambda *_: True):
+        for limit in (1, 9, None):
+            for chunk, share in bank.candidates("some text about anothr", limit, bank.scope(where)):
+                document = bank.document(chunk.doc_id)
+                assert chunk.text == document.text[chunk.start : chunk.end]
+                assert 0.0 <= share <= 1.0
+                assert where is None or where(document.id, document.metadata)
+        bank.ids(where or AmongIds(frozenset("d")))
+        bank.largest(2, where)
+        bank.is_deferred("d")
 
 
 def change(path: Path, *statements: str, values: tuple[Any, ...] = ()) -> None:
@@ -98,6 +114,7 @@ def forge(path: Path) -> None:
                 database.execute("UPDATE blocks SET digest = ? WHERE id IS ?", (digest.of_block(*row), row[0]))
             except ValueError:
                 continue
+        derived._enter(database, derived.count(database))
         meta = dict(database.execute("SELECT key, value FROM meta"))
         try:
             made_of_bank = digest.of_bank(meta["bank"], meta["fingerprint"]).hex()
@@ -213,6 +230,73 @@ VALUES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "a format of tomorrow": ("PRAGMA user_version=2147483647", ()),
     "the old format": ("PRAGMA user_version=1", ()),
 }
+POSTING = struct.pack("<IBH", 0, 1, 1)
+INDEX: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "postings of no document": ("UPDATE postings SET entries = ?", (struct.pack("<IBH", 900 * 2**22, 1, 1),)),
+    "postings of no chunk": ("UPDATE postings SET entries = ?", (struct.pack("<IBH", 2**22 - 1, 1, 1),)),
+    "a posting a million times": ("UPDATE postings SET entries = ?", (POSTING * 10**6,)),
+    "postings of nothing": ("UPDATE postings SET entries = x''", ()),
+    "half a posting": ("UPDATE postings SET entries = x'000000'", ()),
+    "counts of nothing": ("UPDATE postings SET entries = ?", (bytes(7),)),
+    "counts beyond others": ("UPDATE postings SET entries = ?", (struct.pack("<IBH", 0, 255, 65535),)),
+    "postings that are a text": ("UPDATE postings SET entries = 'postings'", ()),
+    "a part that is a text": ("UPDATE OR REPLACE postings SET part = 'first'", ()),
+    "a part below zero": ("UPDATE postings SET part = -9223372036854775808", ()),
+    "a part beyond places": ("UPDATE postings SET part = 9223372036854775807", ()),
+    "a part in the middle": ("UPDATE postings SET part = 2", ()),
+    "a word that is bytes": ("UPDATE OR REPLACE postings SET term = x'ff'", ()),
+    "a word that is no UTF-8": ("UPDATE OR REPLACE postings SET term = CAST(x'736f6dff' AS TEXT)", ()),
+    "a word of a million letters": ("UPDATE OR REPLACE postings SET term = ?", ("some" + "x" * 10**6,)),
+    "digests that are a number": ("UPDATE postings SET digest = 7", ()),
+    "a hundred thousand parts": (
+        "INSERT INTO postings WITH RECURSIVE c(n) AS (SELECT 5 UNION ALL SELECT n + 1 FROM c LIMIT 100000) "
+        "SELECT n, 'text', ?, x'' FROM c",
+        (POSTING,),
+    ),
+    "counts that are texts": ("UPDATE counts SET chunks = 'many', documents = 'few'", ()),
+    "counts below zero": ("UPDATE counts SET chunks = -1, source_tokens = -1", ()),
+    "counts of no tokens": ("UPDATE counts SET source_tokens = 0", ()),
+    "counts beyond counting": ("UPDATE counts SET chunks = 9223372036854775807, source_tokens = 1", ()),
+    "no counts": ("DELETE FROM counts", ()),
+    "counts twice": ("INSERT INTO counts SELECT * FROM counts", ()),
+    "sizes that are wrong": ("UPDATE documents SET num_chunks = 9223372036854775807", ()),
+    "sizes that are texts": ("UPDATE documents SET num_chunks = 'large'", ()),
+    "sizes below zero": ("UPDATE documents SET num_chunks = -5", ()),
+    "an index of another release": ("UPDATE meta SET value = 'of tomorrow' WHERE key = 'tokens'", ()),
+    "an index of no release": ("DELETE FROM meta WHERE key = 'tokens'", ()),
+}
+
+
+@pytest.mark.parametrize("digests", ["old digests", "forged digests"])
+@pytest.mark.parametrize("name", INDEX)
+def test_an_index_that_no_bank_holds_leads_to_no_chunk_that_is_not_there(bank: Path, name: str, digests: str) -> None:
+    change(bank, INDEX[name][0], values=INDEX[name][1])
+    if digests == "forged digests":
+        forge_index(bank)
+    errors = exercise(bank)
+    assert all(error.hint for error in errors)
+    with open_bank(bank) as opened:
+        opened.compact()
+        if digests == "old digests" and not name.startswith("sizes"):
+            opened.verify()
+
+
+def forge_index(path: Path) -> None:
+    with closing(sqlite3.connect(path / CATALOGUE)) as database, database:
+        database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+        for part, word, entries in database.execute("SELECT part, term, entries FROM postings LIMIT 99").fetchall():
+            try:
+                made = index._digest(part, word, entries)
+            except (TypeError, ValueError, OverflowError, AttributeError):
+                continue
+            database.execute("UPDATE postings SET digest = ? WHERE part = ? AND term = ?", (made, part, word))
+        for row in database.execute("SELECT * FROM counts").fetchall():
+            try:
+                database.execute("UPDATE counts SET digest = ?", (digest.of_counts(row[:-1]),))
+            except ValueError:
+                continue
+
+
 HARMLESS = {"a place that is negative", "a place that is the last"}
 """Places say the order and nothing else; those whose digests are right are as good as others."""
 

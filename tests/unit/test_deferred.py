@@ -118,7 +118,7 @@ def test_a_deferred_text_that_changed_on_disk_is_found_and_never_compressed(
         with pytest.raises(BlockCorruptError, match="text of chunk violet#0"):
             opened.verify()
         with pytest.raises(BankFormatError, match="document 'violet' is not as it was stored"):
-            memory.ask(opened, "Which door has the vi0let house?")
+            memory.ask(opened, "Which door has the violet house?")
     assert "violet" not in memory.parts.compressor.seen
 
 

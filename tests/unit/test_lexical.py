@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ScanConfig
+from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.recall.gate import shift_odds
-from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document
 
@@ -34,7 +34,7 @@ def test_jax_is_not_started_and_can_be_imported_later(tmp_path) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("print('started')")
     (tmp_path / "jax/lax.py").write_text("def top_k(scores, k): print('started')")
-    script = "import memrecall_kv.recall.lexical; print('found', end=' '); import jax"
+    script = "import memrecall_kv.evaluate.lexical; print('found', end=' '); import jax"
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", script],

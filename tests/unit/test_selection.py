@@ -10,8 +10,8 @@ import pytest
 from memrecall_kv import GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import InputError
+from memrecall_kv.filters import Compare, Operator
 from memrecall_kv.hosts.documents import TextCache, walk_documents
-from memrecall_kv.hosts.filters import Compare, Operator
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import ScriptedReasoner, tiny_backbone, tiny_memory

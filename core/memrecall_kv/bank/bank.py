@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import TypeVar
 
 from memrecall_kv.bank import segment
-from memrecall_kv.bank.catalogue import Catalogue
 from memrecall_kv.bank.checks import check_block, check_chunks, compare_fingerprints
 from memrecall_kv.bank.compaction import compact_segments
 from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
 from memrecall_kv.bank.failures import translated
 from memrecall_kv.bank.files import FileLayer
+from memrecall_kv.bank.finder import Finder, Scope
 from memrecall_kv.bank.metadata import storable
 from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.bank.reserve import Reserve
@@ -53,7 +53,7 @@ class MemoryBank:
     """
 
     def __init__(
-        self, directory: BankDirectory, lock: WriterLock, catalogue: Catalogue, config: BankConfig, files: FileLayer
+        self, directory: BankDirectory, lock: WriterLock, catalogue: Finder, config: BankConfig, files: FileLayer
     ) -> None:
         self.path = directory.path
         self.fingerprint: Mapping[str, str] = catalogue.fingerprint()
@@ -100,7 +100,7 @@ class MemoryBank:
             if create:
                 make_directory(path, files)
             directory, lock = BankDirectory(path), WriterLock(path, config.wait_seconds)
-        catalogue = Catalogue(
+        catalogue = Finder(
             directory,
             lock,
             read_only=read_only,
@@ -114,6 +114,9 @@ class MemoryBank:
             if catalogue.version < FORMAT_VERSION and not read_only:
                 with translated(path), lock:
                     catalogue.migrate()
+            if not read_only and not catalogue.is_of_today:
+                with translated(path), lock:
+                    catalogue.renew()
             bank = cls(directory, lock, catalogue, config, files)
             undo.pop_all()
         return bank
@@ -184,15 +187,18 @@ class MemoryBank:
             self._catalogue.enter_blocks(zip(new, places, tokens, strict=True))
 
     def deferred_documents(self) -> set[str]:
-        """Return the ids of documents some of whose chunks are still to be compressed."""
+        """Return the ids of documents some of whose chunks are still to be compressed; looks at every chunk."""
         return {doc_id for doc_id, _ in self._catalogue.deferred()}
+
+    def is_deferred(self, doc_id: str) -> bool:
+        """Return whether some chunks of a document are still to be compressed."""
+        return self._catalogue.is_deferred(doc_id)
 
     def deferred(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return the chunks that are still to be compressed, equal texts once; none if the bank is open for reading."""
         missing = [] if self.read_only else self.missing(chunks)
         # a text that was changed on the disk has no block either: that is damage, not to be compressed
-        known = {block_id for _, block_id in self._catalogue.deferred()} if missing else set()
-        return [chunk for chunk in missing if self._block_id(chunk) in known]
+        return [chunk for chunk in missing if self._catalogue.is_used(self._block_id(chunk))]
 
     def put_document(self, document: Document, chunks: Sequence[Chunk], *, defer: bool = False) -> None:
         """Add a document, or replace the one of the same id, which keeps its place. One transaction.
@@ -276,17 +282,47 @@ class MemoryBank:
         return metadata
 
     def ids(self, where: Where | None = None) -> list[str]:
-        """Return the ids of all documents, or of those a filter lets through, in the order they were added."""
-        return [doc_id for doc_id, metadata in self._catalogue.heads() if where is None or where(doc_id, metadata)]
+        """Return the ids of all documents, or of those a filter lets through as for `scope`, in the order they were added."""
+        return self._catalogue.ids(where)
 
     def chunks(self, where: Where | None = None) -> list[Chunk]:
         """Return the chunks of all documents, or of those a filter lets through, in the bank's order."""
-        return [
-            chunk
-            for doc_id, metadata, chunks in self._catalogue.listing()
-            if where is None or where(doc_id, self._catalogue.parsed(metadata))
-            for chunk in chunks
-        ]
+        return self._catalogue.chunks(self._catalogue.scope(where))
+
+    def scope(self, where: Where | None = None) -> Scope:
+        """Return what a filter lets through, looked up once for all that a question asks.
+
+        Args:
+            where: A filter of `memrecall_kv.filters` becomes a query; any other is called with the metadata of every
+                document.
+        """
+        return self._catalogue.scope(where)
+
+    def candidates(self, text: str, limit: int | None, scope: Scope) -> list[tuple[Chunk, float]]:
+        """Return the chunks that a question may need, in the bank's order, each with its share of words.
+
+        The share is BM25's score over the best one's, in [0, 1]. Those that share most words with the text come first;
+        where they are fewer than the limit, others that hold other forms of its words, and then in turn the first
+        chunks and the latest ones.
+
+        Args:
+            text: What is asked.
+            limit: Most chunks; `None` for all in the scope.
+            scope: Which chunks may be recalled.
+
+        Raises:
+            BankFormatError: If the index, or a document that it leads to, is not as it was stored.
+        """
+        return self._catalogue.candidates(text, limit, scope)
+
+    def largest(self, count: int, where: Where | None = None) -> int:
+        """Return how many chunks those documents that have most have together.
+
+        Args:
+            count: How many documents.
+            where: Lets them through, as for `scope`.
+        """
+        return self._catalogue.largest(count, where)
 
     def blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order, each compared with its checksum and de-quantised.
@@ -332,6 +368,9 @@ class MemoryBank:
                     f"The block of chunk {chunk.id} holds other memory tokens than the catalogue says.",
                     "Delete the document and ingest it again.",
                 )
+        disagreement = self._catalogue.disagreement()
+        if disagreement is not None:
+            raise BankFormatError(f"The catalogue of {self.path} is damaged: {disagreement}.", "Call compact.")
         return len(blocks)
 
     # -- inside -------------------------------------------------------------------------------------------

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from memrecall_kv.bank import digest
+from memrecall_kv.bank import derived, digest
 from memrecall_kv.bank.connection import CatalogueFile
 from memrecall_kv.bank.digest import Cut
 from memrecall_kv.bank.failures import damaged
 from memrecall_kv.bank.heading import packed, unpacked
+from memrecall_kv.bank.index import Changes
 from memrecall_kv.bank.metadata import to_json
+from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment import Place
 from memrecall_kv.errors import BankFormatError
 from memrecall_kv.types import BankStats, Chunk, Document, Heading, Metadata
 
 _LARGEST = 2**62
 """No number of ours comes near; sums of two are still numbers of SQLite's."""
-
-Listing: TypeAlias = list[tuple[str, str, list[Chunk]]]
-"""Id, metadata as JSON, and chunks of every document, in the bank's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Entry:
 class Catalogue(CatalogueFile):
     """An open catalogue: what is asked of it and entered into it."""
 
-    _listed: tuple[tuple[object, ...], Listing] | None = None
+    _derived: tuple[object, ...] | None = None
+    """The state of an old catalogue from which index and counts were made; one of today keeps them."""
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -75,27 +76,34 @@ class Catalogue(CatalogueFile):
             raise BankFormatError(f"{self.path} has no fingerprint.", "Give a directory made by ingest.")
         return found
 
-    def entries(self, doc_id: str | None = None, *, check: bool = True) -> Iterator[Entry]:
-        """Yield what is stored of all documents, in order, or of one.
+    def entries(
+        self, doc_id: str | None = None, *, places: Sequence[int] | None = None, check: bool = True
+    ) -> Iterator[Entry]:
+        """Yield what is stored of all documents, in order, or of some.
 
         Args:
-            doc_id: The one.
+            doc_id: One of them.
+            places: Those at these places, if there are any.
             check: Raise `BankFormatError` at the first that is not as it was entered.
         """
-        asked = (_DOCUMENTS, _CUTS, ()) if doc_id is None else (_DOCUMENT, _CUTS_OF_ONE, (doc_id,))
+        asked: tuple[str, str, tuple[Any, ...]] = (_DOCUMENTS, _CUTS, ())
+        if doc_id is not None:
+            asked = (_DOCUMENT, _CUTS_OF_ONE, (doc_id,))
+        elif places is not None:
+            asked = (_DOCUMENTS_AT, _CUTS_AT, (json.dumps([int(place) for place in places]),))
         documents, chunks, values = asked
         cuts: dict[int, list[Cut]] = {}
         with self._snapshot():
             rows = self._rows(documents, values)
             for place, *cut in self._rows(chunks, values):
                 cuts.setdefault(place, []).append(tuple(cut))
-            if check and doc_id is None and self._rows(_COUNT_OF_IDS) != [(len(rows),)]:
+            if check and not values and self._rows(_COUNT_OF_IDS) != [(len(rows),)]:
                 raise damaged(self.path, "there are more ids than documents, or fewer")
-        for place, found_id, text, metadata, heading, *stored in rows:
+        for place, found_id, text, metadata, heading, num_chunks, *stored in rows:
             its = tuple(cuts.get(place, ()))
             made = self._made(found_id, place, text, metadata, heading, its)
-            headings = self._headings(found_id, heading)
-            entry = Entry(place, found_id, text, metadata, *headings, its, self._is_same(tuple(stored), made))
+            is_whole = self._is_same(tuple(stored), made) and num_chunks == len(its)
+            entry = Entry(place, found_id, text, metadata, *self._headings(found_id, heading), its, is_whole)
             if check and not entry.is_whole:
                 raise self.changed(f"document {found_id!r}")
             yield entry
@@ -113,12 +121,18 @@ class Catalogue(CatalogueFile):
     def metadata(self, doc_id: str) -> dict[str, Any] | None:
         """Return a document's metadata, or `None`."""
         rows = self._rows(f"{_HEADS} WHERE id = ?", (doc_id,))
-        return self._head(*rows[0]) if rows else None
+        return self.confirmed(*rows[0]) if rows else None
 
     def heads(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield id and metadata of all documents in the order they were added; no text is read."""
         for doc_id, *row in self._rows(f"{_HEADS} ORDER BY place"):
-            yield doc_id, self._head(doc_id, *row)
+            yield doc_id, self.confirmed(doc_id, *row)
+
+    def confirmed(self, doc_id: str, place: int, metadata: str, head: bytes | None) -> dict[str, Any]:
+        """Return a row's metadata; raises `BankFormatError` if it is not as it was entered."""
+        if not self._is_same((head,), self._made(doc_id, place, "", metadata, "", ())[:1]):
+            raise self.changed(f"document {doc_id!r}")
+        return self.parsed(metadata)
 
     def parsed(self, metadata: str) -> dict[str, Any]:
         """Return metadata from their JSON; raises `BankFormatError` if it is none."""
@@ -140,7 +154,7 @@ class Catalogue(CatalogueFile):
 
     def count_chunks(self) -> int:
         """Return the number of chunks."""
-        return int(self._rows("SELECT count(*) FROM chunks")[0][0])
+        return self._counts()[1]
 
     def place(self, block_id: bytes) -> Place | None:
         """Return where a block's record lies, or `None`."""
@@ -170,9 +184,15 @@ class Catalogue(CatalogueFile):
 
     def deferred(self) -> list[tuple[str, bytes]]:
         """Return document and block id of every chunk whose block is not there."""
-        return self._rows(
-            "SELECT id, block FROM chunks JOIN documents ON place = document WHERE block NOT IN (SELECT id FROM blocks)"
-        )
+        return self._rows(_DEFERRED)
+
+    def is_deferred(self, doc_id: str) -> bool:
+        """Return whether some block of a document is not there."""
+        return bool(self._rows(f"{_DEFERRED} AND id = ? LIMIT 1", (doc_id,)))
+
+    def is_used(self, block_id: bytes) -> bool:
+        """Return whether a chunk has this block, whether it is there or not."""
+        return bool(self._rows("SELECT 1 FROM chunks WHERE block = ? LIMIT 1", (block_id,)))
 
     def ends(self) -> dict[int, int]:
         """Return where the last acknowledged record of each segment ends."""
@@ -183,26 +203,8 @@ class Catalogue(CatalogueFile):
 
     def stats(self, file_bytes: int) -> BankStats:
         """Return counts; `file_bytes` is passed through."""
-        with self._snapshot():
-            ((documents,),) = self._rows("SELECT count(*) FROM documents")
-            ((chunks, source_tokens),) = self._rows("SELECT count(*), coalesce(sum(num_tokens), 0) FROM chunks")
-            ((blocks, memory_tokens, live_bytes),) = self._rows(
-                "SELECT count(*), coalesce(sum(memory_tokens), 0), coalesce(sum(length), 0) FROM blocks "
-                "WHERE id IN (SELECT block FROM chunks)"
-            )
-        if not all(_is_count(number) for number in (source_tokens, memory_tokens, live_bytes)):
-            raise damaged(self.path, "a count is no number")
+        documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, _ = self._counts()
         return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes)
-
-    def listing(self) -> Listing:
-        """Return documents and chunks; read again only when somebody has written."""
-        with self.guard:
-            # the connection too: one that was opened again counts from the start
-            version = self._rows("PRAGMA data_version")[0][0]
-            state = (self._database, version, self._database.total_changes)
-            if self._listed is None or self._listed[0] != state:
-                self._listed = (state, [(entry.id, entry.metadata, entry.chunks) for entry in self.entries()])
-            return self._listed[1]
 
     def damage(self) -> str | None:
         """Return what SQLite's own checks find wrong, or `None`."""
@@ -213,12 +215,17 @@ class Catalogue(CatalogueFile):
             return "it has chunks of no document"
         return None
 
+    def disagreement(self) -> str | None:
+        """Return what of index and counts is not as the other tables say, or `None`."""
+        with self._derived_snapshot():
+            return derived.problem(self._database)
+
     # -- writing ------------------------------------------------------------------------------------------
 
     def enter_blocks(self, blocks: Iterable[tuple[bytes, Place, int]]) -> None:
         """Enter ids, places and memory tokens of blocks whose records are on the disk."""
         rows = [(block_id, p.segment, p.start, p.length, tokens) for block_id, p, tokens in blocks]
-        with self.transaction():
+        with self.transaction(), derived.kept_up(self._database, _NOWHERE, [row[0] for row in rows]):
             self._database.executemany(
                 "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", [(*row, digest.of_block(*row)) for row in rows]
             )
@@ -234,16 +241,25 @@ class Catalogue(CatalogueFile):
                 raise damaged(self.path, "a document has the last place there is")
             head = digest.of_head(place, document.id, metadata)
             body = _body(place, document, heading, sorted(cuts))
-            change = "UPDATE documents SET text = ?, metadata = ?, heading = ?, head = ?, body = ? WHERE place = ?"
-            row = (document.text, metadata, heading, head, body)
-            if self._database.execute(change, (*row, place)).rowcount == 0:
-                self._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", (place, document.id, *row))
-            self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
-            self._database.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts])
+            row = (document.text, metadata, heading, len(cuts), head, body)
+            with self._leaving(document.id, [block_id for *_, block_id in cuts]) as changes:
+                change = (
+                    "UPDATE documents SET text = ?, metadata = ?, heading = ?, num_chunks = ?, head = ?, body = ? "
+                    "WHERE place = ?"
+                )
+                if self._database.execute(change, (*row, place)).rowcount == 0:
+                    self._database.execute(
+                        "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (place, document.id, *row)
+                    )
+                self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
+                self._database.executemany(
+                    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts]
+                )
+                changes.add(place, [(c.index, c.num_tokens, c.judged_text) for c, _ in chunks])
 
     def remove_document(self, doc_id: str) -> bool:
         """Remove a document, its chunks, and the blocks that only it used; return whether there was one."""
-        with self.transaction():
+        with self.transaction(), self._leaving(doc_id):
             blocks = self._rows(
                 "SELECT DISTINCT block FROM chunks JOIN documents ON place = document WHERE id = ?", (doc_id,)
             )
@@ -254,14 +270,29 @@ class Catalogue(CatalogueFile):
         return removed > 0
 
     def forget_unused(self) -> None:
-        """Forget the blocks that no chunk uses."""
+        """Forget the blocks that no chunk uses, and make anew what is derived from the rest if it is damaged."""
         with self.transaction():
             self._database.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM chunks)")
+            derived.mend(self._database)
+
+    def renew(self) -> None:
+        """Make index and counts anew if another release counted words otherwise; needs the writer's lock."""
+        with self.transaction():
+            if not derived.is_of_today(self._database):
+                derived.build(self._database)
+                derived.sign(self._database)
+
+    @property
+    def is_of_today(self) -> bool:
+        """Return whether this release counts words as the index does."""
+        with self._snapshot():
+            return derived.is_of_today(self._database)
 
     def relocate(self, blocks: Iterable[tuple[bytes, Place]]) -> None:
         """Enter new places of blocks."""
-        with self.transaction():
-            for block_id, p in blocks:
+        moved = list(blocks)
+        with self.transaction(), derived.kept_up(self._database, _NOWHERE, [block_id for block_id, _ in moved]):
+            for block_id, p in moved:
                 ((tokens,),) = self._rows("SELECT memory_tokens FROM blocks WHERE id = ?", (block_id,))
                 row = (p.segment, p.start, p.length)
                 self._database.execute(
@@ -271,11 +302,40 @@ class Catalogue(CatalogueFile):
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _head(self, doc_id: str, place: int, metadata: str, head: bytes | None) -> dict[str, Any]:
-        made = self._made(doc_id, place, "", metadata, "", ())
-        if not self._is_same((head,), made[:1]):
-            raise self.changed(f"document {doc_id!r}")
-        return self.parsed(metadata)
+    @contextmanager
+    def _leaving(self, doc_id: str, blocks: Iterable[bytes] = ()) -> Iterator[Changes]:
+        """Take what a document said out of what is derived, if there was one, and what the block changes into it."""
+        try:
+            old, is_known = next(self.entries(doc_id), None), True
+        except BankFormatError:  # a damaged document can be deleted too
+            old, is_known = None, False
+        its = [block_id for *_, block_id in old.cuts] if old is not None else []
+        ((place,),) = self._rows(_PLACE_FOR, (doc_id,))
+        with derived.kept_up(self._database, place, [*its, *blocks]) as changes:
+            if old is not None:
+                changes.remove(place, [(chunk.index, chunk.num_tokens, chunk.judged_text) for chunk in old.chunks])
+            elif not is_known:
+                changes.sweep(place)
+            yield changes
+
+    def _counts(self) -> derived.Counts:
+        with self._derived_snapshot():
+            counts = derived.read(self._database)
+        if counts is None:
+            raise damaged(self.path, "its counts are not as they were stored; `compact` counts again")
+        return counts
+
+    @contextmanager
+    def _derived_snapshot(self) -> Iterator[None]:
+        """Let several reads see the same state, and what is derived from it."""
+        with self._snapshot():
+            if self.version < FORMAT_VERSION:
+                # the connection too: one that was opened again counts from the start
+                state = (self._database, self._rows("PRAGMA data_version")[0][0])
+                if self._derived != state:
+                    derived.build(self._database)
+                    self._derived = state
+            yield
 
     def _confirm_block(self, block_id: bytes, row: Sequence[int], stored: bytes | None) -> tuple[Place, int]:
         try:
@@ -313,10 +373,19 @@ class Catalogue(CatalogueFile):
 
 
 _HEADS = "SELECT id, place, metadata, head FROM documents"
-_DOCUMENTS = "SELECT place, id, text, metadata, heading, head, body FROM documents ORDER BY place"
-_DOCUMENT = "SELECT place, id, text, metadata, heading, head, body FROM documents WHERE id = ?"
+_NOWHERE = -1
+AT = "(SELECT value FROM json_each(?))"
+"""The places in a JSON list."""
+_ENTRY = "SELECT place, id, text, metadata, heading, num_chunks, head, body FROM documents"
+_DOCUMENTS = f"{_ENTRY} ORDER BY place"
+_DOCUMENT = f"{_ENTRY} WHERE id = ?"
+_DOCUMENTS_AT = f"{_ENTRY} WHERE place IN {AT} ORDER BY place"
 _COUNT_OF_IDS = "SELECT count(*) FROM main.documents INDEXED BY sqlite_autoindex_documents_1"
 _CUTS = "SELECT document, number, start, stop, num_tokens, block FROM chunks ORDER BY document, number"
+_CUTS_AT = (
+    "SELECT document, number, start, stop, num_tokens, block FROM chunks "
+    f"WHERE document IN {AT} ORDER BY document, number"
+)
 _CUTS_OF_ONE = (
     "SELECT document, number, start, stop, num_tokens, block FROM chunks "
     "WHERE document = (SELECT place FROM documents WHERE id = ?) ORDER BY number"
@@ -328,6 +397,7 @@ _LIVE_BLOCKS = (
     "SELECT id, segment, start, length, memory_tokens, digest FROM blocks "
     "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
 )
+_DEFERRED = "SELECT id, block FROM chunks JOIN documents ON place = document WHERE block NOT IN (SELECT id FROM blocks)"
 _PLACE_FOR = "SELECT coalesce((SELECT place FROM documents WHERE id = ?), (SELECT max(place) FROM documents) + 1, 1)"
 
 

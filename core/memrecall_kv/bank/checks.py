@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from memrecall_kv.bank.index import CHUNKS as MOST_CHUNKS
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.types import NO_HEADING, Chunk, Document, MemoryBlock
 
@@ -64,5 +65,11 @@ def check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
             f"The chunks of document {document.id!r} have another heading than it.",
             "Pass the chunks that were cut from this very document.",
         )
-    if len({chunk.index for chunk in chunks}) != len(chunks):
+    numbers = {chunk.index for chunk in chunks}
+    if len(numbers) != len(chunks):
         raise InputError(f"Two chunks of document {document.id!r} have the same index.", "Number them 0, 1, 2, ...")
+    if not all(0 <= number < MOST_CHUNKS for number in numbers):
+        raise InputError(
+            f"A chunk of document {document.id!r} has an index that is not from 0 to {MOST_CHUNKS - 1}.",
+            "Number them 0, 1, 2, ..., or cut the document in parts.",
+        )

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from memrecall_kv.bank import digest, schema
 from memrecall_kv.bank.directory import CATALOGUE, BankDirectory
@@ -32,6 +32,8 @@ _SHARING = 2**16
 """Bytes that are more than SQLite's files for sharing a catalogue take at first."""
 
 T = TypeVar("T")
+Values: TypeAlias = tuple[Any, ...] | Mapping[str, Any]
+"""Of a query's question marks, or of its names."""
 
 
 class CatalogueFile:
@@ -115,8 +117,7 @@ class CatalogueFile:
         """Take an older catalogue to today's format, whole or not at all; needs the writer's lock."""
         with self.transaction():
             version = schema.version_of(self._database)  # another process may have been first
-            for view in ("documents", "blocks"):
-                self._database.execute(f"DROP VIEW IF EXISTS temp.{view}")
+            schema.drop_views(self._database)
             try:
                 schema.migrate(self._database, version)
             except ValueError as error:
@@ -205,6 +206,8 @@ class CatalogueFile:
                 f"The catalogue of {self.path} has other tables than bank format {self.version}.",
                 "Give a directory made by ingest; one that somebody changed is not opened.",
             )
+        if self.version < schema.FORMAT_VERSION:
+            self._execute("PRAGMA temp_store=MEMORY")
         schema.add_views(self._database, self.version)
         if self.version > 1:
             self.bank_id = self._identity()
@@ -229,9 +232,12 @@ class CatalogueFile:
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        """Let several reads see the same state, whatever other processes write meanwhile."""
+        """Let several reads see the same state, whatever others write meanwhile; inside a transaction its own."""
         self._directory.confirm_process()
         with self.guard, translated(self.path):
+            if self._database.in_transaction:
+                yield
+                return
             self._renew()
             try:
                 self._execute("BEGIN")
@@ -240,7 +246,7 @@ class CatalogueFile:
                 if self._database.in_transaction:
                     self._database.execute("COMMIT")
 
-    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    def _rows(self, query: str, values: Values = ()) -> list[Any]:
         self._directory.confirm_process()
         with self.guard, translated(self.path):
             self._renew()
@@ -249,7 +255,7 @@ class CatalogueFile:
                 raise BankLockedError(f"Another process writes to {self.path}.", "Ask again when it is done.")
             return rows
 
-    def _execute(self, query: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def _execute(self, query: str, values: Values = ()) -> sqlite3.Cursor:
         return self._waiting(lambda: self._database.execute(query, values))
 
     def _waiting(self, call: Callable[[], T]) -> T:

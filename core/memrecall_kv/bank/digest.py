@@ -47,6 +47,11 @@ def of_bank(bank_id: str, fingerprint: str) -> bytes:
     return _digest((bank_id, str), (fingerprint, str))
 
 
+def of_counts(counts: Sequence[int]) -> bytes:
+    """Return the digest of how much a bank holds; raises like `of_head`."""
+    return _digest(*((count, int) for count in counts))
+
+
 def _digest(*values: tuple[object, type]) -> bytes:
     """Return the digest of values, each with its kind."""
     state = xxhash.xxh3_128()

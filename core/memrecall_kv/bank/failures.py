@@ -58,7 +58,8 @@ def _unusable(path: Path, error: sqlite3.OperationalError) -> BankError:
         return _full(path)
     if code == sqlite3.SQLITE_BUSY:
         return BankLockedError(f"Another process writes to the catalogue of {path}.", "Try again when it is done.")
-    if "decode to UTF-8" in str(error) or "integer overflow" in str(error):  # Python and SQL say so without a code
+    said = ("decode to UTF-8", "integer overflow", "malformed JSON", "JSON cannot hold")
+    if any(words in str(error) for words in said):  # Python and SQL say so without a code
         return damaged(path, str(error))
     return BankError(f"The catalogue of {path} cannot be used: {error}.", _remedy(path))
 

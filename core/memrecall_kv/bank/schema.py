@@ -7,9 +7,19 @@ import uuid
 from collections.abc import Callable
 from functools import cache
 
-from memrecall_kv.bank import digest
+from memrecall_kv.bank import derived, digest
 
 FORMAT_VERSION = 2
+
+DERIVED = (
+    """CREATE TABLE postings (
+    part INTEGER NOT NULL, term TEXT NOT NULL, entries BLOB NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (part, term)) WITHOUT ROWID""",
+    """CREATE TABLE counts (
+    documents INTEGER NOT NULL, chunks INTEGER NOT NULL, source_tokens INTEGER NOT NULL, blocks INTEGER NOT NULL,
+    memory_tokens INTEGER NOT NULL, live_bytes INTEGER NOT NULL, postings INTEGER NOT NULL, digest BLOB NOT NULL)""",
+)
+"""What is made from the other tables: the candidate index and how much there is."""
 
 _SCHEMAS: dict[int, tuple[str, ...]] = {
     1: (
@@ -29,7 +39,7 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
         """CREATE TABLE documents (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL,
-    heading TEXT NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL)""",
+    heading TEXT NOT NULL, num_chunks INTEGER NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL)""",
         """CREATE TABLE blocks (
     id BLOB PRIMARY KEY, segment INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
     memory_tokens INTEGER NOT NULL, digest BLOB NOT NULL)""",
@@ -38,13 +48,18 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
     start INTEGER NOT NULL, stop INTEGER NOT NULL, num_tokens INTEGER NOT NULL, block BLOB NOT NULL,
     PRIMARY KEY (document, number))""",
         "CREATE INDEX chunks_by_block ON chunks(block)",
+        # all that filters ask for, without the texts between
+        "CREATE INDEX documents_by_size ON documents(num_chunks, metadata, id)",
+        *DERIVED,
     ),
 }
 
 _VIEWS: dict[int, tuple[str, ...]] = {
     1: (
-        "CREATE TEMP VIEW documents AS SELECT *, '' AS heading, NULL AS head, NULL AS body FROM main.documents",
+        """CREATE TEMP VIEW documents AS SELECT *, '' AS heading, NULL AS head, NULL AS body,
+    (SELECT count(*) FROM chunks WHERE document = place) AS num_chunks FROM main.documents""",
         "CREATE TEMP VIEW blocks AS SELECT *, NULL AS digest FROM main.blocks",
+        *(statement.replace("CREATE", "CREATE TEMP", 1) for statement in DERIVED),
     ),
 }
 """What lets a reader, who may not migrate, ask an old catalogue as if it were of today."""
@@ -93,6 +108,8 @@ def create(database: sqlite3.Connection, fingerprint: str) -> None:
         database.execute(statement)
     claim(database, fingerprint)
     _identify(database, fingerprint)
+    derived.build(database)
+    derived.sign(database)
     database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
 
 
@@ -111,6 +128,12 @@ def add_views(database: sqlite3.Connection, version: int) -> None:
     """Let a connection ask a catalogue of an older version as if it were of today's."""
     for statement in _VIEWS.get(version, ()):
         database.execute(statement)
+
+
+def drop_views(database: sqlite3.Connection) -> None:
+    """Take back what `add_views` did, inside a transaction."""
+    for kind, name in database.execute("SELECT type, name FROM sqlite_temp_master WHERE sql IS NOT NULL").fetchall():
+        database.execute(f"DROP {kind} temp.{name}")
 
 
 def _objects(database: sqlite3.Connection) -> frozenset[tuple[str, str, str, str | None]]:
@@ -135,7 +158,7 @@ def _identify(database: sqlite3.Connection, fingerprint: str) -> None:
 
 
 def _add_digests(database: sqlite3.Connection) -> None:
-    """1 to 2: a digest to every row, no heading to any document, and an id to the bank."""
+    """1 to 2: a digest to every row, no heading to any document, an id to the bank, and an index."""
     database.execute("DROP INDEX chunks_by_block")
     for table in ("chunks", "documents", "blocks"):
         database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
@@ -148,13 +171,15 @@ def _add_digests(database: sqlite3.Connection) -> None:
         query = "SELECT number, start, stop, num_tokens, block FROM chunks WHERE document = ? ORDER BY number"
         cuts = database.execute(query, (place,)).fetchall()
         digests = digest.of_head(place, doc_id, metadata), digest.of_body(place, doc_id, text, "", cuts)
-        database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?)", (*row, *digests))
+        database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, ?)", (*row, len(cuts), *digests))
     for block in database.execute("SELECT * FROM old_blocks"):
         database.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (*block, digest.of_block(*block)))
     for table in ("chunks", "documents", "blocks"):
         database.execute(f"DROP TABLE old_{table}")
     ((fingerprint,),) = database.execute("SELECT value FROM meta WHERE key = 'fingerprint'")
     _identify(database, fingerprint)
+    derived.build(database)
+    derived.sign(database)
 
 
 _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_digests}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memrecall_kv.config import check_count
-from memrecall_kv.hosts.filters import AmongIds, Filter
+from memrecall_kv.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.types import NO_HEADING, Document, Event, Heading, Opened, Where
 
@@ -53,8 +52,7 @@ def walk_documents(
 
 def blocks_for(bank: MemoryBank, top_n: int, where: Where | None = None) -> int:
     """Return the fewest blocks that are sure to belong to `top_n` documents."""
-    sizes = sorted(Counter(chunk.doc_id for chunk in bank.chunks(where)).values(), reverse=True)
-    return sum(sizes[: top_n - 1]) + 1
+    return bank.largest(top_n - 1, where) + 1
 
 
 class TextCache:

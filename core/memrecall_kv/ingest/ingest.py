@@ -49,10 +49,9 @@ class Ingestion:
                 anything else, which need not fit in memory, each as it comes.
         """
         started = time.perf_counter()
-        deferred = set() if self.defer else self.bank.deferred_documents()
         forms = [storable(document) for document in documents] if isinstance(documents, Sequence) else None
         for document in map(storable, documents) if forms is None else forms:
-            if self.bank.holds(document) and document.id not in deferred:
+            if self.bank.holds(document) and (self.defer or not self.bank.is_deferred(document.id)):
                 self._count("documents_unchanged", 1)
                 continue
             chunks = self.chunk(document)

@@ -92,7 +92,7 @@ def answered(walk: Walk, text: str, *, found: bool, grounded: bool) -> Answer:
 def _usage(walk: Walk) -> Usage:
     stats = walk.bank.stats()
     return Usage(
-        blocks_total=len(walk.bank.chunks(walk.where)),
+        blocks_total=walk.relevance.total,
         blocks_scored=walk.relevance.scored,
         blocks_opened=len(walk.recalls),
         memory_tokens_read=walk.tally.memory_tokens,

@@ -16,7 +16,7 @@ from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.recall.scan import Decision, scan, second_look
-from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, Where, WorkingMemory
+from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, WorkingMemory
 
 
 @dataclass
@@ -25,7 +25,6 @@ class Walk:
 
     question: str
     bank: MemoryBank
-    where: Where | None
     relevance: Relevance
     blocks: BlockReader
     reasoner: Reasoner

@@ -9,7 +9,7 @@ from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidate, Candidates
 from memrecall_kv.recall.gate import Gate, shift_odds
-from memrecall_kv.types import Chunk, Where, WorkingMemory
+from memrecall_kv.types import Chunk, WorkingMemory
 
 
 class Relevance:
@@ -24,7 +24,6 @@ class Relevance:
         blocks: Reads what is judged.
         scheduler: Runs it.
         limit: Most candidates under one state of the notes; `None` for all.
-        where: Which documents may be recalled.
         word_weight: Of a candidate's words in the log-odds.
 
     Attributes:
@@ -41,16 +40,20 @@ class Relevance:
         scheduler: Scheduler,
         *,
         limit: int | None,
-        where: Where | None,
         word_weight: float,
     ) -> None:
         self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
-        self._scheduler, self._limit, self._where, self._word_weight = scheduler, limit, where, word_weight
+        self._scheduler, self._limit, self._word_weight = scheduler, limit, word_weight
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
         self._chunks: dict[str, Chunk] = {}
         self._scores: dict[tuple[str, str, bool], float] = {}
         self.notes = WorkingMemory()
         self.scored = 0
+
+    @property
+    def total(self) -> int:
+        """Return how many blocks could be judged."""
+        return self._candidates.total
 
     def closed(self, opened: Collection[str]) -> list[str]:
         """Return the ids of candidates that are not open; see `Pool`."""
@@ -81,7 +84,7 @@ class Relevance:
         """Return the candidates under the notes of the moment, by the ids of their chunks."""
         known = self.notes.text
         if known not in self._proposed:
-            proposed = self._candidates.propose(self._question, self.notes, self._limit, self._where)
+            proposed = self._candidates.propose(self._question, self.notes, self._limit)
             self._proposed[known] = {candidate.chunk.id: candidate for candidate in proposed}
             self._chunks |= {candidate.chunk.id: candidate.chunk for candidate in proposed}
         return self._proposed[known]

@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
-from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.train.data import Example
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
 

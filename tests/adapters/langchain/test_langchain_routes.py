@@ -23,8 +23,6 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from memrecall_kv.errors import InputError
-from memrecall_kv.recall import candidates
-from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
 
@@ -145,19 +143,13 @@ async def test_a_batch_of_mixed_inputs_gives_what_single_calls_give(ask, width):
     assert {place: without_seconds(result) for place, result in completed.items()} == dict(enumerate(single))
 
 
-def test_a_batch_opens_the_bank_and_makes_the_word_index_once(worded, bank, monkeypatch):
+def test_a_batch_opens_the_bank_once(worded, bank, monkeypatch):
     memory = tiny_memory(worded.config, backbone=worded.backbone)
-    opened, indexed, open_bank = [], [], memory.open_bank
-
-    def counted(texts, split):
-        indexed.append(texts)
-        return LexicalIndex(texts, split)
-
+    opened, open_bank = [], memory.open_bank
     monkeypatch.setattr(memory, "open_bank", lambda *where, **how: opened.append(where) or open_bank(*where, **how))
-    monkeypatch.setattr(candidates, "LexicalIndex", counted)
     ask = MemRecallRunnable(bank=bank.path, memory=memory, top_k=2)
     assert len(ask.batch([f"Who does job {number}?" for number in range(16)])) == 16
-    assert (len(opened), len(indexed)) == (1, 1)
+    assert len(opened) == 1
     ask.close()
 
 

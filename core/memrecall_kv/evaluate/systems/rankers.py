@@ -15,9 +15,9 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.config import GateConfig
 from memrecall_kv.evaluate.encoder import shared_encoder
+from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.evaluate.shelf import ChunkShelf
 from memrecall_kv.recall.gate import LikelihoodGate
-from memrecall_kv.recall.lexical import LexicalIndex
 from memrecall_kv.types import WorkingMemory
 
 _RRF = 60

@@ -1,7 +1,7 @@
 """Which documents may be recalled, as data: comparisons of metadata, joined by and, or and not.
 
 Adapters translate their host's syntax into such a tree. A tree is a `Where`; it holds no code, so that it can be
-compared, printed, pickled, and later be turned into a query.
+compared, printed, pickled, and turned into a query (`bank/where.py`).
 """
 
 from __future__ import annotations
