@@ -112,15 +112,18 @@ class Finder(Catalogue):
 
     def _ends(self, count: int, scope: Scope) -> Iterator[int]:
         """Yield the keys of the first and the latest chunks of a scope, in turn."""
-        first, last = ([], [])
-        for order, keys in (("", first), (" DESC", last)):
-            inside, values = "", (2 * count,)
-            if scope.places is not None:
-                places = scope.places[:count] if keys is first else scope.places[-count:]
-                inside, values = f"WHERE document IN {AT} ", (json.dumps(places.tolist()), 2 * count)
-            query = f"SELECT document, number FROM chunks {inside}ORDER BY document{order}, number{order} LIMIT ?"
-            keys += [place * index.CHUNKS + number for place, number in self._rows(query, values)]
+        first, last = (self._end(count, order, scope) for order in ("ASC", "DESC"))
         return (key for pair in zip_longest(first, last) for key in pair if key is not None)
+
+    def _end(self, count: int, order: str, scope: Scope) -> list[int]:
+        """Return the keys of a scope's first chunks, or of its last ones, the last first."""
+        inside, values = "", tuple[Any, ...]()
+        if scope.places is not None:
+            places = scope.places[:count] if order == "ASC" else scope.places[-count:]
+            inside, values = f"WHERE document IN {AT}", (json.dumps(places.tolist()),)
+        query = f"SELECT document, number FROM chunks {inside} ORDER BY document {order}, number {order} LIMIT ?"
+        rows = self._rows(query, (*values, count))
+        return [place * index.CHUNKS + number for place, number in rows]
 
     def _inside(self, scope: Scope, places: NDArray[np.int64] | None) -> Iterator[Entry]:
         """Yield the documents at these places, as far as they are still in the scope."""
@@ -155,7 +158,7 @@ class Finder(Catalogue):
 
     def _matches_one_by_one(self, where: Where, column: str, places: Sequence[int] | None) -> Iterator[tuple[int, Any]]:
         """Yield the same of some documents, or of all, asking the filter itself."""
-        query, values = f"SELECT place, {column}, id, metadata, head FROM documents", ()
+        query, values = f"SELECT place, {column}, id, metadata, head FROM documents", tuple[Any, ...]()
         if places is not None:
             query, values = f"{query} WHERE place IN {AT}", (json.dumps(places),)
         for place, value, doc_id, metadata, head in self._rows(query, values):

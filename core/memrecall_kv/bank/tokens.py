@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-import Stemmer
+import Stemmer  # type: ignore[import-not-found]  # ships no types
 
 VERSION = f"1 {Stemmer.version()}"
 """Of what `tokens` returns; an index made by another one is made anew."""
