@@ -201,7 +201,7 @@ def test_a_bank_lets_through_what_the_filter_itself_does(
             document = storable(Document(str(place), "", metadata))
             row = (place, document.id, "", to_json(document), place + 1)
             head = digest.of_head(place, document.id, row[3])
-            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, x'')", (*row, head))
+            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, x'')", (*row, head))
     stored = [storable(Document(str(place), "", metadata)) for place, metadata in enumerate(listed)]
     right = [place for place, each in enumerate(stored) if filter(each.id, each.metadata)]
     scope = finder.scope(filter)
@@ -215,7 +215,7 @@ def test_a_filter_is_a_query_that_reads_no_metadata_in_python(finder: Finder, mo
         for place in range(3):
             head = digest.of_head(place, str(place), '{"page": 1, "tags": ["a"]}')
             row = (place, str(place), "", '{"page": 1, "tags": ["a"]}', 1, head)
-            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, x'')", row)
+            finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, x'')", row)
     read = []
     monkeypatch.setattr(finder, "parsed", lambda metadata: read.append(metadata) or {"page": 1})
     for each in (
