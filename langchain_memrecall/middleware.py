@@ -23,7 +23,7 @@ from memrecall_kv.errors import (
     MissingDependencyError,
     UnsupportedModelError,
 )
-from memrecall_kv.hosts.filters import AmongIds, Compare, Filter, Operator, all_of
+from memrecall_kv.filters import AmongIds, Compare, Filter, Operator, all_of
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.types import Document, Event, Recall
 

@@ -282,7 +282,7 @@ class MemoryBank:
         return metadata
 
     def ids(self, where: Where | None = None) -> list[str]:
-        """Return the ids of all documents, or of those a filter lets through as for `scope`, in the order they were added."""
+        """Return the ids of all documents, or of those a filter lets through, in order; `where` as for `scope`."""
         return self._catalogue.ids(where)
 
     def chunks(self, where: Where | None = None) -> list[Chunk]:
