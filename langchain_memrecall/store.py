@@ -203,9 +203,7 @@ class MemRecallStore(VectorStore):
         if ids is None or isinstance(ids, str):
             raise InputError(f"Expected a list of ids to delete, got {ids!r}.", "Name each document to forget.")
         with self._bank.writing() as writable:
-            for doc_id in map(str, ids):
-                if doc_id in writable:
-                    writable.delete(doc_id)
+            writable.delete_many(doc_id for doc_id in map(str, ids) if doc_id in writable)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:

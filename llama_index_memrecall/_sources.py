@@ -117,9 +117,11 @@ class Mirror:
         with self.bank.writing() as writable:
             # the first time, also what an earlier process left behind
             stored = [document.id for document in writable.documents()] if before is None else [*old, *changed]
-            for node_id in stored:
-                if node_id not in self._known and node_id in writable and owner_of(writable.metadata(node_id)) == owner:
-                    writable.delete(node_id)
+            writable.delete_many(
+                node_id
+                for node_id in stored
+                if node_id not in self._known and node_id in writable and owner_of(writable.metadata(node_id)) == owner
+            )
             self._memory.get().ingest(writable, documents, show_progress=show_progress)
         self._synced = state
 

@@ -144,9 +144,7 @@ class MemRecallRetriever(BaseRetriever):
         with retriever._bank.writing() as writable:
             retriever.lazy_memory.get().ingest(writable, documents, show_progress=show_progress)
             # what a node said before it became empty must not be recalled
-            for node_id in sorted(silent):
-                if node_id in writable:
-                    writable.delete(node_id)
+            writable.delete_many(node_id for node_id in sorted(silent) if node_id in writable)
         return retriever
 
     @classmethod

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from memrecall_kv.bank import segment
-from memrecall_kv.bank.checks import check_block, check_chunks, compare_fingerprints
+from memrecall_kv.bank.checks import check_block, check_chunks, check_ids, compare_fingerprints
 from memrecall_kv.bank.compaction import compact_segments
 from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
 from memrecall_kv.bank.failures import translated
@@ -28,11 +28,11 @@ from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.bank.reserve import Reserve
 from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment_writer import SegmentWriter
+from memrecall_kv.bank.verification import verify_bank
 from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import (
     BankError,
-    BankFormatError,
     BankFullError,
     BlockCorruptError,
     InputError,
@@ -201,37 +201,60 @@ class MemoryBank:
         return [chunk for chunk in missing if self._catalogue.is_used(self._block_id(chunk))]
 
     def put_document(self, document: Document, chunks: Sequence[Chunk], *, defer: bool = False) -> None:
-        """Add a document, or replace the one of the same id, which keeps its place. One transaction.
+        """Add a document, or replace the one of the same id; see `put_documents`."""
+        self.put_documents([(document, chunks)], defer=defer)
 
-        Blocks that only the replaced text used stay until `compact`: another document may be about to use them.
+    def put_documents(self, items: Iterable[tuple[Document, Sequence[Chunk]]], *, defer: bool = False) -> None:
+        """Add documents, or replace those of the same ids, which keep their places. One transaction: all or none.
+
+        Blocks that only a replaced text used stay until `compact`: another document may be about to use them.
 
         Args:
-            document: Its text, heading and metadata.
-            chunks: The spans of it that can be recalled.
+            items: Documents, each with the spans of it that can be recalled.
             defer: Their blocks may come later.
 
         Raises:
-            InputError: If a chunk is none of the document's or its block is not stored, or the metadata is not JSON.
+            InputError: If a chunk is none of its document's or its block is not stored, or the metadata is not JSON.
         """
-        check_chunks(document, chunks)
+        items = list(items)
+        if not items:
+            return
+        for document, chunks in items:
+            check_chunks(document, chunks)
         with self._writing():
-            absent = self.missing(chunks)
-            if absent and not defer:
+            absent = [] if defer else self.missing([chunk for _, chunks in items for chunk in chunks])
+            if absent:
                 raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
-            replaces = document.id in self
-            self._catalogue.enter_document(document, [(chunk, self._block_id(chunk)) for chunk in chunks])
+            replaces = any(document.id in self for document, _ in items)
+            with self._catalogue.transaction():
+                for document, chunks in items:
+                    self._catalogue.enter_document(document, [(chunk, self._block_id(chunk)) for chunk in chunks])
             if replaces:
                 self._catalogue.empty_log()
 
     def delete(self, doc_id: str) -> None:
-        """Delete a document: its text at once, the bytes of its blocks with the next `compact`.
+        """Delete a document; see `delete_many`."""
+        self.delete_many([doc_id])
+
+    def delete_many(self, doc_ids: Iterable[str]) -> None:
+        """Delete documents: their texts at once, the bytes of their blocks with the next `compact`. All or none.
 
         Raises:
-            InputError: If there is no such document.
+            InputError: If one of them is not there.
         """
+        check_ids(doc_ids)
+        wanted = dict.fromkeys(doc_ids)
+        if not wanted:
+            return
+
+        def remove() -> None:
+            with self._catalogue.transaction():
+                for doc_id in wanted:
+                    if not self._catalogue.remove_document(doc_id):
+                        raise self._unknown(doc_id)
+
         with self._writing():
-            if not self._rescued(lambda: self._catalogue.remove_document(doc_id)):
-                raise self._unknown(doc_id)
+            self._rescued(remove)
             self._catalogue.empty_log()
 
     def compact(self) -> int:
@@ -344,34 +367,7 @@ class MemoryBank:
             BankFormatError: If the catalogue is damaged: its pages, or what it says of a document or a block.
             BlockCorruptError: If a block or the text it stands for is; the message names the chunk.
         """
-        damage = self._catalogue.damage()
-        if damage is not None:
-            raise BankFormatError(f"The catalogue of {self.path} is damaged: {damage}.", "Restore it or ingest again.")
-        deferred = {block_id for _, block_id in self._catalogue.deferred()}
-        blocks: dict[bytes, Chunk] = {}
-        for entry in self._catalogue.entries(check=False):
-            for chunk, (*_, block_id) in zip(entry.chunks, entry.cuts, strict=True):
-                # a block's id is made from the text
-                if self._block_id(chunk) != block_id:
-                    raise BlockCorruptError(
-                        f"The text of chunk {chunk.id} is not the one its block was made from.", "Ingest it again."
-                    )
-                if block_id not in deferred:
-                    blocks.setdefault(block_id, chunk)
-            if not entry.is_whole:
-                raise self._catalogue.changed(f"document {entry.id!r}")
-            self._catalogue.parsed(entry.metadata)
-        tokens = self._catalogue.confirm_blocks()
-        for block_id, chunk in blocks.items():
-            if segment.layout(self._record(chunk), chunk.id).memory_tokens != tokens.get(block_id):
-                raise BlockCorruptError(
-                    f"The block of chunk {chunk.id} holds other memory tokens than the catalogue says.",
-                    "Delete the document and ingest it again.",
-                )
-        disagreement = self._catalogue.disagreement()
-        if disagreement is not None:
-            raise BankFormatError(f"The catalogue of {self.path} is damaged: {disagreement}.", "Call compact.")
-        return len(blocks)
+        return verify_bank(self._catalogue, self._block_id, self._record)
 
     # -- inside -------------------------------------------------------------------------------------------
 

@@ -73,3 +73,9 @@ def check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
             f"A chunk of document {document.id!r} has an index that is not from 0 to {MOST_CHUNKS - 1}.",
             "Number them 0, 1, 2, ..., or cut the document in parts.",
         )
+
+
+def check_ids(doc_ids: object) -> None:
+    """Raise `InputError` if one text is given where several ids are expected."""
+    if isinstance(doc_ids, str | bytes):
+        raise InputError(f"Expected ids of documents, got the text {doc_ids!r}.", "Give a list of ids.")

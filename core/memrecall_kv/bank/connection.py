@@ -101,9 +101,12 @@ class CatalogueFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what the block does, or nothing, while the writer's lock is held."""
+        """Commit what the block does, or nothing, while the writer's lock is held; inside another one, with that."""
         self._directory.confirm_process()
         with self.guard, translated(self.path):
+            if self._database.in_transaction:
+                yield
+                return
             try:
                 self._execute("BEGIN IMMEDIATE")
                 self._lock.confirm()

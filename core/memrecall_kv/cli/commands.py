@@ -250,8 +250,7 @@ def delete(
                 f"Expected ids of documents in {bank}, got {', '.join(unknown)}.",
                 "See them with: memrecall-kv inspect",
             )
-        for doc_id in dict.fromkeys(doc_ids):
-            opened.delete(doc_id)
+        opened.delete_many(doc_ids)
     if as_json:
         show.print_json({"deleted": doc_ids})
     else:

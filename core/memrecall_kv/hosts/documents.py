@@ -91,8 +91,7 @@ class TextCache:
             BankError: If the cache cannot be written.
         """
         with self._bank.writing() as writable:
-            for document in writable.documents():
-                writable.delete(document.id)
+            writable.delete_many(document.id for document in writable.documents())
             writable.compact()
 
     def close(self) -> None:

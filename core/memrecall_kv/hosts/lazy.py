@@ -125,8 +125,7 @@ class LazyBank:
         """Delete the documents for which `where` is true, and return how many there were."""
         with self.writing() as writable:
             found = writable.ids(where)
-            for doc_id in found:
-                writable.delete(doc_id)
+            writable.delete_many(found)
         return len(found)
 
     def remove_at_end(self) -> None:

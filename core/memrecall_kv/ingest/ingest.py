@@ -79,12 +79,15 @@ class Ingestion:
             self._count("source_tokens", tokens)
             self._done += tokens
             self._report()
+        changed: dict[str, tuple[Document, list[Chunk]]] = {}
         for document, waiting in self._waiting:
-            if self.bank.holds(document):  # only its blocks were not there
-                self._count("documents_unchanged", 1)
+            if changed[document.id][0] == document if document.id in changed else self.bank.holds(document):
+                self._count("documents_unchanged", 1)  # only its blocks were not there
                 continue
-            self._count("documents_updated" if document.id in self.bank else "documents_added", 1)
-            self.bank.put_document(document, waiting, defer=self.defer)
+            is_known = document.id in changed or document.id in self.bank
+            self._count("documents_updated" if is_known else "documents_added", 1)
+            changed[document.id] = document, waiting
+        self.bank.put_documents(changed.values(), defer=self.defer)
         self._waiting.clear()
 
     def _report(self) -> None:
