@@ -120,11 +120,14 @@ class BankConfig(Config):
     Attributes:
         storage: `int8` (keys per channel, values per token), `int4`, or `native`: the dtype they were made in.
         segment_bytes: A segment file is closed when it is at least this long.
+        max_bytes: Bytes that blocks may take; texts are not counted. Beyond it, what was opened longest ago is evicted,
+            and compressed again when a question comes near. `None` for any number.
         wait_seconds: How long a writer waits for another one, and a reader for what takes all others out.
     """
 
     storage: Literal["native", "int8", "int4"] = "int8"
     segment_bytes: int = Field(default=256 * 2**20, ge=4096)
+    max_bytes: int | None = Field(default=None, ge=1)
     wait_seconds: float = Field(default=5.0, ge=0.0, le=3600.0)
 
 

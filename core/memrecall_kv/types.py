@@ -253,7 +253,7 @@ class IngestReport:
         documents_unchanged: Documents that were in the bank already.
         chunks_compressed: Chunks that went through the compressor.
         chunks_reused: Chunks whose block was in the bank already.
-        chunks_deferred: Chunks left for the first question that comes near them.
+        chunks_deferred: Chunks left for the first question that comes near them, as asked or for lack of room.
         source_tokens: Tokens of the compressed chunks.
         seconds: Wall-clock time.
     """
@@ -280,6 +280,8 @@ class BankStats:
         memory_tokens: Memory tokens of the distinct blocks.
         live_bytes: Bytes of the blocks in use.
         file_bytes: Bytes of all segment files, what `compact` would free included.
+        chunks_deferred: Chunks that were never compressed.
+        chunks_evicted: Chunks whose block made room for others.
     """
 
     documents: int = 0
@@ -289,6 +291,8 @@ class BankStats:
     memory_tokens: int = 0
     live_bytes: int = 0
     file_bytes: int = 0
+    chunks_deferred: int = 0
+    chunks_evicted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

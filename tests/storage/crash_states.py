@@ -19,7 +19,7 @@ from pathlib import Path
 import shim
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import BankFormatError
-from storage_trace import NATIVE, STEPS, WrongError, content, goes_on, open_bank
+from storage_trace import BUDGET, EVICTS, NATIVE, STEPS, WrongError, content, goes_on, open_bank
 
 _SECTOR = 512
 
@@ -173,7 +173,7 @@ def check(folder: Path, root: str, state: State, acknowledged: int) -> None:
     except BankFormatError:
         if acknowledged >= 0:
             raise
-    with open_bank(folder / "bank") as bank:
+    with open_bank(folder / "bank", BUDGET if acknowledged >= EVICTS else NATIVE) as bank:
         found = content(bank)
         if found not in allowed:
             raise WrongError(f"it holds {[document.id for document in found]}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import MemRecallError
 from memrecall_kv.types import Document
-from storage_trace import LARGE, NEW, OLD, OTHER, WrongError, content, goes_on, open_bank, put
+from storage_trace import BUDGET, LARGE, NEW, OLD, OTHER, WrongError, content, goes_on, open_bank, put
 
 State = dict[str, Document]
 Change = Callable[[State], State]
@@ -85,18 +85,18 @@ class Run:
         self._attempt(bank.close)
         self.calls = self._calls.calls_made()
         self._calls.calls_fail(-1, 0, 0)
-        with open_bank(self._folder) as again:
+        with open_bank(self._folder, BUDGET) as again:
             self._compare(again)
             goes_on(again)
 
     def _opened(self) -> MemoryBank:
         for _ in range(3):
             try:
-                return open_bank(self._folder)
+                return open_bank(self._folder, BUDGET)
             except MemRecallError:
                 self.errors += 1
         self._calls.calls_fail(-1, 0, 0)
-        return open_bank(self._folder)
+        return open_bank(self._folder, BUDGET)
 
     def _attempt(self, call: Callable[[], object]) -> bool:
         try:

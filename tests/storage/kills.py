@@ -17,7 +17,7 @@ from pathlib import Path
 
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.errors import BankError, BankLockedError, InputError, MemRecallError
-from storage_trace import WrongError, block_of, content, open_bank, put, versioned
+from storage_trace import BUDGET, NATIVE, WrongError, block_of, content, open_bank, put, versioned
 
 _DOCUMENTS = 40
 State = dict[str, int]
@@ -25,9 +25,9 @@ State = dict[str, int]
 
 
 def write(path: Path, seed: int, first: int) -> None:
-    """Change a bank for ever; say before and after each change what it is."""
-    source = random.Random(seed)
-    bank = open_bank(path)
+    """Change a bank for ever, with odd seeds under a budget; say before and after each change what it is."""
+    source, config = random.Random(seed), BUDGET if seed % 2 else NATIVE
+    bank = open_bank(path, config)
     names = [document.id for document in bank.documents()]
     for version in range(first, sys.maxsize):
         kind = source.choices(("put", "delete", "compact", "reopen"), (60, 20, 10, 10))[0]
@@ -38,6 +38,7 @@ def write(path: Path, seed: int, first: int) -> None:
         sys.stdout.write(f"begin {step}\n")
         sys.stdout.flush()
         if kind == "put":
+            bank.budget.mark_opened(source.sample(chunks := bank.chunks(), min(3, len(chunks))))
             put(bank, versioned(doc_id, version))
             names.append(doc_id)
         elif kind == "delete":
@@ -48,7 +49,7 @@ def write(path: Path, seed: int, first: int) -> None:
                 bank.compact()
         else:
             bank.close()
-            bank = open_bank(path)
+            bank = open_bank(path, config)
         sys.stdout.write(f"done {step}\n")
         sys.stdout.flush()
 

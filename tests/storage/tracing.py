@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from storage_trace import STEPS, open_bank
+from storage_trace import BUDGET, EVICTS, NATIVE, STEPS, open_bank
 
 REOPENS = 5
-"""Before this step the bank is closed and opened again."""
+"""Before this step, too, the bank is closed and opened again."""
 
 
 def main(root: Path) -> None:
@@ -16,9 +16,9 @@ def main(root: Path) -> None:
         bank = open_bank(root / "bank")
         acks.write(b"0\n")
         for number, (step, _) in enumerate(STEPS, 1):
-            if number == REOPENS:
+            if number in (REOPENS, EVICTS):
                 bank.close()
-                bank = open_bank(root / "bank")
+                bank = open_bank(root / "bank", BUDGET if number >= EVICTS else NATIVE)
             step(bank)
             acks.write(b"%d\n" % number)
         bank.close()

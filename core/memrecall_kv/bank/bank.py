@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from weakref import proxy
 
 from memrecall_kv.bank import segment
+from memrecall_kv.bank.budget import Budget, segment_bytes
 from memrecall_kv.bank.checks import check_block, check_chunks, check_ids, compare_fingerprints
 from memrecall_kv.bank.compaction import compact_segments
 from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
@@ -31,15 +32,8 @@ from memrecall_kv.bank.segment_writer import SegmentWriter
 from memrecall_kv.bank.verification import verify_bank
 from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
-from memrecall_kv.errors import (
-    BankError,
-    BankFullError,
-    BlockCorruptError,
-    InputError,
-)
+from memrecall_kv.errors import BankError, BlockCorruptError, InputError
 from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Where
-
-T = TypeVar("T")
 
 
 class MemoryBank:
@@ -50,6 +44,7 @@ class MemoryBank:
     Attributes:
         path: The directory, absolute: what `chdir` does later makes no difference.
         fingerprint: What the blocks are made with.
+        budget: How many bytes the blocks may take, and what is evicted otherwise.
     """
 
     def __init__(
@@ -61,10 +56,14 @@ class MemoryBank:
         self._lock = lock
         self._catalogue = catalogue
         self._storage = config.storage
-        self._writer = SegmentWriter(directory, lock, config.segment_bytes, files, catalogue)
+        self._writer = SegmentWriter(directory, lock, segment_bytes(config), files, catalogue)
         self._salt = json.dumps(dict(sorted(self.fingerprint.items()))) + "\0"
         self._reserve = Reserve(self.path)
         self._one_writes = threading.RLock()
+        here = proxy(self)  # a bank that nobody holds goes at once
+        self.budget = Budget(
+            config.max_bytes, catalogue, self._writer, lambda c: here._block_id(c), lambda: here._writing()
+        )
 
     @classmethod
     def open(
@@ -146,14 +145,14 @@ class MemoryBank:
         """Close files and give the writer's lock back. Closing twice is no mistake, nor is closing a forked copy."""
         if self._directory.is_of_this_process:
             with self._one_writes:
+                self._close_budget()
                 self._catalogue.close()
                 self._lock.release()
 
     # -- writing ------------------------------------------------------------------------------------------
 
     def holds(self, document: Document) -> bool:
-        """Return whether this very text, heading and metadata are stored under the document's id."""
-        # as it would come back
+        """Return whether this very text, heading and metadata are stored under the id, as they would come back."""
         return self._catalogue.document(document.id) == storable(document)
 
     def missing(self, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -170,6 +169,7 @@ class MemoryBank:
             InputError: If a block's shapes do not fit together, or it holds NaN or infinity.
             BankFullError: If the disk is full.
             BankLockedError: If another process writes.
+            ConfigError: If one is larger than `bank.max_bytes`.
         """
         if not items:
             return
@@ -181,10 +181,12 @@ class MemoryBank:
             records = [
                 segment.pack(key, quantize(block, self._storage), self._catalogue.bank_id) for key, block in new.items()
             ]
+            self.budget.check(records)
             with translated(self.path):
                 places = self._writer.append(records)
             tokens = (block.num_memory_tokens for block in new.values())
             self._catalogue.enter_blocks(zip(new, places, tokens, strict=True))
+            self.budget.stored(dict(zip(new, places, strict=True)))
 
     def deferred_documents(self) -> set[str]:
         """Return the ids of documents some of whose chunks are still to be compressed; looks at every chunk."""
@@ -223,6 +225,7 @@ class MemoryBank:
             check_chunks(document, chunks)
         with self._writing():
             absent = [] if defer else self.missing([chunk for _, chunks in items for chunk in chunks])
+            absent = [chunk for chunk in absent if not self._catalogue.is_evicted(self._block_id(chunk))]
             if absent:
                 raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
             replaces = any(document.id in self for document, _ in items)
@@ -254,7 +257,8 @@ class MemoryBank:
                         raise self._unknown(doc_id)
 
         with self._writing():
-            self._rescued(remove)
+            self._reserve.rescued(remove)
+            self.budget.recount()
             self._catalogue.empty_log()
 
     def compact(self) -> int:
@@ -270,15 +274,14 @@ class MemoryBank:
             BlockCorruptError: If a block in use is damaged; its segment stays as it is.
         """
         with self._writing(), translated(self.path):
-            before = self._file_bytes()
-            self._rescued(self._catalogue.forget_unused)
+            before = self._writer.file_bytes()
+            self._reserve.rescued(self._catalogue.forget_unused)
+            self.budget.recount()
             compact_segments(self._catalogue, self._writer)
             self._catalogue.rebuild()
             if not self._catalogue.empty_log(wait=True):
-                raise BankError(
-                    f"A reader of {self.path} keeps deleted text in the log.", "Close it and compact again."
-                )
-            return before - self._file_bytes()
+                raise BankError(f"A reader of {self.path} keeps deleted text in the log.", "Close it, compact again.")
+            return before - self._writer.file_bytes()
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -356,9 +359,14 @@ class MemoryBank:
         """
         return [self._block(chunk) for chunk in chunks]
 
+    @property
+    def bytes_per_source_token(self) -> float:
+        """Return the bytes of the blocks in use by tokens of the chunks; 0.0 without any."""
+        return self._catalogue.bytes_per_source_token()
+
     def stats(self) -> BankStats:
         """Return sizes and counts."""
-        return self._catalogue.stats(self._file_bytes())
+        return self._catalogue.stats(self._writer.file_bytes())
 
     def verify(self) -> int:
         """Check the catalogue, every text and every block in use; return the number of blocks, deferred ones apart.
@@ -370,15 +378,6 @@ class MemoryBank:
         return verify_bank(self._catalogue, self._block_id, self._record)
 
     # -- inside -------------------------------------------------------------------------------------------
-
-    def _rescued(self, call: Callable[[], T]) -> T:
-        """Call; on a full disk once more without the reserve."""
-        try:
-            return call()
-        except BankFullError:
-            if not self._reserve.give_up():
-                raise
-            return call()
 
     def _block(self, chunk: Chunk) -> MemoryBlock:
         block = dequantize(segment.unpack(self._record(chunk), chunk.id))
@@ -410,27 +409,31 @@ class MemoryBank:
             "Recall chunks of this bank only; if they were deferred, open it for writing or ingest them.",
         )
 
-    def _file_bytes(self) -> int:
-        self._directory.confirm()
-        sizes = []
-        for path in self._writer.segments():
-            try:
-                sizes.append(path.lstat().st_size)
-            except FileNotFoundError:  # another process compacts
-                continue
-        return sum(sizes)
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the writer's lock; taken at the first write and kept until the bank is closed."""
+        """Hold the writer's lock; taken at the first write and kept until the bank is closed. Evict at the end."""
         if self.read_only:
             raise BankError(f"{self.path} is open for reading.", "Open it without read_only to write.")
         self._directory.confirm_process()
         with self._one_writes:
             with translated(self.path):
+                if not self._lock.is_held:
+                    self.budget.recount()
                 self._writer.open()
                 self._reserve.make()
             yield
+            with translated(self.path):
+                self._reserve.rescued(self.budget.fit)
+
+    def _close_budget(self) -> None:
+        """Write what was opened, unless somebody is in the way: it is a hint."""
+        if self.read_only or not self.budget.has_openings:
+            return
+        with suppress(BankError), translated(self.path):
+            self._directory.confirm()
+            if not self._lock.is_held:
+                self._lock.take(wait=0.0)
+            self.budget.enter_openings()
 
     def _block_id(self, chunk: Chunk) -> bytes:
         return hashlib.sha256((self._salt + chunk.judged_text).encode("utf-8", "surrogatepass")).digest()[:16]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from memrecall_kv.bank import derived, digest
-from memrecall_kv.bank.connection import CatalogueFile
 from memrecall_kv.bank.digest import Cut
 from memrecall_kv.bank.failures import damaged
 from memrecall_kv.bank.heading import packed, unpacked
 from memrecall_kv.bank.index import Changes
 from memrecall_kv.bank.metadata import to_json
+from memrecall_kv.bank.openings import OpenedBlocks
 from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment import Place
 from memrecall_kv.errors import BankFormatError
@@ -61,7 +61,7 @@ class Entry:
         return Document(self.id, self.text, metadata, self.heading)
 
 
-class Catalogue(CatalogueFile):
+class Catalogue(OpenedBlocks):
     """An open catalogue: what is asked of it and entered into it."""
 
     _derived: tuple[object, ...] | None = None
@@ -177,6 +177,11 @@ class Catalogue(CatalogueFile):
         rows = self._rows(_LIVE_BLOCKS)
         return [(block_id, self._confirm_block(block_id, row, stored)[0]) for block_id, *row, stored in rows]
 
+    def inside(self, segment: int) -> list[tuple[bytes, Place]]:
+        """Return the blocks of a segment, in use or not, in the order of their records."""
+        rows = self._rows(f"{_BLOCKS_OF_SEGMENT} ORDER BY start", (segment,))
+        return [(block_id, self._confirm_block(block_id, row, stored)[0]) for block_id, *row, stored in rows]
+
     def names(self) -> dict[bytes, str]:
         """Return the name of a chunk of every block, for messages."""
         rows = self._rows("SELECT block, id, min(number) FROM chunks JOIN documents ON place = document GROUP BY block")
@@ -204,7 +209,13 @@ class Catalogue(CatalogueFile):
     def stats(self, file_bytes: int) -> BankStats:
         """Return counts; `file_bytes` is passed through."""
         documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, _ = self._counts()
-        return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes)
+        absent = self.count_absent()
+        return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes, *absent)
+
+    def bytes_per_source_token(self) -> float:
+        """Return the bytes of the blocks in use by tokens of the chunks; 0.0 without any."""
+        _, _, source_tokens, _, _, live_bytes, _ = self._counts()
+        return live_bytes / source_tokens if source_tokens else 0.0
 
     def damage(self) -> str | None:
         """Return what SQLite's own checks find wrong, or `None`."""
@@ -229,6 +240,7 @@ class Catalogue(CatalogueFile):
             self._database.executemany(
                 "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", [(*row, digest.of_block(*row)) for row in rows]
             )
+            self._database.executemany("DELETE FROM openings WHERE block = ?", [row[:1] for row in rows])
 
     def enter_document(self, document: Document, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
         """Add a document with its chunks and their blocks' ids, or replace the one of the same id in its place."""
@@ -267,13 +279,22 @@ class Catalogue(CatalogueFile):
             self._database.executemany(
                 "DELETE FROM blocks WHERE id = ? AND id NOT IN (SELECT block FROM chunks)", blocks
             )
+            self._database.executemany(
+                "DELETE FROM openings WHERE block = ? AND block NOT IN (SELECT block FROM chunks)", blocks
+            )
         return removed > 0
 
     def forget_unused(self) -> None:
         """Forget the blocks that no chunk uses, and make anew what is derived from the rest if it is damaged."""
         with self.transaction():
             self._database.execute("DELETE FROM blocks WHERE id NOT IN (SELECT block FROM chunks)")
+            self._database.execute("DELETE FROM openings WHERE block NOT IN (SELECT block FROM chunks)")
             derived.mend(self._database)
+
+    def evict(self, block_ids: Collection[bytes]) -> None:
+        """Remove blocks; see `OpenedBlocks`."""
+        with self.transaction(), derived.kept_up(self._database, _NOWHERE, block_ids):
+            super().evict(block_ids)
 
     def renew(self) -> None:
         """Make index and counts anew if another release counted words otherwise; needs the writer's lock."""

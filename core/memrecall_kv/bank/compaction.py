@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from memrecall_kv.bank import segment
 from memrecall_kv.bank.catalogue import Catalogue
@@ -10,6 +11,9 @@ from memrecall_kv.bank.segment_writer import SegmentWriter
 
 _GROUP = 32
 """Records that are held in memory and synced together."""
+
+Placed = tuple[bytes, segment.Place]
+"""A block's id, and where its record lies."""
 
 
 def compact_segments(catalogue: Catalogue, writer: SegmentWriter) -> None:
@@ -22,22 +26,35 @@ def compact_segments(catalogue: Catalogue, writer: SegmentWriter) -> None:
         BlockCorruptError: If a block in use is damaged; its segment stays as it is.
         OSError: If the disk fails.
     """
-    blocks: dict[str, list[tuple[bytes, segment.Place]]] = defaultdict(list)
+    blocks: dict[str, list[Placed]] = defaultdict(list)
     for block_id, place in catalogue.live():
         blocks[segment.segment_name(place.segment)].append((block_id, place))
     old = sorted(writer.segments(), key=lambda path: sum(place.length for _, place in blocks[path.name]))
     names = catalogue.names()
     writer.start_segment()
     for path in old:
-        inside = blocks[path.name]
-        places: list[segment.Place] = []
-        for start in range(0, len(inside), _GROUP):
-            records = []
-            for block_id, place in inside[start : start + _GROUP]:
-                name = names.get(block_id, block_id.hex())
-                record = segment.read(catalogue.path, place, block_id, name, catalogue.bank_id)
-                records.append(segment.renewed(record, catalogue.bank_id))
-            places += writer.append(records)
-        if inside:
-            catalogue.relocate(zip((block_id for block_id, _ in inside), places, strict=True))
+        move_blocks(catalogue, writer, blocks[path.name], names)
         writer.remove([path])
+
+
+def move_blocks(
+    catalogue: Catalogue, writer: SegmentWriter, blocks: Sequence[Placed], names: Mapping[bytes, str] | None = None
+) -> None:
+    """Append the records of blocks anew and enter where they are now; raises like `compact_segments`.
+
+    Args:
+        catalogue: The bank's.
+        writer: The bank's; it must not be appending to the segment they are in.
+        blocks: What is moved.
+        names: Of their chunks, for messages.
+    """
+    places: list[segment.Place] = []
+    for start in range(0, len(blocks), _GROUP):
+        records = []
+        for block_id, place in blocks[start : start + _GROUP]:
+            name = (names or {}).get(block_id, block_id.hex())
+            record = segment.read(catalogue.path, place, block_id, name, catalogue.bank_id)
+            records.append(segment.renewed(record, catalogue.bank_id))
+        places += writer.append(records)
+    if blocks:
+        catalogue.relocate(zip((block_id for block_id, _ in blocks), places, strict=True))

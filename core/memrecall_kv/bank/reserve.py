@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.bank.files import free_bytes, open_regular
+from memrecall_kv.errors import BankFullError
 
 NAME = f"{CATALOGUE}-reserve"
 _BYTES = 256 * 1024
 """What the log takes when a document of about as many bytes is overwritten."""
 _PLENTY = 4 * _BYTES
 """Free bytes of a disk from which it takes the reserve without notice."""
+
+T = TypeVar("T")
 
 
 class Reserve:
@@ -33,7 +38,16 @@ class Reserve:
         with contextlib.suppress(OSError), os.fdopen(open_regular(self._path, os.O_WRONLY | os.O_CREAT), "wb") as file:
             file.write(os.urandom(_BYTES))
 
-    def give_up(self) -> bool:
+    def rescued(self, call: Callable[[], T]) -> T:
+        """Call; on a full disk once more without the reserve."""
+        try:
+            return call()
+        except BankFullError:
+            if not self._give_up():
+                raise
+            return call()
+
+    def _give_up(self) -> bool:
         """Free the room; return whether there was any."""
         try:
             self._path.unlink()

@@ -51,6 +51,9 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
         # all that filters ask for, without the texts between
         "CREATE INDEX documents_by_size ON documents(num_chunks, metadata, id)",
         *DERIVED,
+        "CREATE INDEX blocks_by_place ON blocks(segment, start, length)",
+        "CREATE TABLE openings (block BLOB PRIMARY KEY, turn INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX openings_by_turn ON openings(turn)",
     ),
 }
 
@@ -60,6 +63,7 @@ _VIEWS: dict[int, tuple[str, ...]] = {
     (SELECT count(*) FROM chunks WHERE document = place) AS num_chunks FROM main.documents""",
         "CREATE TEMP VIEW blocks AS SELECT *, NULL AS digest FROM main.blocks",
         *(statement.replace("CREATE", "CREATE TEMP", 1) for statement in DERIVED),
+        "CREATE TEMP VIEW openings AS SELECT NULL AS block, NULL AS turn WHERE 0",
     ),
 }
 """What lets a reader, who may not migrate, ask an old catalogue as if it were of today."""

@@ -65,6 +65,20 @@ class SegmentWriter:
         names = [name for name in os.listdir(self._directory.path) if segment_number(name) is not None]
         return [self._directory.path / name for name in sorted(names)]
 
+    def file_bytes(self) -> int:
+        """Return the bytes of all segments."""
+        self._directory.confirm()
+        sizes = []
+        for path in self.segments():
+            with contextlib.suppress(FileNotFoundError):  # another process compacts
+                sizes.append(path.lstat().st_size)
+        return sum(sizes)
+
+    @property
+    def active(self) -> Path:
+        """Return the segment that is appended to, which need not exist yet."""
+        return self._directory.path / segment_name(self._active)
+
     def start_segment(self) -> None:
         """Leave the segments there are and append to a new one."""
         self._active = self._next_segment()

@@ -47,15 +47,15 @@ class WriterLock:
     ) -> None:
         self.release()
 
-    def take(self) -> None:
-        """Take the lock, waiting for another writer.
+    def take(self, wait: float | None = None) -> None:
+        """Take the lock, waiting for another writer, for other seconds than usual if they are given.
 
         Raises:
             BankLockedError: If that one keeps it.
             BankFormatError: If something else stands in its place.
             OSError: If the file cannot be made.
         """
-        end = time.monotonic() + self._wait
+        end = time.monotonic() + (self._wait if wait is None else wait)
         while (taken := self._try()) is None:
             if time.monotonic() >= end:
                 raise BankLockedError(

@@ -51,7 +51,7 @@ class Ingestion:
         started = time.perf_counter()
         forms = [storable(document) for document in documents] if isinstance(documents, Sequence) else None
         for document in map(storable, documents) if forms is None else forms:
-            if self.bank.holds(document) and (self.defer or not self.bank.is_deferred(document.id)):
+            if self.bank.holds(document) and not self._is_to_finish(document):
                 self._count("documents_unchanged", 1)
                 continue
             chunks = self.chunk(document)
@@ -69,16 +69,19 @@ class Ingestion:
         missing = self.bank.missing(chunks)
         self._done += sum(chunk.num_tokens for chunk in chunks) - sum(chunk.num_tokens for chunk in missing)
         self._count("chunks_reused", len(chunks) - len(missing))
-        if self.defer:
-            self._count("chunks_deferred", len(missing))
-            self._done += sum(chunk.num_tokens for chunk in missing)
+        left = sum(chunk.num_tokens for chunk in missing)
         self._report()
-        for group in () if self.defer else compress_into(self.bank, missing, self.compress):
+        for group in self._compressed(missing):
             tokens = sum(chunk.num_tokens for chunk in group)
             self._count("chunks_compressed", len(group))
+            self._count("chunks_deferred", -len(group))
             self._count("source_tokens", tokens)
             self._done += tokens
+            left -= tokens
             self._report()
+        self._count("chunks_deferred", len(missing))
+        self._done += left
+        self._report()
         changed: dict[str, tuple[Document, list[Chunk]]] = {}
         for document, waiting in self._waiting:
             if changed[document.id][0] == document if document.id in changed else self.bank.holds(document):
@@ -87,8 +90,19 @@ class Ingestion:
             is_known = document.id in changed or document.id in self.bank
             self._count("documents_updated" if is_known else "documents_added", 1)
             changed[document.id] = document, waiting
-        self.bank.put_documents(changed.values(), defer=self.defer)
+        self.bank.put_documents(changed.values(), defer=self.defer or self.bank.budget.max_bytes is not None)
         self._waiting.clear()
+
+    def _is_to_finish(self, document: Document) -> bool:
+        """Return whether chunks of a document that is there are to be compressed, and there is room for them."""
+        return not self.defer and self.bank.is_deferred(document.id) and self.bank.budget.room() != 0
+
+    def _compressed(self, missing: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+        """Compress as many chunks as the bank has room for; yield each group when its blocks are durable."""
+        left = () if self.defer else missing
+        while left and (room := self.bank.budget.room()) != 0:
+            yield from compress_into(self.bank, left[:room], self.compress)
+            left = left[len(left[:room]) :]
 
     def _report(self) -> None:
         if self.progress is not None and self._known:

@@ -90,7 +90,6 @@ def answered(walk: Walk, text: str, *, found: bool, grounded: bool) -> Answer:
 
 
 def _usage(walk: Walk) -> Usage:
-    stats = walk.bank.stats()
     return Usage(
         blocks_total=walk.relevance.total,
         blocks_scored=walk.relevance.scored,
@@ -98,6 +97,6 @@ def _usage(walk: Walk) -> Usage:
         memory_tokens_read=walk.tally.memory_tokens,
         prompt_tokens=walk.tally.prompt_tokens,
         generated_tokens=walk.tally.generated_tokens,
-        bytes_per_source_token=stats.live_bytes / stats.source_tokens if stats.source_tokens else 0.0,
+        bytes_per_source_token=walk.bank.bytes_per_source_token,
         seconds=time.perf_counter() - walk.started,
     )

@@ -26,8 +26,11 @@ class BlockReader:
 
         Raises:
             BankError: If a block is damaged, or cannot be written.
+            ConfigError: If a block is larger than the bank may be.
             InputError: If a chunk has no block, and the bank is open for reading.
         """
-        for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
-            pass  # each group is durable by now
-        return self._bank.blocks(chunks)
+        # what is read here may not make room for what is compressed here
+        with self._bank.budget.holding(chunks):
+            for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
+                pass  # each group is durable by now
+            return self._bank.blocks(chunks)

@@ -65,6 +65,7 @@ class Walk:
             chunk = self.relevance.chunk(decision.chunk_id)
             metadata = self.bank.metadata(chunk.doc_id)
             self.recalls.append(Recall(chunk, decision.gate_probability, len(self.recalls), metadata))
+            self.bank.budget.mark_opened([chunk])
             yield Opened(self.recalls[-1])
             # a block opened only to make up the number teaches nothing: its note would lead the scan astray
             if doubted or self._believed(decision.gate_probability):
