@@ -18,7 +18,7 @@ from weakref import proxy
 
 from memrecall_kv.bank import segment
 from memrecall_kv.bank.budget import Budget, segment_bytes
-from memrecall_kv.bank.checks import check_block, check_chunks, check_ids, compare_fingerprints
+from memrecall_kv.bank.checks import check_block, check_chunks, check_ids, check_stored, compare_fingerprints
 from memrecall_kv.bank.compaction import compact_segments
 from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
 from memrecall_kv.bank.failures import translated
@@ -29,6 +29,7 @@ from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.bank.reserve import Reserve
 from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment_writer import SegmentWriter
+from memrecall_kv.bank.snapshot import copy_bank
 from memrecall_kv.bank.verification import verify_bank
 from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
@@ -55,7 +56,7 @@ class MemoryBank:
         self._directory = directory
         self._lock = lock
         self._catalogue = catalogue
-        self._storage = config.storage
+        self._storage, self._segment_bytes = config.storage, config.segment_bytes
         self._writer = SegmentWriter(directory, lock, segment_bytes(config), files, catalogue)
         self._salt = json.dumps(dict(sorted(self.fingerprint.items()))) + "\0"
         self._reserve = Reserve(self.path)
@@ -128,9 +129,7 @@ class MemoryBank:
     def __enter__(self) -> MemoryBank:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -224,10 +223,9 @@ class MemoryBank:
         for document, chunks in items:
             check_chunks(document, chunks)
         with self._writing():
-            absent = [] if defer else self.missing([chunk for _, chunks in items for chunk in chunks])
-            absent = [chunk for chunk in absent if not self._catalogue.is_evicted(self._block_id(chunk))]
-            if absent:
-                raise InputError(f"Chunk {absent[0].id} has no stored block.", "Call put_blocks first.")
+            for chunk in () if defer else self.missing([chunk for _, chunks in items for chunk in chunks]):
+                if not self._catalogue.is_evicted(self._block_id(chunk)):
+                    raise InputError(f"Chunk {chunk.id} has no stored block.", "Call put_blocks first.")
             replaces = any(document.id in self for document, _ in items)
             with self._catalogue.transaction():
                 for document, chunks in items:
@@ -377,27 +375,28 @@ class MemoryBank:
         """
         return verify_bank(self._catalogue, self._block_id, self._record)
 
+    def copy_to(self, folder: Path) -> None:
+        """Write what the bank holds at this moment into an empty folder, without what was deleted: another bank.
+
+        Others may read and write meanwhile. Raises like `export_bank`, which is made of it.
+        """
+        with translated(folder):
+            copy_bank(self._catalogue, self._record, folder, self._segment_bytes)
+
     # -- inside -------------------------------------------------------------------------------------------
 
     def _block(self, chunk: Chunk) -> MemoryBlock:
-        block = dequantize(segment.unpack(self._record(chunk), chunk.id))
-        low, high = int(block.positions.min()), int(block.positions.max())
-        is_finite = bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())
-        if low < 0 or high >= block.extent or not is_finite:
-            raise BlockCorruptError(
-                f"The block of chunk {chunk.id} holds numbers that no block has.",
-                "Delete the document and ingest it again.",
-            )
+        block = dequantize(segment.unpack(self._record(self._block_id(chunk), chunk.id), chunk.id))
+        check_stored(chunk, block)
         return block
 
-    def _record(self, chunk: Chunk) -> bytes:
+    def _record(self, block_id: bytes, name: str) -> bytes:
         self._directory.confirm()
-        block_id = self._block_id(chunk)
         place = self._catalogue.place(block_id)
         while place is not None:
             try:
                 with translated(self.path):
-                    return segment.read(self.path, place, block_id, chunk.id, self._catalogue.bank_id)
+                    return segment.read(self.path, place, block_id, name, self._catalogue.bank_id)
             except BlockCorruptError:
                 # another process may have compacted between the two reads: its rows are there by now
                 moved = self._catalogue.place(block_id)
@@ -405,7 +404,7 @@ class MemoryBank:
                     raise
                 place = moved
         raise InputError(
-            f"Chunk {chunk.id} has no block in {self.path}.",
+            f"Chunk {name} has no block in {self.path}.",
             "Recall chunks of this bank only; if they were deferred, open it for writing or ingest them.",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from memrecall_kv.bank.index import CHUNKS as MOST_CHUNKS
-from memrecall_kv.errors import FingerprintMismatchError, InputError
+from memrecall_kv.errors import BlockCorruptError, FingerprintMismatchError, InputError
 from memrecall_kv.types import NO_HEADING, Chunk, Document, MemoryBlock
 
 
@@ -48,6 +48,17 @@ def check_block(chunk: Chunk, block: MemoryBlock) -> None:
     if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
         raise InputError(
             f"The block of chunk {chunk.id} holds NaN or infinity.", "Check the backbone's weights and dtype."
+        )
+
+
+def check_stored(chunk: Chunk, block: MemoryBlock) -> None:
+    """Raise `BlockCorruptError` if a block that was read holds numbers that none is stored with."""
+    low, high = int(block.positions.min()), int(block.positions.max())
+    is_finite = bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())
+    if low < 0 or high >= block.extent or not is_finite:
+        raise BlockCorruptError(
+            f"The block of chunk {chunk.id} holds numbers that no block has.",
+            "Delete the document and ingest it again.",
         )
 
 

@@ -10,7 +10,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from memrecall_kv.bank import digest, schema
@@ -126,6 +127,18 @@ class CatalogueFile:
             except ValueError as error:
                 raise damaged(self.path, str(error)) from error
         self._prepare()
+
+    def identify_anew(self) -> None:
+        """Give a copy an id of its own: two banks of one id would take each other's segments for their own."""
+        with self.transaction():
+            schema.identify(self._database, self._meta()["fingerprint"])
+        self.bank_id = self._identity()
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the catalogue as it is at this moment, without what was deleted, to a new file."""
+        self._rows("VACUUM INTO ?", (str(path),))
+        with closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA journal_mode=WAL")
 
     def rebuild(self) -> None:
         """Write the catalogue anew, without what deleted rows left between others in its pages."""

@@ -111,7 +111,7 @@ def create(database: sqlite3.Connection, fingerprint: str) -> None:
     for statement in _SCHEMAS[FORMAT_VERSION]:
         database.execute(statement)
     claim(database, fingerprint)
-    _identify(database, fingerprint)
+    identify(database, fingerprint)
     derived.build(database)
     derived.sign(database)
     database.execute(f"PRAGMA user_version={FORMAT_VERSION}")
@@ -155,10 +155,11 @@ def _expected(version: int) -> frozenset[tuple[str, str, str, str | None]]:
         database.close()
 
 
-def _identify(database: sqlite3.Connection, fingerprint: str) -> None:
+def identify(database: sqlite3.Connection, fingerprint: str) -> None:
+    """Give a bank an id, inside a transaction, in the place of one it may have."""
     bank_id = uuid.uuid4().hex
     proof = digest.of_bank(bank_id, fingerprint).hex()
-    database.executemany("INSERT INTO meta VALUES (?, ?)", [("bank", bank_id), ("digest", proof)])
+    database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("bank", bank_id), ("digest", proof)])
 
 
 def _add_digests(database: sqlite3.Connection) -> None:
@@ -181,7 +182,7 @@ def _add_digests(database: sqlite3.Connection) -> None:
     for table in ("chunks", "documents", "blocks"):
         database.execute(f"DROP TABLE old_{table}")
     ((fingerprint,),) = database.execute("SELECT value FROM meta WHERE key = 'fingerprint'")
-    _identify(database, fingerprint)
+    identify(database, fingerprint)
     derived.build(database)
     derived.sign(database)
 

@@ -97,9 +97,9 @@ def pack(block_id: bytes, stored: StoredBlock, bank_id: bytes) -> bytes:
 
 
 def renewed(record: bytes, bank_id: bytes) -> bytes:
-    """Return a record that `read` returned in today's version, which an older one becomes when it is moved."""
+    """Return a record that `read` returned in today's version and as a bank's, when it is moved or copied."""
     header = _header(record)
-    if header.bank_id is not None:
+    if header.bank_id == bank_id:
         return record
     table, tensors = _parts(record, header)
     return _sealed(bytes(table), bytes(tensors), header.block_id, bank_id)

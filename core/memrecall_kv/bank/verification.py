@@ -11,14 +11,14 @@ from memrecall_kv.types import Chunk
 
 
 def verify_bank(
-    catalogue: Catalogue, block_id_of: Callable[[Chunk], bytes], record_of: Callable[[Chunk], bytes]
+    catalogue: Catalogue, block_id_of: Callable[[Chunk], bytes], record_of: Callable[[bytes, str], bytes]
 ) -> int:
     """Return the number of blocks in use; raises like `MemoryBank.verify`.
 
     Args:
         catalogue: The bank's.
         block_id_of: Makes a block's id from a chunk's text.
-        record_of: Reads a chunk's record, comparing it with its checksums.
+        record_of: Reads a block's record by its id and a chunk's, comparing it with its checksums.
     """
     damage = catalogue.damage()
     if damage is not None:
@@ -39,7 +39,7 @@ def verify_bank(
         catalogue.parsed(entry.metadata)
     tokens = catalogue.confirm_blocks()
     for block_id, chunk in blocks.items():
-        if segment.layout(record_of(chunk), chunk.id).memory_tokens != tokens.get(block_id):
+        if segment.layout(record_of(block_id, chunk.id), chunk.id).memory_tokens != tokens.get(block_id):
             raise BlockCorruptError(
                 f"The block of chunk {chunk.id} holds other memory tokens than the catalogue says.",
                 "Delete the document and ingest it again.",

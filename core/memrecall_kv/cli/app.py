@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from memrecall_kv.cli import commands, measuring, syncing, training
+from memrecall_kv.cli import archives, commands, measuring, syncing, training
 from memrecall_kv.cli.commands import Loader
 from memrecall_kv.cli.show import complain
 from memrecall_kv.errors import MemRecallError
@@ -50,6 +50,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (commands.delete, "Delete documents", "memrecall-kv delete handbook.bank old/notes.md"),
     (commands.verify, "Look for damage", "memrecall-kv verify handbook.bank"),
     (commands.compact, "Free space", "memrecall-kv compact handbook.bank"),
+    (archives.export, "Write a bank to a file", "memrecall-kv export handbook.bank handbook.zip"),
+    (archives.import_, "Make a bank of a file", "memrecall-kv import handbook.zip handbook.bank"),
     (training.train, "Train a part", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
     (
         measuring.evaluate,

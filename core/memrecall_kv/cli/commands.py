@@ -112,6 +112,9 @@ def ingest(
     max_file_bytes: Annotated[
         int, typer.Option(metavar="N", min=1, help="The most that a file may have, and unpack to.")
     ] = MAX_FILE_BYTES,
+    defer: Annotated[
+        bool, typer.Option("--defer", help="Store the texts alone; a question compresses what it comes near.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compress documents into a bank; what it holds already is skipped.
@@ -128,7 +131,7 @@ def ingest(
         ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank, create=True)
     )
     with memory.open_bank(bank) as opened, show.bar(hidden=as_json) as progress:
-        report = memory.ingest(opened, reading.documents(outcomes), progress=progress)
+        report = memory.ingest(opened, reading.documents(outcomes), defer=defer, progress=progress)
     if as_json:
         problems = [problem.message for problem in reading.problems]
         show.print_json({"report": report, "problems": problems, "files": reading.rows})
@@ -168,7 +171,7 @@ def ask(
     The exit code is 1 if an answer was not found, but not where questions are typed.
     """
     memory = load_memory(ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank))
-    with memory.open_bank(bank, read_only=True) as opened:
+    with _asked(memory, bank) as opened:
         if not questions:
             raise typer.Exit(_hold_session(memory, opened, top_k, history, as_json=as_json))
         answers = [
@@ -212,7 +215,7 @@ def recall(
     The exit code is 1 if nothing was opened.
     """
     memory = load_memory(ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank))
-    with memory.open_bank(bank, read_only=True) as opened, show.status(f"Looking through {len(opened)} blocks"):
+    with _asked(memory, bank) as opened, show.status(f"Looking through {len(opened)} blocks"):
         recalls = memory.recall(opened, question, top_k=top_k)
     for opened_chunk in recalls:
         if as_json:
@@ -293,6 +296,13 @@ def load_memory(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) 
             device=choice.device,
             dtype=choice.dtype or made.get("dtype", "auto"),
         )
+
+
+def _asked(memory: MemRecall, bank: Path) -> MemoryBank:
+    """Open a bank for questions: for reading, unless they may have to compress what was deferred or evicted."""
+    with open_bank(bank, read_only=True) as opened:
+        stats = opened.stats()
+    return memory.open_bank(bank, read_only=not (stats.chunks_deferred or stats.chunks_evicted))
 
 
 def made_with(bank: Path, *, create: bool = False) -> Mapping[str, str]:

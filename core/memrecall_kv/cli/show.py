@@ -95,11 +95,12 @@ def _follow(events: Iterator[Event]) -> Answer:
 
 def ingested(report: IngestReport) -> str:
     """Return what an ingestion did, in one line."""
+    left = f", {report.chunks_deferred} left for the first question" if report.chunks_deferred else ""
     speed = f" ({report.source_tokens / report.seconds:,.0f} tokens/s)" if report.source_tokens else ""
     return (
         f"Documents: {report.documents_added} added, {report.documents_updated} updated, "
         f"{report.documents_unchanged} unchanged; {report.source_tokens:,} tokens compressed in "
-        f"{report.seconds:.1f} s{speed}; {report.chunks_reused} chunks reused."
+        f"{report.seconds:.1f} s{speed}; {report.chunks_reused} chunks reused{left}."
     )
 
 
