@@ -31,15 +31,16 @@ class GrowingBank(LazyBank):
     Args:
         bank: As for `LazyBank`.
         memory: Whose bank it is.
+        defer: As for `LazyBank`.
 
     Raises:
         InputError: If `bank` is something else.
     """
 
-    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
+    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory, *, defer: bool = False) -> None:
         if bank is not None:
             check_bank(bank)
-        super().__init__(bank, memory)
+        super().__init__(bank, memory, defer=defer)
 
     def get(self) -> MemoryBank:
         """Return the bank for reading, making an empty one first if there is none; whoever writes is not waited for."""

@@ -42,6 +42,7 @@ class MemRecallStore(VectorStore):
         device: Where it is loaded.
         memory: A `MemRecall` to use instead of loading one.
         metadata_keys: Metadata that models judge and read with the text of a document that is added.
+        defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
 
     Raises:
         InputError: If `bank`, `memory` or `metadata_keys` is something else.
@@ -62,6 +63,7 @@ class MemRecallStore(VectorStore):
         device: str = "auto",
         memory: MemRecall | None = None,
         metadata_keys: Sequence[str] = (),
+        defer: bool = False,
     ) -> None:
         self._metadata_keys = check_names("metadata_keys", metadata_keys)
         self._named: dict[str, Any] = {
@@ -71,7 +73,7 @@ class MemRecallStore(VectorStore):
             "metadata_keys": self._metadata_keys,
         }
         self._memory = LazyMemory(memory, name_or_path, device)
-        self._bank = GrowingBank(bank, self._memory)
+        self._bank = GrowingBank(bank, self._memory, defer=defer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what names model and bank; a `memory` that was passed is not pickled.

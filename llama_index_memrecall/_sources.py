@@ -122,7 +122,7 @@ class Mirror:
                 for node_id in stored
                 if node_id not in self._known and node_id in writable and owner_of(writable.metadata(node_id)) == owner
             )
-            self._memory.get().ingest(writable, documents, show_progress=show_progress)
+            self._memory.get().ingest(writable, documents, defer=self.bank.defer, show_progress=show_progress)
         self._synced = state
 
 

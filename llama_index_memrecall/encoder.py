@@ -95,7 +95,9 @@ class MemoryBlockEncoder(BankSettings, MemorySettings, TransformComponent):
         self._forget(lambda node_id, metadata: is_gone(_source_of(node_id, metadata)))
 
     def _forget(self, is_stale: Where) -> None:
-        self._bank.forget(lambda node_id, metadata: owner_of(metadata) == _OWNER and is_stale(node_id, metadata))
+        self._bank.forget(
+            lambda node_id, metadata: owner_of(metadata) == _OWNER and is_stale(node_id, metadata), compact=False
+        )
 
 
 def _source_of(node_id: str, metadata: Metadata) -> str:

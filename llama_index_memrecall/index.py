@@ -83,6 +83,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
         callback_manager: For LlamaIndex's callbacks.
         transformations: How documents are cut into nodes.
         show_progress: Whether to draw progress bars.
+        defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
 
     Example:
         ```python
@@ -107,6 +108,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
         callback_manager: CallbackManager | None = None,
         transformations: list[TransformComponent] | None = None,
         show_progress: bool = False,
+        defer: bool = False,
     ) -> None:
         self._memory = LazyMemory(memory, name_or_path, device)
         stored = None if index_struct is None else index_struct.bank
@@ -120,7 +122,7 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             transformations=transformations,
             show_progress=show_progress,
         )
-        lazy_bank = LazyBank(bank if bank is not None else self._bank_path, self._memory)
+        lazy_bank = LazyBank(bank if bank is not None else self._bank_path, self._memory, defer=defer)
         self._mirror = Mirror(self, self._index_struct.owner, lazy_bank, self._memory)
         if index_struct is None:
             self._sync()

@@ -66,7 +66,12 @@ class MemRecallMemoryBlock(BankSettings, MemorySettings, BaseMemoryBlock[str]):
         return "\n\n".join(parts) or None
 
     def forget(self, session_id: str) -> None:
-        """Delete all memories of a session; the bytes of their blocks go with the bank's next `compact`."""
+        """Delete all memories of a session, and leave nothing of them in the bank's files.
+
+        Raises:
+            BankError: If the bank cannot be written, or somebody's reading keeps deleted text in its log: then all is
+                deleted, and `compact` removes what is left.
+        """
         self._bank.forget(Compare(_SESSION, Operator.EQ, session_id))
 
     def close(self) -> None:

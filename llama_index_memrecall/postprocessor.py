@@ -51,14 +51,6 @@ class MemRecallPostprocessor(RerankerSettings, MemorySettings, BaseNodePostproce
         """Return the name in serialised form."""
         return "MemRecallPostprocessor"
 
-    def clear_cache(self) -> None:
-        """Forget every text that was ever judged; what is needed again is compressed again.
-
-        Raises:
-            BankError: If the cache cannot be written.
-        """
-        self._cache.clear()
-
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:

@@ -45,6 +45,7 @@ class RecallOptions(TypedDict, total=False):
     filters: MetadataFilters | None
     callback_manager: CallbackManager | None
     object_map: Mapping[str, Any] | None
+    defer: bool
 
 
 class MemRecallRetriever(BaseRetriever):
@@ -59,6 +60,7 @@ class MemRecallRetriever(BaseRetriever):
         filters: Which documents may be recalled, by their metadata.
         callback_manager: For LlamaIndex's callbacks.
         object_map: What an `IndexNode` stands for, by its `index_id`.
+        defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
 
     Attributes:
         lazy_memory: The memory, which may not be loaded yet.
@@ -85,11 +87,12 @@ class MemRecallRetriever(BaseRetriever):
         filters: MetadataFilters | None = None,
         callback_manager: CallbackManager | None = None,
         object_map: Mapping[str, Any] | None = None,
+        defer: bool = False,
     ) -> None:
         super().__init__(callback_manager, object_map=dict(object_map or {}))
         self.top_k = check_count("top_k", top_k)
         self.lazy_memory = LazyMemory(memory, name_or_path, device)
-        self._bank = LazyBank(bank, self.lazy_memory)
+        self._bank = LazyBank(bank, self.lazy_memory, defer=defer)
         self._where = to_where(filters)
         self._source: Source = BankSource(self._bank, self._where)
 
@@ -142,7 +145,9 @@ class MemRecallRetriever(BaseRetriever):
         documents = to_documents(plain)
         silent = {node.node_id for node in nodes} - {document.id for document in documents}
         with retriever._bank.writing() as writable:
-            retriever.lazy_memory.get().ingest(writable, documents, show_progress=show_progress)
+            retriever.lazy_memory.get().ingest(
+                writable, documents, defer=retriever._bank.defer, show_progress=show_progress
+            )
             # what a node said before it became empty must not be recalled
             writable.delete_many(node_id for node_id in sorted(silent) if node_id in writable)
         return retriever

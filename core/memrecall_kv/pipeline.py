@@ -200,6 +200,7 @@ class MemRecall:
         """Put together what one question needs."""
         if not question.strip():
             raise InputError("Expected a question, got an empty text.", "Ask something.")
+        question = repaired(question)  # no tokenizer takes half a surrogate pair
         parts, gate, scan = self._parts, self.config.gate, self.config.scan
         if check_count("top_k", top_k) is not None:
             scan = scan.model_copy(update={"top_k": top_k})

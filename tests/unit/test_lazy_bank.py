@@ -143,3 +143,45 @@ def test_a_fork_while_another_thread_writes_leaves_the_child_free(memory: MemRec
     leave.set()
     thread.join()
     bank.close()
+
+
+def test_forgetting_leaves_nothing_in_the_files(tmp_path: Path) -> None:
+    lazy = LazyBank(tmp_path / "bank", LazyMemory(tiny_memory(), None, "auto"))
+    documents = [Document(f"d{number}", f"SECRET{number:04d} " * 20, {"keep": number % 2}) for number in range(40)]
+    lazy.ingest(documents)
+    assert len(lazy.get()) > 0
+    assert lazy.forget(lambda _, metadata: not metadata["keep"]) == 20
+    data = b"".join(path.read_bytes() for path in (tmp_path / "bank").iterdir())
+    assert not [number for number in range(0, 40, 2) if f"SECRET{number:04d}".encode() in data]
+    with lazy.writing() as writable:
+        stats = writable.stats()
+    assert stats.file_bytes == stats.live_bytes
+    assert lazy.forget(lambda doc_id, _: doc_id == "d1", compact=False) == 1
+    with lazy.writing() as writable:
+        assert writable.stats().file_bytes > writable.stats().live_bytes
+    lazy.close()
+
+
+def test_a_deferring_bank_is_read_and_written_by_threads_at_once(tmp_path: Path) -> None:
+    memory = tiny_memory()
+    lazy = LazyBank(tmp_path / "bank", LazyMemory(memory, None, "auto"), defer=True)
+    lazy.ingest([Document(f"a{number}", f"text number {number}") for number in range(8)])
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(3):
+                assert memory.recall(lazy.get(), "which number?", top_k=2)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(10):
+        lazy.ingest([Document(f"b{number}", f"another text {number}")])
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(lazy.get().documents()) == 18
+    lazy.close()

@@ -63,9 +63,15 @@ class LazyBank:
         bank: An open bank, which stays its owner's to close; a directory; or `None` for a temporary one,
             made when it is first needed and removed by `close` or with this object.
         memory: Whose bank it is.
+        defer: Store texts alone, and compress when a question comes near: the bank is then opened for writing from the
+            first use until `close`, by nobody else meanwhile.
+
+    Attributes:
+        defer: As given.
     """
 
-    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory) -> None:
+    def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory, *, defer: bool = False) -> None:
+        self.defer = defer
         self._given = bank if not isinstance(bank, (str, Path)) else None
         # where it is now: what a relative path means changes with the working directory
         self._path = Path(bank).resolve() if isinstance(bank, (str, Path)) else None
@@ -82,10 +88,14 @@ class LazyBank:
         if self._given is not None:
             return self._given
         self._begin_in_fork()
+        return self._kept()
+
+    def _kept(self) -> MemoryBank:
+        """Return the bank that stays open until `close`."""
         with self._lock:
             if not self._reading:
                 memory = self._memory.get()
-                self._reading.append(memory.open_bank(self._place(memory), read_only=True))
+                self._reading.append(memory.open_bank(self._place(memory), read_only=not self.defer))
                 if self._cleanup is None:
                     self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]
@@ -108,6 +118,9 @@ class LazyBank:
             if self._given is not None:
                 yield self._given
                 return
+            if self.defer:
+                yield self._kept()
+                return
             memory = self._memory.get()
             with self._lock:
                 path = self._place(memory)
@@ -119,13 +132,24 @@ class LazyBank:
     def ingest(self, documents: Iterable[Document], *, show_progress: bool = False) -> None:
         """Compress documents into the bank; see `MemRecall.ingest`."""
         with self.writing() as writable:
-            self._memory.get().ingest(writable, documents, show_progress=show_progress)
+            self._memory.get().ingest(writable, documents, defer=self.defer, show_progress=show_progress)
 
-    def forget(self, where: Where) -> int:
-        """Delete the documents for which `where` is true, and return how many there were."""
+    def forget(self, where: Where, *, compact: bool = True) -> int:
+        """Delete the documents for which `where` is true, and return how many there were.
+
+        Args:
+            where: Which.
+            compact: Leave nothing of them in the bank's files either, which takes as long as copying what is kept.
+                Without it the bytes of their blocks, and pieces of their texts, stay until the next `compact`.
+
+        Raises:
+            BankError: If the bank cannot be written, or somebody's reading keeps deleted text in the log.
+        """
         with self.writing() as writable:
             found = writable.ids(where)
             writable.delete_many(found)
+            if found and compact:
+                writable.compact()
         return len(found)
 
     def remove_at_end(self) -> None:
@@ -143,16 +167,21 @@ class LazyBank:
                 self._cleanup()
                 self._cleanup = None
 
+    @property
+    def _is_gone(self) -> bool:
+        """Return whether it is temporary, and closed or never there."""
+        return self._is_temporary and self._cleanup is None
+
     def _begin_in_fork(self) -> None:
         """Leave to the parent what is its own: its open banks, the locks of its threads, and a temporary bank's end."""
         if self._process != os.getpid():
-            self._is_temporary = self._is_temporary and self._cleanup is None
+            self._is_temporary = self._is_gone
             self._process, self._reading, self._cleanup = os.getpid(), [], None
             self._lock, self._one_writes = threading.Lock(), threading.RLock()
 
     def _place(self, memory: MemRecall) -> Path:
         """Return the bank's directory; a temporary bank that is not there is made, whole before anyone reads it."""
-        if self._path is None or (self._is_temporary and self._cleanup is None):  # never there, or closed
+        if self._path is None or self._is_gone:
             self._path = Path(tempfile.mkdtemp(prefix="memrecall-"))
             self.remove_at_end()
             memory.open_bank(self._path).close()

@@ -45,16 +45,18 @@ class BankSettings(MemorySettings):
 
     Attributes:
         bank: A bank, its directory, or `None` for a temporary one.
+        defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
     """
 
     bank: Any = None
+    defer: bool = False
 
     _bank: LazyBank = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
         super().model_post_init(context)
-        self._bank = LazyBank(self.bank, self._memory)
+        self._bank = LazyBank(self.bank, self._memory, defer=self.defer)
 
 
 class RerankerSettings(MemorySettings):
@@ -74,6 +76,17 @@ class RerankerSettings(MemorySettings):
         """Prepare the model and the cache, loading neither."""
         super().model_post_init(context)
         self._cache = TextCache(self.cache_path, self._memory)
+
+    def clear_cache(self) -> None:
+        """Forget every text that was ever judged, and leave nothing of it in the cache's files.
+
+        Otherwise texts are kept until `close` in a temporary cache, and for ever in one with a path. What is needed
+        again is compressed again.
+
+        Raises:
+            BankError: If the cache cannot be written.
+        """
+        self._cache.clear()
 
     def close(self) -> None:
         """Close the cache, and remove it if it was temporary."""
