@@ -9,7 +9,7 @@ ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo test check ends fix real docs terminal rooms sizes clean
+.PHONY: help demo test check ends fix real storage docs terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
@@ -17,6 +17,7 @@ help:
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
+	@echo "make storage kills, crash states, faults, flips and fuzzed inputs of a bank, all of them, with counts; takes an hour"
 	@echo "make docs    write docs/cli.md and the table of docs/results.md"
 	@echo "make terminal  write docs/terminal.md, a session with the default model"
 	@echo "make rooms   what the core's rooms import of each other, and whether imports run in a circle or up"
@@ -48,6 +49,9 @@ fix: $(VENV)/.installed
 
 real: $(VENV)/.model $(VENV)/.test-model
 	$(RUN) -m pytest -m real
+
+storage: $(VENV)/.installed
+	$(RUN) tests/storage/harness.py
 
 docs: $(VENV)/.installed
 	$(RUN) scripts/cli_docs.py

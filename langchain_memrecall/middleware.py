@@ -139,8 +139,8 @@ class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
     def forget(self, scope: Any = None) -> int:
         """Delete the memory of one conversation or user, or of all if there is one for all; return its turns.
 
-        Nothing of it is left in the bank's files. What the agent's state still holds of it is shown as long as it is among the last turns, and not remembered
-        again.
+        Nothing of it is left in the bank's files. What the agent's state still holds of it is shown as long as it is
+        among the last turns, and not remembered again.
 
         Args:
             scope: The id the runs were given, of any type.

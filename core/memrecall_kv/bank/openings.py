@@ -53,7 +53,8 @@ class OpenedBlocks(CatalogueFile):
 
     def bytes_by_segment(self) -> dict[int, int]:
         """Return the bytes of the blocks in each segment, used by a chunk or not."""
-        return dict(self._numbers("SELECT segment, sum(length) FROM blocks GROUP BY segment"))
+        rows = self._numbers("SELECT segment, sum(length) FROM blocks GROUP BY segment")
+        return {segment: length for segment, length in rows}
 
     def largest_block(self) -> int:
         """Return the bytes of the largest block; 0 if there is none."""
