@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from typing import Any
 
 from memrecall_kv.bank.connection import CatalogueFile
 from memrecall_kv.bank.failures import damaged, translated
@@ -53,12 +54,11 @@ class OpenedBlocks(CatalogueFile):
 
     def bytes_by_segment(self) -> dict[int, int]:
         """Return the bytes of the blocks in each segment, used by a chunk or not."""
-        rows = self._numbers("SELECT segment, sum(length) FROM blocks GROUP BY segment")
-        return {segment: length for segment, length in rows}
+        return dict(self._numbers("SELECT segment, sum(length) FROM blocks GROUP BY segment"))
 
     def largest_block(self) -> int:
         """Return the bytes of the largest block; 0 if there is none."""
-        return self._numbers("SELECT coalesce(max(length), 0) FROM blocks")[0][0]
+        return int(self._numbers("SELECT coalesce(max(length), 0) FROM blocks")[0][0])
 
     def count_absent(self) -> tuple[int, int]:
         """Return how many chunks wait for their first block, and how many lost theirs to the budget."""
@@ -68,7 +68,7 @@ class OpenedBlocks(CatalogueFile):
         )
         return row[0] - row[1], row[1]
 
-    def _numbers(self, query: str) -> list[tuple[int, ...]]:
+    def _numbers(self, query: str) -> list[Any]:
         rows = self._rows(query)
         if not all(isinstance(number, int) and 0 <= number < 2**62 for row in rows for number in row):
             raise damaged(self.path, "a block's place is no number")
