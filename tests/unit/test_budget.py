@@ -12,7 +12,7 @@ from bank_samples import FINGERPRINT, block, same
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.files import FileLayer
 from memrecall_kv.config import BankConfig, ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig, ScanConfig
-from memrecall_kv.errors import ConfigError, InputError
+from memrecall_kv.errors import BankFormatError, ConfigError, InputError
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import tiny_memory
 from memrecall_kv.types import Chunk, Document
@@ -288,3 +288,16 @@ def test_a_question_with_more_candidates_than_the_budget_holds_is_answered(memor
         got = small.ask(bank, "Which door has the blue house?")
         assert (got.text, got.trace) == (right.text, right.trace)
         assert bank.stats().blocks == 1
+
+
+@pytest.mark.parametrize("turn", ["'text'", "x'00ff'", "-7", "9223372036854775807", "1.5"])
+def test_turns_that_nobody_wrote_do_no_harm(bank: MemoryBank, turn: str) -> None:
+    store(bank, 0, 1, 2)
+    bank._catalogue._database.execute(f"INSERT INTO openings SELECT id, {turn} FROM blocks")  # noqa: S608
+    bank.budget.mark_opened([chunk_of(0)])
+    try:
+        store(bank, 3)
+    except BankFormatError:
+        return
+    assert bank.stats().live_bytes <= (bank.budget.max_bytes or 0)
+    assert [document.id for document in bank.documents()] == ["d0", "d1", "d2", "d3"]
