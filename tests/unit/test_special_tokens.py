@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from memrecall_kv.backbone.backbone import Backbone
@@ -77,3 +78,10 @@ def test_a_hostile_document_is_chunked_and_recalled_as_it_is(backbone: Backbone,
         memory.ingest(bank, [document])
         assert bank.verify() > 0
         assert memory.ask(bank, f"What does {text} say?").usage.blocks_total == len(bank)
+
+
+def test_half_a_surrogate_pair_in_a_question_is_replaced(tmp_path: Path) -> None:
+    memory = tiny_memory()
+    with memory.open_bank(tmp_path / "bank") as bank:
+        memory.ingest(bank, [Document("a", "The limit is 100 euro.")])
+        assert memory.recall(bank, "what \ud800 is the limit?", top_k=1)
