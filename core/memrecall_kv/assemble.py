@@ -48,15 +48,16 @@ class Parts:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Return what a bank must have been made with to be read by these parts."""
+        """Return what a bank must have been made with to be read by these parts.
+
+        The float type of the weights and the form of stored blocks are not of it: blocks of any can be read by all.
+        """
         return {
             "format": str(self.config.format_version),
             "backbone": self.backbone.fingerprint,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "compressor": self.compressor.digest,
             "compression_ratio": str(self.config.compressor.compression_ratio),
             "placement": "unrotated" if self.compressor.unrotated else "rotated",
-            "storage": self.config.bank.storage,
         }
 
 

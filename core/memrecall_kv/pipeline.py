@@ -206,7 +206,7 @@ class MemRecall:
             scan = scan.model_copy(update={"top_k": top_k})
         backbone = parts.backbone
         question = bounded(repaired(question), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
-        blocks = BlockReader(bank, parts.compressor)
+        blocks = BlockReader(bank, parts.compressor, backbone)
         relevance = Relevance(
             question,
             SharedWords(bank, where),

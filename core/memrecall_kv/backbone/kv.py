@@ -104,6 +104,12 @@ class KVAccess:
         positions = torch.zeros(1, 1, 1, dtype=torch.int32)
         return MemoryBlock(keys[:, 0], values[:, 0], positions, extent=1, num_source_tokens=0)
 
+    @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """Return layers, KV heads and numbers a head of every block: L, K and D."""
+        layers, heads, _, dim = self.sink.keys.shape
+        return layers, heads, dim
+
     @cached_property
     def _head_float32(self) -> tuple[Tensor, Tensor | None]:
         bias = getattr(self._head, "bias", None)

@@ -113,12 +113,12 @@ class LoraAdapter:
 
     @property
     def digest(self) -> str:
-        """Return a digest of the weights."""
+        """Return a digest of the weights in bfloat16, so that it is the same wherever they are used."""
         digest = hashlib.sha256(str(self.alpha).encode())
         for name, pair in sorted(self.deltas.items()):
             digest.update(name.encode())
             for tensor in pair:
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(tensor.detach().bfloat16().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
     def save(self, path: Path, *, base_model: str) -> None:

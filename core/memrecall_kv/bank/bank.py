@@ -348,14 +348,18 @@ class MemoryBank:
         """
         return self._catalogue.largest(count, where)
 
-    def blocks(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
+    def blocks(self, chunks: Sequence[Chunk], *, shape: tuple[int, int, int] | None = None) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order, each compared with its checksum and de-quantised.
 
+        Args:
+            chunks: The chunks.
+            shape: The L, K and D that their keys must have; a block of others is refused before it is de-quantised.
+
         Raises:
-            BlockCorruptError: If a block is damaged.
+            BlockCorruptError: If a block is damaged or of another shape.
             InputError: If a chunk has no block.
         """
-        return [self._block(chunk) for chunk in chunks]
+        return [self._block(chunk, shape) for chunk in chunks]
 
     @property
     def bytes_per_source_token(self) -> float:
@@ -385,8 +389,8 @@ class MemoryBank:
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _block(self, chunk: Chunk) -> MemoryBlock:
-        block = dequantize(segment.unpack(self._record(self._block_id(chunk), chunk.id), chunk.id))
+    def _block(self, chunk: Chunk, shape: tuple[int, int, int] | None) -> MemoryBlock:
+        block = dequantize(segment.unpack(self._record(self._block_id(chunk), chunk.id), chunk.id, shape))
         check_stored(chunk, block)
         return block
 

@@ -9,12 +9,15 @@ from memrecall_kv.bank.index import CHUNKS as MOST_CHUNKS
 from memrecall_kv.errors import BlockCorruptError, FingerprintMismatchError, InputError
 from memrecall_kv.types import NO_HEADING, Chunk, Document, MemoryBlock
 
+_FREE = frozenset({"dtype", "storage"})
+"""What earlier releases wrote into a bank's fingerprint, and no reader needs to match: every record says it itself."""
+
 
 def compare_fingerprints(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
     """Raise `FingerprintMismatchError` unless a bank was made with what is given."""
     differing = [
         f"{key}: bank {stored.get(key)!r}, yours {given.get(key)!r}"
-        for key in sorted({*stored, *given})
+        for key in sorted({*stored, *given} - _FREE)
         if stored.get(key) != given.get(key)
     ]
     if differing:

@@ -151,13 +151,20 @@ def layout(record: bytes, name: str) -> Layout:
         raise _corrupt(name, f"it holds {error}") from error
 
 
-def unpack(record: bytes, name: str) -> StoredBlock:
-    """Return the block of a record that `read` returned; raises like `layout`."""
+def unpack(record: bytes, name: str, shape: tuple[int, int, int] | None = None) -> StoredBlock:
+    """Return the block of a record that `read` returned.
+
+    Raises:
+        BlockCorruptError: If its tensors cannot be what it says, or are not of a given L, K and D.
+    """
     import torch
 
     from memrecall_kv.bank.quantize import StoredBlock
 
     found = layout(record, name)
+    layers, heads, _, dim = found.facts["shape"]
+    if shape is not None and shape != (layers, heads, dim):
+        raise _corrupt(name, f"expected {_sizes(*shape)}, got {_sizes(layers, heads, dim)}")
     _, tensors = _parts(record, _header(record))
     buffer = bytearray(tensors)  # torch wants memory it may write to
     stored = {}
@@ -224,6 +231,10 @@ def _check(record: bytes, block_id: bytes, bank_id: bytes) -> None:
     payload = memoryview(record)[header.size : -_FOOTER.size]
     if xxhash.xxh3_64_intdigest(payload) != header.payload_sum:
         raise ValueError("its content does not match its checksum")
+
+
+def _sizes(layers: int, heads: int, dim: int) -> str:
+    return f"{layers} layers of {heads} heads of {dim} numbers"
 
 
 def _corrupt(where: str, problem: str) -> BlockCorruptError:

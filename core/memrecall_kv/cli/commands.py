@@ -38,7 +38,8 @@ Kind = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto is the CPU.")]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16, float16; the bank's if left out.", show_default=False)
+    str | None,
+    typer.Option(help="float32, bfloat16, float16; what the processor computes if left out.", show_default=False),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -294,7 +295,7 @@ def load_memory(ctx: typer.Context, choice: Choice, *, made: Mapping[str, str]) 
             choice.model,
             config=choice.settings(made),
             device=choice.device,
-            dtype=choice.dtype or made.get("dtype", "auto"),
+            dtype=choice.dtype or "auto",
         )
 
 

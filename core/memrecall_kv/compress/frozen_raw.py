@@ -84,8 +84,8 @@ class FrozenRawLayout:
 
     @property
     def digest(self) -> str:
-        """Return a digest of the weights."""
-        vector = self.embedding.detach().float().cpu().numpy().tobytes()
+        """Return a digest of the weights; see `LoraAdapter.digest`."""
+        vector = self.embedding.detach().bfloat16().float().cpu().numpy().tobytes()
         return f"{self.adapter.digest}-{hashlib.sha256(vector).hexdigest()[:8]}"
 
     def compress(self, rows: Sequence[Sequence[int]], ratio: int) -> list[MemoryBlock]:

@@ -172,7 +172,7 @@ class Run:
         """
         memory, path = self._open(None), self._out / RUN
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machines": []}
-        device, dtype = str(memory.backbone.device), memory.fingerprint["dtype"]
+        device, dtype = str(memory.backbone.device), str(memory.backbone.dtype).removeprefix("torch.")
         # a machine without bfloat16 arithmetic goes on in float32: its rows say so
         usual = record.get("fingerprint", {}).get("dtype", dtype)
         same = {

