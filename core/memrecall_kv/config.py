@@ -118,14 +118,16 @@ class BankConfig(Config):
     """How blocks are stored.
 
     Attributes:
-        storage: `int8` (keys per channel, values per token), `int4`, or `native`: the dtype they were made in.
+        storage: `int8` (keys per channel, values per token); `k4v4` and `k4v3`, about half as large: keys of 4 bits,
+            values of 4 or 3; `int4`, the larger 4 bits of earlier releases; or `native`: the dtype they were made in.
+            A bank may hold blocks of several; this is for new ones.
         segment_bytes: A segment file is closed when it is at least this long.
         max_bytes: Bytes that blocks may take; texts are not counted. Beyond it, what was opened longest ago is evicted,
             and compressed again when a question comes near. `None` for any number.
         wait_seconds: How long a writer waits for another one, and a reader for what takes all others out.
     """
 
-    storage: Literal["native", "int8", "int4"] = "int8"
+    storage: Literal["native", "int8", "int4", "k4v4", "k4v3"] = "int8"
     segment_bytes: int = Field(default=256 * 2**20, ge=4096)
     max_bytes: int | None = Field(default=None, ge=1)
     wait_seconds: float = Field(default=5.0, ge=0.0, le=3600.0)

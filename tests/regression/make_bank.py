@@ -17,7 +17,14 @@ from memrecall_kv.types import Chunk, Document, MemoryBlock
 
 FINGERPRINT = {"backbone": "tiny", "compression_ratio": "4"}
 TEXT = "Tesla was born in Smiljan. 日本語もあります。"
-STORED = [("native", torch.float32), ("native", torch.bfloat16), ("int8", torch.bfloat16), ("int4", torch.float16)]
+STORED = [
+    ("native", torch.float32),
+    ("native", torch.bfloat16),
+    ("int8", torch.bfloat16),
+    ("int4", torch.float16),
+    ("k4v4", torch.float32),
+    ("k4v3", torch.bfloat16),
+]
 
 
 def make_block(seed: int, dtype: torch.dtype) -> MemoryBlock:

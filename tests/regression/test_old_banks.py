@@ -46,6 +46,15 @@ def documented_reader() -> Callable[[Path, str, int], dict[str, np.ndarray]]:
     return scope["read_block"]
 
 
+def unpacked(codes: np.ndarray, size: int) -> np.ndarray:
+    """Return the codes of rows, as the page describes them."""
+    bits, columns = codes.shape
+    numbers = sum(row.astype(np.uint64) << np.uint64(8 * place) for place, row in enumerate(codes))
+    parts = [(numbers >> np.uint64(bits * part)) & np.uint64(2**bits - 1) for part in range(8)]
+    assert len(parts[0]) == columns
+    return np.concatenate(parts)[:size].astype(np.float32)
+
+
 def test_the_documented_lines_read_every_storage_of_an_old_bank(old: tuple[Path, list[dict]]) -> None:
     path, _ = old
     read_block = documented_reader()
@@ -57,7 +66,10 @@ def test_the_documented_lines_read_every_storage_of_an_old_bank(old: tuple[Path,
         assert arrays["positions"].tolist() == block.positions.tolist()
         for name, tensor in (("keys", block.keys), ("values", block.values)):
             codes = arrays[name]
-            if f"{name}.scale" in arrays:
+            if f"{name}.zero" in arrays:
+                scale = (arrays[f"{name}.scale"].astype("uint16") << 7).view("float16").astype(np.float32)
+                codes = (unpacked(codes, tensor.numel()).reshape(tensor.shape) + arrays[f"{name}.zero"]) * scale
+            elif f"{name}.scale" in arrays:
                 if codes.ndim == 1:
                     codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(-1)[: tensor.numel()]
                 scale, offset = (arrays[f"{name}.{part}"].astype(np.float32) for part in ("scale", "offset"))

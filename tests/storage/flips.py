@@ -14,7 +14,7 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.errors import MemRecallError
 from memrecall_kv.types import Document
-from storage_trace import NATIVE, WrongError, chunks_of, content, open_bank, put
+from storage_trace import FINGERPRINT, NATIVE, WrongError, chunks_of, content, open_bank, put
 
 _DOCUMENTS = [
     Document(f"doc-{number}", f"text {number} on {number * number}", {"page": number, "of": ["t", None]})
@@ -23,9 +23,10 @@ _DOCUMENTS = [
 _LATER = Document("later", "still to be compressed", {"page": 9})
 
 
-def build(path: Path) -> None:
+def build(path: Path, storage: str = "native") -> None:
     """Make a bank, in small pages so that there are fewer bits that mean nothing."""
-    with open_bank(path) as bank:
+    config = NATIVE.model_copy(update={"storage": storage})
+    with MemoryBank.open(path, fingerprint=FINGERPRINT, config=config) as bank:
         for document in _DOCUMENTS:
             put(bank, document)
         bank.put_document(_LATER, chunks_of(_LATER), defer=True)
@@ -95,10 +96,10 @@ def _blocks(bank: MemoryBank) -> bool:
     return True
 
 
-def flip(folder: Path, *, every: int = 1) -> Counter[str]:
+def flip(folder: Path, *, every: int = 1, storage: str = "native") -> Counter[str]:
     """Flip each n-th bit and cut each n-th byte off; return how many, and of which kind those were that failed."""
     counts: Counter[str] = Counter()
-    build(folder / "good")
+    build(folder / "good", storage)
     for path, changed, what in _changes(folder, every):
         path.write_bytes(changed)
         for ending in ("-wal", "-shm"):

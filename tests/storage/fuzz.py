@@ -8,12 +8,13 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from memrecall_kv.bank import MemoryBank, segment
 from memrecall_kv.bank.catalogue import Catalogue
 from memrecall_kv.bank.directory import CATALOGUE, BankDirectory
+from memrecall_kv.bank.layout import Storage
 from memrecall_kv.bank.metadata import storable
 from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.bank.writer_lock import WriterLock
@@ -50,7 +51,7 @@ class Fuzzer:
         self._source = random.Random(seed)
         self._folder = folder
         self.counts: Counter[str] = Counter()
-        self._records = [_record(storage, uneven) for storage in ("native", "int8", "int4") for uneven in (False, True)]
+        self._records = [_record(storage, uneven) for storage in get_args(Storage) for uneven in (False, True)]
         with open_bank(folder / "bank") as bank:
             put(bank, versioned("d", 1))
         self._catalogue = Catalogue(BankDirectory(folder / "bank"), WriterLock(folder / "bank", 0), read_only=True)

@@ -39,7 +39,8 @@ def faults(folder: Path) -> Counter[str]:
 def flips(folder: Path) -> Counter[str]:
     from flips import flip, flip_log
 
-    return flip(folder / "bank") + flip_log(folder / "log", every=97)
+    packed = flip(folder / "packed", storage="k4v3")
+    return flip(folder / "bank") + packed + flip_log(folder / "log", every=97)
 
 
 def fuzz(folder: Path) -> Counter[str]:

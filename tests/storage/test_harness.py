@@ -42,8 +42,9 @@ def test_a_call_that_fails_loses_nothing(ram: Path) -> None:
     assert counts["faults that were told"] > 0
 
 
-def test_a_flipped_bit_is_harmless_or_found(ram: Path) -> None:
-    counts = flip(ram / "bank", every=1009)
+@pytest.mark.parametrize("storage", ["native", "k4v3"])
+def test_a_flipped_bit_is_harmless_or_found(ram: Path, storage: str) -> None:
+    counts = flip(ram / "bank", every=1009 if storage == "native" else 509, storage=storage)
     counts += flip_log(ram / "log", every=29989)
     assert failed(counts) == []
     assert counts["flips and cuts"] > 100

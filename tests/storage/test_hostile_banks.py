@@ -327,7 +327,50 @@ def tensors(**changes: Any) -> list[Any]:
     return [row for row in {**table, **changes}.values() if row is not None]
 
 
+def packed(**changes: Any) -> list[Any]:
+    table = {
+        "positions": ["positions", "int16", [1, 1, 3], 0, 6],
+        "keys": ["keys", "uint8", [4, 6], 64, 24],
+        "keys.scale": ["keys.scale", "uint8", [1, 2, 1, 8], 128, 16],
+        "keys.zero": ["keys.zero", "int8", [1, 2, 1, 8], 192, 16],
+        "values": ["values", "uint8", [3, 6], 256, 18],
+        "values.scale": ["values.scale", "uint8", [1, 2, 3, 1], 320, 6],
+        "values.zero": ["values.zero", "int8", [1, 2, 3, 1], 384, 6],
+    }
+    changed = {name.replace("_", "."): row for name, row in changes.items()}
+    return [row for row in {**table, **changed}.values() if row is not None]
+
+
+SMALL = made(storage="k4v3", group=64)
 TABLES_OF_RECORDS: dict[str, Any] = {
+    "codes of more bits": {"facts": SMALL, "tensors": packed(values=["values", "uint8", [4, 6], 256, 24])},
+    "codes of fewer bits": {"facts": SMALL, "tensors": packed(keys=["keys", "uint8", [3, 6], 64, 18])},
+    "codes in one row": {"facts": SMALL, "tensors": packed(keys=["keys", "uint8", [24], 64, 24])},
+    "codes beyond memory": {"facts": made(storage="k4v3", group=64, shape=[30, 3, 2**30, 64]), "tensors": packed()},
+    "scales that may be negative": {
+        "facts": SMALL,
+        "tensors": packed(keys_scale=["keys.scale", "int8", [1, 2, 1, 8], 128, 16]),
+    },
+    "scales of two bytes": {
+        "facts": SMALL,
+        "tensors": packed(values_scale=["values.scale", "float16", [1, 2, 3, 1], 320, 12]),
+    },
+    "scales without zero points": {"facts": SMALL, "tensors": packed(keys_zero=None)},
+    "an offset in the place of a zero point": {
+        "facts": SMALL,
+        "tensors": packed(keys_zero=["keys.offset", "int8", [1, 2, 1, 8], 192, 16]),
+    },
+    "more groups than tokens": {
+        "facts": SMALL,
+        "tensors": packed(keys_scale=["keys.scale", "uint8", [1, 2, 2, 8], 128, 32]),
+    },
+    "groups of nothing": {"facts": made(storage="k4v3", group=0), "tensors": packed()},
+    "groups of fewer than there are": {"facts": made(storage="k4v3", group=2), "tensors": packed()},
+    "groups beyond numbers": {"facts": made(storage="k4v3", group=2**40), "tensors": packed()},
+    "groups that are a list": {"facts": made(storage="k4v3", group=[64]), "tensors": packed()},
+    "groups that are true": {"facts": made(storage="k4v3", group=True), "tensors": packed()},
+    "another form's codes": {"facts": made(storage="k4v4", group=64), "tensors": packed()},
+    "codes of a storage without any": {"facts": made(group=64), "tensors": packed()},
     "a shape beyond memory": {"facts": made(shape=[1, 2, 2**30, 8]), "tensors": tensors()},
     "a tensor beyond memory": {"facts": made(), "tensors": tensors(keys=["keys", "float32", [2**31 - 1] * 4, 64, 192])},
     "a shape of nothing": {"facts": made(shape=[0, 2, 3, 8]), "tensors": tensors()},
@@ -393,10 +436,28 @@ def native_tensors(keys: float = 1.0) -> bytes:
     return positions + struct.pack("<48f", *[keys] * 48) + struct.pack("<48f", *[1.0] * 48) + bytes(64)
 
 
-def test_a_record_that_is_made_up_rightly_is_read(bank: Path) -> None:
-    table = json.dumps({"facts": made(), "tensors": tensors()}).encode()
+@pytest.mark.parametrize(
+    "content",
+    [{"facts": made(), "tensors": tensors()}, {"facts": SMALL, "tensors": packed()}],
+    ids=["native", "packed"],
+)
+def test_a_record_that_is_made_up_rightly_is_read(bank: Path, content: dict[str, Any]) -> None:
+    table = json.dumps(content).encode()
     replace_records(bank, lambda block_id, bank_id: segment._sealed(table, native_tensors(), block_id, bank_id))
     assert exercise(bank) == []
+
+
+@pytest.mark.parametrize("byte", [0xF8, 0xFF], ids=["infinite", "no numbers"])
+def test_packed_records_whose_scales_are_no_numbers_are_refused(bank: Path, byte: int) -> None:
+    table = json.dumps({"facts": SMALL, "tensors": packed()}).encode()
+    tensors = bytearray(native_tensors())
+    tensors[128:144], tensors[192:208] = bytes([byte] * 16), bytes([1] * 16)
+    replace_records(bank, lambda block_id, bank_id: segment._sealed(table, bytes(tensors), block_id, bank_id))
+    with (
+        MemoryBank.open(bank, read_only=True) as reader,
+        pytest.raises(BlockCorruptError, match="numbers that no block"),
+    ):
+        reader.blocks(chunks_of(DOCUMENT))
 
 
 @pytest.mark.parametrize("name", TABLES_OF_RECORDS)

@@ -137,18 +137,23 @@ def ragged(draw: st.DrawFn) -> MemoryBlock:
     return MemoryBlock(keys * real[..., None], values * real[..., None], positions * real, width, width, counts=counts)
 
 
-@pytest.mark.parametrize("storage", ["native", "int8", "int4"])
+@pytest.mark.parametrize("storage", ["native", "int8", "int4", "k4v4", "k4v3"])
 @settings(max_examples=40, deadline=None)
 @given(made=ragged())
 def test_only_real_memory_tokens_are_stored_and_they_come_back(storage: str, made: MemoryBlock) -> None:
     stored = quantize(made, storage)
     total = int(made.counts.sum())
     codes = stored.tensors["values"]
-    assert codes.numel() == (math.ceil(total * 5 / 2) if storage == "int4" else total * 5)
+    packed = {
+        "int4": math.ceil(total * 5 / 2),
+        "k4v4": 4 * math.ceil(total * 5 / 8),
+        "k4v3": 3 * math.ceil(total * 5 / 8),
+    }
+    assert codes.numel() == packed.get(storage, total * 5)
     got = dequantize(stored)
     assert torch.equal(got.counts, made.counts)
     assert torch.equal(got.positions, made.positions)
-    bound = {"native": 0.0, "int8": 0.02, "int4": 0.3}[storage]
+    bound = {"native": 0.0, "int8": 0.02, "int4": 0.3, "k4v4": 0.3, "k4v3": 0.5}[storage]
     real = torch.arange(made.width) < made.counts[..., None]
     for before, after in ((made.keys, got.keys), (made.values, got.values)):
         assert float((before - after)[real].abs().max()) <= bound

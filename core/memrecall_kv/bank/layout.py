@@ -11,14 +11,40 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict, get_args
 
-Storage = Literal["native", "int8", "int4"]
+Storage = Literal["native", "int8", "int4", "k4v4", "k4v3"]
 
-GROUP = 32
-"""Most neighbours that share a scale with 4 bits."""
 
-_SIZES = {"uint8": 1, "int16": 2, "int32": 4, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How codes stand for numbers.
+
+    Attributes:
+        bits: Of a code, by tensor.
+        group: Most neighbours that share a scale; `None`: all do.
+        is_small: Whether a scale and what goes with it take a byte each, and codes are packed in rows of bits.
+    """
+
+    bits: Mapping[str, int]
+    group: int | None
+    is_small: bool
+
+
+FORMS: Mapping[Storage, Form] = MappingProxyType(
+    {
+        "int8": Form({"keys": 8, "values": 8}, None, is_small=False),
+        "int4": Form({"keys": 4, "values": 4}, 32, is_small=False),
+        "k4v4": Form({"keys": 4, "values": 4}, 64, is_small=True),
+        "k4v3": Form({"keys": 4, "values": 3}, 64, is_small=True),
+    }
+)
+"""How they are written. A record says itself how many neighbours share a scale."""
+
+_GROUPS_OF_OLD: Mapping[str, int] = MappingProxyType({"int4": 32})
+"""For records that do not say it."""
+_SIZES = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a number, by the dtypes a record may hold."""
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _POSITIONS = ("int16", "int32")
@@ -36,6 +62,7 @@ class Facts(TypedDict):
         shape: `[L, K, M, D]`, M the largest count.
         extent: Positions the block takes.
         source_tokens: Tokens of the chunk, T.
+        group: Most neighbours that share a scale; `None`: all do, or there are no scales.
     """
 
     storage: Storage
@@ -43,6 +70,7 @@ class Facts(TypedDict):
     shape: list[int]
     extent: int
     source_tokens: int
+    group: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +145,16 @@ def _facts(found: Any) -> Facts:
         raise ValueError(f"shape {shape!r}")
     if not _is_size(found["extent"]) or not _is_size(found["source_tokens"] + 1):
         raise ValueError(f"extent {found['extent']!r}")
+    group = found.get("group", _GROUPS_OF_OLD.get(storage))
+    if group is not None and not _is_size(group):
+        raise ValueError(f"groups of {group!r}")
     return Facts(
-        storage=storage, dtype=dtype, shape=shape, extent=found["extent"], source_tokens=found["source_tokens"]
+        storage=storage,
+        dtype=dtype,
+        shape=shape,
+        extent=found["extent"],
+        source_tokens=found["source_tokens"],
+        group=group,
     )
 
 
@@ -163,18 +199,20 @@ def _expected(facts: Facts, counts: tuple[int, ...] | None) -> _Shapes:
     }
     if counts is not None:
         tables["counts"] = (_POSITIONS, [(layers, heads)])
-    if facts["storage"] == "native":
+    if facts["storage"] not in FORMS:
         return {**tables, **{name: ((facts["dtype"],), [(*rows, dim)]) for name in ("keys", "values")}}
-    if facts["storage"] == "int8":
-        codes: tuple[int, ...] = (*rows, dim)
-        keys: tuple[int, ...] = (layers, heads, 1, dim) if counts is None else (layers * heads, dim)
-        values: tuple[int, ...] = (*rows, 1)
-    else:
-        codes = (math.ceil(math.prod(rows) * dim / 2),)
-        groups = (layers, heads, math.ceil(width / GROUP))
-        keys = (*(groups if counts is None else (sum(math.ceil(count / GROUP) for count in counts),)), dim)
-        values = (*rows, math.ceil(dim / GROUP))
-    for name, scales in (("keys", keys), ("values", values)):
-        tables[name] = (("uint8",), [codes])
-        tables |= {f"{name}.{part}": (("float16",), [scales]) for part in ("scale", "offset")}
+    form, group = FORMS[facts["storage"]], facts["group"]
+
+    def groups(size: int) -> int:
+        return 1 if group is None else math.ceil(size / group)
+
+    keys = (layers, heads, groups(width), dim) if counts is None else (sum(map(groups, counts)), dim)
+    for name, scales in (("keys", keys), ("values", (*rows, groups(dim)))):
+        numbers = math.prod(rows) * dim
+        if form.is_small:
+            tables[name] = (("uint8",), [(form.bits[name], math.ceil(numbers / 8))])
+            tables |= {f"{name}.scale": (("uint8",), [scales]), f"{name}.zero": (("int8",), [scales])}
+        else:
+            tables[name] = (("uint8",), [(*rows, dim) if form.bits[name] == 8 else (math.ceil(numbers / 2),)])
+            tables |= {f"{name}.{part}": (("float16",), [scales]) for part in ("scale", "offset")}
     return tables
