@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from memrecall_kv.errors import InputError
-from memrecall_kv.types import Metadata
+from memrecall_kv.types import Metadata, Where
 
 
 class Operator(StrEnum):
@@ -119,7 +119,7 @@ class AmongIds:
 class And:
     """Matches what all parts match; without parts, everything."""
 
-    parts: tuple[Filter, ...]
+    parts: tuple[Where, ...]
 
     def __call__(self, doc_id: str, metadata: Metadata) -> bool:
         """Return whether all parts match."""

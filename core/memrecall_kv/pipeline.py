@@ -148,7 +148,7 @@ class MemRecall:
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
     ) -> Generator[Event, None, None]:
         """Yield what `stream` does, without writing an answer: that of the last event, `Done`, is empty."""
-        walk = self._walk(bank, question, top_k, where)
+        walk = self.begin(bank, question, top_k=top_k, where=where)
         yield from walk.events()
         yield Done(answered(walk, "", found=walk.has_found, grounded=False))
 
@@ -190,25 +190,46 @@ class MemRecall:
             InputError: If the question is empty.
             ContextOverflowError: If a block, the notes and the question do not fit the backbone's window.
         """
-        walk = self._walk(bank, question, top_k, where)
+        walk = self.begin(bank, question, top_k=top_k, where=where)
         yield from walk.events()
-        reply = Reply(walk, self.config.reasoner, write)
-        yield from reply.events()
-        yield Done(answered(walk, reply.text, found=reply.found, grounded=reply.grounded))
+        yield from self.conclude(walk, write=write)
 
-    def _walk(self, bank: MemoryBank, question: str, top_k: int | None, where: Where | None) -> Walk:
-        """Put together what one question needs."""
+    def begin(
+        self,
+        bank: MemoryBank,
+        question: str,
+        *,
+        top_k: int | None = None,
+        where: Where | None = None,
+        search: str | None = None,
+        unit: Callable[[Recall], str] | None = None,
+    ) -> Walk:
+        """Return a question's way through a bank, to be walked by its `events` and answered by `conclude`.
+
+        Args:
+            bank: From `open_bank`.
+            question: What is asked.
+            top_k: Open exactly this many blocks, or blocks of this many units.
+            where: Recall only chunks of documents for which this is true.
+            search: What blocks are judged by instead of the question: a made-up answer, for example.
+            unit: Names what a block is counted as; `None` counts each by itself.
+
+        Raises:
+            InputError: If the question is empty.
+        """
         if not question.strip():
             raise InputError("Expected a question, got an empty text.", "Ask something.")
-        question = repaired(question)  # no tokenizer takes half a surrogate pair
         parts, gate, scan = self._parts, self.config.gate, self.config.scan
         if check_count("top_k", top_k) is not None:
             scan = scan.model_copy(update={"top_k": top_k})
         backbone = parts.backbone
-        question = bounded(repaired(question), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
+        question, searched = (
+            bounded(repaired(text), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
+            for text in (question, search or question)
+        )
         blocks = BlockReader(bank, parts.compressor, backbone)
         relevance = Relevance(
-            question,
+            searched,
             SharedWords(bank, where),
             parts.gate,
             blocks,
@@ -217,7 +238,13 @@ class MemRecall:
             limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
             word_weight=gate.lexical_weight,
         )
-        return Walk(question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate)
+        return Walk(question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate, unit)
+
+    def conclude(self, walk: Walk, *, write: Writer | None = None) -> Generator[Event, None, None]:
+        """Yield the answer to a question whose walk has ended; arguments and events as in `stream`."""
+        reply = Reply(walk, self.config.reasoner, write)
+        yield from reply.events()
+        yield Done(answered(walk, reply.text, found=reply.found, grounded=reply.grounded))
 
     def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

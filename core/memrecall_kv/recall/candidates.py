@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.filters import AmongIds, And, Not
 from memrecall_kv.types import Chunk, Where, WorkingMemory
 
 
@@ -31,13 +32,16 @@ class Candidates(Protocol):
         """Return how many chunks may be recalled."""
         ...
 
-    def propose(self, question: str, notes: WorkingMemory, limit: int | None) -> Sequence[Candidate]:
+    def propose(
+        self, question: str, notes: WorkingMemory, limit: int | None, without: Collection[str] = ()
+    ) -> Sequence[Candidate]:
         """Return the most promising chunks, in the bank's order.
 
         Args:
             question: What is asked.
             notes: What was learned so far.
             limit: Most candidates, at least 1, and as many if there are; `None` for every chunk that may be recalled.
+            without: Ids of documents that are passed over.
         """
         ...
 
@@ -51,14 +55,21 @@ class SharedWords:
     """
 
     def __init__(self, bank: MemoryBank, where: Where | None) -> None:
-        self._bank, self._scope = bank, bank.scope(where)
+        self._bank, self._where, self._scope = bank, where, bank.scope(where)
 
     @property
     def total(self) -> int:
         """Return how many chunks may be recalled."""
         return self._scope.chunks
 
-    def propose(self, question: str, notes: WorkingMemory, limit: int | None) -> Sequence[Candidate]:
+    def propose(
+        self, question: str, notes: WorkingMemory, limit: int | None, without: Collection[str] = ()
+    ) -> Sequence[Candidate]:
         """Return the chunks with the highest scores; see `Candidates`."""
-        found = self._bank.candidates(f"{question} {notes.text}", limit, self._scope)
+        scope = self._bank.scope(self._others(without)) if without else self._scope
+        found = self._bank.candidates(f"{question} {notes.text}", limit, scope)
         return [Candidate(chunk, share) for chunk, share in found]
+
+    def _others(self, without: Collection[str]) -> Where:
+        other = Not(AmongIds(frozenset(without)))
+        return other if self._where is None else And((self._where, other))

@@ -6,7 +6,7 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `scan.py`, `gat
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from memrecall_kv.backbone.scheduler import Scheduler
@@ -15,13 +15,16 @@ from memrecall_kv.config import GateConfig, ScanConfig
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.recall.relevance import Relevance
-from memrecall_kv.recall.scan import Decision, scan, second_look
+from memrecall_kv.recall.scan import Decision, best_elsewhere, scan, second_look
 from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, WorkingMemory
 
 
 @dataclass
 class Walk:
-    """One question's way through a bank: `events` walks, and what was decided, opened and noted is kept here."""
+    """One question's way through a bank: `events` walks, and what was decided, opened and noted is kept here.
+
+    `unit` says under which name a block is counted for `scan.top_k`: all blocks of one name count as one.
+    """
 
     question: str
     bank: MemoryBank
@@ -31,6 +34,7 @@ class Walk:
     scheduler: Scheduler
     scan: ScanConfig
     gate: GateConfig
+    unit: Callable[[Recall], str] | None = None
     started: float = field(default_factory=time.perf_counter)
     tally: Tally = field(default_factory=Tally)
     steps: list[Step] = field(default_factory=list)
@@ -49,6 +53,22 @@ class Walk:
     def events(self) -> Iterator[Event]:
         """Walk the blocks: score, open, note."""
         for decision in scan(self.relevance, self.scan, self.gate):
+            yield from self._take(decision)
+        yield from self._open_more_units()
+
+    def _open_more_units(self) -> Iterator[Event]:
+        """Open the best block of each further unit until there are `scan.top_k` units, or no block of another is left.
+
+        What was opened so far stays: the best blocks, of however many units.
+        """
+        if self.unit is None or self.scan.top_k is None or not self.recalls:
+            return
+        while len({self.unit(recall) for recall in self.recalls}) < self.scan.top_k:
+            opened = {recall.chunk.id for recall in self.recalls}
+            counted = {recall.chunk.doc_id for recall in self.recalls if self.unit(recall) != recall.chunk.id}
+            decision = best_elsewhere(self.relevance, opened, counted, round=self.steps[-1].round)
+            if decision is None:
+                return
             yield from self._take(decision)
 
     def look_again(self) -> Iterator[Event]:

@@ -18,7 +18,7 @@ class Relevance:
     A probability is the gate's, shifted by the words that text and question share.
 
     Args:
-        question: What is asked.
+        question: What is asked, or what stands for it in a search.
         candidates: Proposes what is judged.
         gate: Judges.
         blocks: Reads what is judged.
@@ -59,6 +59,14 @@ class Relevance:
         """Return the ids of candidates that are not open; see `Pool`."""
         return [chunk_id for chunk_id in self._current() if chunk_id not in opened]
 
+    def elsewhere(self, opened: Collection[str], doc_ids: Collection[str]) -> list[str]:
+        """Return the ids of candidates of other documents that are not open; see `DocumentPool`."""
+        left = [chunk_id for chunk_id in self.closed(opened) if self._chunks[chunk_id].doc_id not in doc_ids]
+        if left or self._limit is None:
+            return left
+        self._propose(without=doc_ids)
+        return [chunk_id for chunk_id in self.closed(opened) if self._chunks[chunk_id].doc_id not in doc_ids]
+
     def chunk(self, chunk_id: str) -> Chunk:
         """Return the chunk of what is a candidate, or was one before the last note."""
         return self._chunks[chunk_id]
@@ -84,7 +92,12 @@ class Relevance:
         """Return the candidates under the notes of the moment, by the ids of their chunks."""
         known = self.notes.text
         if known not in self._proposed:
-            proposed = self._candidates.propose(self._question, self.notes, self._limit)
-            self._proposed[known] = {candidate.chunk.id: candidate for candidate in proposed}
-            self._chunks |= {candidate.chunk.id: candidate.chunk for candidate in proposed}
+            self._propose()
         return self._proposed[known]
+
+    def _propose(self, without: Collection[str] = ()) -> None:
+        """Add what is proposed under the notes of the moment to the candidates."""
+        proposed = self._candidates.propose(self._question, self.notes, self._limit, without)
+        candidates = {candidate.chunk.id: candidate for candidate in proposed}
+        self._proposed[self.notes.text] = {**self._proposed.get(self.notes.text, {}), **candidates}
+        self._chunks |= {chunk_id: candidate.chunk for chunk_id, candidate in candidates.items()}

@@ -39,6 +39,14 @@ class Pool(Protocol):
         ...
 
 
+class DocumentPool(Pool, Protocol):
+    """A pool that knows which document a block is of."""
+
+    def elsewhere(self, opened: Collection[str], doc_ids: Collection[str]) -> list[str]:
+        """Return what `closed` does of other documents than these, looking further if the pool holds none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One look at one block.
@@ -168,6 +176,23 @@ def second_look(pool: Pool, config: ScanConfig, *, opened: Collection[str], roun
     if best is None or probabilities[best] <= config.second_look:
         return None
     return Decision(round, best, probabilities[best], opened=True)
+
+
+def best_elsewhere(
+    pool: DocumentPool, opened: Collection[str], doc_ids: Collection[str], *, round: int
+) -> Decision | None:
+    """Return the opening of the most probable block of another document; `None` if there is no such block.
+
+    Args:
+        pool: What may be opened.
+        opened: Which are.
+        doc_ids: Documents that are passed over.
+        round: The decision's.
+    """
+    left = pool.elsewhere(opened, doc_ids)
+    probabilities = dict(zip(left, pool.score(left), strict=True))
+    best = max(left, key=probabilities.__getitem__, default=None)
+    return None if best is None else Decision(round, best, probabilities[best], opened=True)
 
 
 _SCHEDULES: dict[str, Callable[[Pool, ScanConfig, GateConfig], Iterator[Decision]]] = {
