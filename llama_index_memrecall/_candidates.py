@@ -11,7 +11,7 @@ from memrecall_kv.filters import Filter
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.types import Document, Recall
 
-from llama_index_memrecall._convert import has_text, with_step
+from llama_index_memrecall._convert import copied, has_text
 from llama_index_memrecall._heading import to_heading
 from llama_index_memrecall._scope import Scope
 
@@ -53,7 +53,7 @@ class Candidates:
 
     def scope(self) -> Scope:
         """Return them as what a question may recall."""
-        return Scope(self.bank, self.where, self.sources)
+        return Scope(self.bank, self.where, self.sources, lambda recall: recall.chunk.doc_id)
 
     def count(self, recalls: Sequence[Recall]) -> int:
         """Return how many nodes `sources` returns."""
@@ -65,7 +65,7 @@ class Candidates:
         for recall in recalls:
             first.setdefault(recall.chunk.doc_id, recall)
         return [
-            NodeWithScore(node=with_step(node, recall.step), score=recall.gate_probability)
+            NodeWithScore(node=copied(node), score=recall.gate_probability)
             for key, recall in first.items()
             for node in self.nodes[key]
         ]

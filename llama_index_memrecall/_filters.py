@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
-from memrecall_kv.filters import And, Compare, Filter, Not, Operator, Or, all_of, any_of
+from memrecall_kv.filters import AmongIds, And, Compare, Filter, Not, Operator, Or, all_of, any_of
+
+from llama_index_memrecall._convert import REF_DOC_KEY
 
 _OPERATORS: dict[FilterOperator, Operator] = {
     FilterOperator.EQ: Operator.EQ,
@@ -32,6 +36,19 @@ def to_where(filters: MetadataFilters | None) -> Filter | None:
         InputError: If a filter's value is not of the kind its operator needs.
     """
     return None if filters is None else _group(filters)
+
+
+def narrowed(
+    filters: MetadataFilters | None, node_ids: Sequence[str] | None, doc_ids: Sequence[str] | None
+) -> Filter | None:
+    """Return the core's filter for LlamaIndex's, further narrowed to nodes, and to nodes of documents, by their ids."""
+    parts = [part for part in (to_where(filters),) if part is not None]
+    if node_ids is not None:
+        parts.append(AmongIds(frozenset(node_ids)))
+    if doc_ids is not None:
+        # in a bank filled with documents these are the documents' own ids
+        parts.append(Or((AmongIds(frozenset(doc_ids)), Compare(REF_DOC_KEY, Operator.IN, list(doc_ids)))))
+    return all_of(parts) if parts else None
 
 
 def _group(filters: MetadataFilters) -> Filter:

@@ -1,35 +1,39 @@
-"""The host's LLM writes the answer: LlamaIndex's own synthesizers, given what was noted and recalled."""
+"""Who writes the answer, unless it is the memory's reasoner: LlamaIndex's own synthesizers, as they are."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Sequence
+from typing import Any
 
-from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.llms import LLM
+from llama_index.core.llms import LLM, MockLLM
 from llama_index.core.llms.utils import LLMType
-from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode, get_response_synthesizer
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.response_synthesizers.context_only import ContextOnly
+from llama_index.core.response_synthesizers.no_text import NoText
+from llama_index.core.schema import NodeWithScore, TextNode
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.types import Note
 
-MODES = (ResponseMode.COMPACT, ResponseMode.REFINE, ResponseMode.NO_TEXT, ResponseMode.CONTEXT_ONLY)
+from llama_index_memrecall._reasoner import ReasonerSynthesizer
+from llama_index_memrecall.backbone_llm import BackboneLLM
+
+WRITES_NOTHING = {ResponseMode.NO_TEXT: NoText, ResponseMode.CONTEXT_ONLY: ContextOnly}
+"""Modes in which sources are all there is to an answer."""
 
 
 def checked_mode(mode: ResponseMode | str) -> ResponseMode:
     """Return a response mode.
 
     Raises:
-        InputError: If it is unknown, or not one that recall can serve.
+        InputError: If it is unknown.
     """
-    names = [known.value for known in MODES]
+    names = [known.value for known in ResponseMode]
     if str(getattr(mode, "value", mode)) not in names:
         raise InputError(
-            f"Expected response_mode to be one of {', '.join(names)}; got {getattr(mode, 'value', mode)!r}.",
-            "For another one, put MemRecallRetriever into a RetrieverQueryEngine.",
+            f"Expected response_mode to be one of {', '.join(names)}; got {mode!r}.", "See LlamaIndex's ResponseMode."
         )
     return ResponseMode(mode)
 
@@ -46,36 +50,45 @@ def checked_llm(llm: LLMType | None) -> LLM | None:
 
 
 def make_synthesizer(
+    memory: LazyMemory,
     llm: LLM | None,
     mode: ResponseMode,
     *,
+    top_k: int | None,
     streaming: bool,
     callback_manager: CallbackManager,
-    text_qa_template: BasePromptTemplate | None,
-    refine_template: BasePromptTemplate | None,
-) -> BaseSynthesizer | None:
-    """Return the host's synthesizer around its LLM; `None` without one, and where nothing is to be written.
+    options: dict[str, Any],
+) -> BaseSynthesizer:
+    """Return who writes: the LLM, or without one the memory's reasoner, or its backbone where that cannot.
+
+    Args:
+        memory: Whose reasoner, and backbone.
+        llm: The host's.
+        mode: What is written.
+        top_k: How many of given texts the reasoner reads.
+        streaming: Whether answers come piece by piece.
+        callback_manager: For LlamaIndex's callbacks.
+        options: Templates, and whatever else LlamaIndex's `get_response_synthesizer` takes.
 
     Raises:
-        InputError: If `llm` is no LLM, or there are templates that no LLM would read.
+        InputError: If there are templates that nobody would read.
     """
-    templates = [template for template in (text_qa_template, refine_template) if template is not None]
-    if llm is None or mode not in (ResponseMode.COMPACT, ResponseMode.REFINE):
-        if templates:
+    if mode in WRITES_NOTHING:
+        # the host would take the LLM of `Settings`, which nobody needs here
+        return WRITES_NOTHING[mode](llm=MockLLM(), callback_manager=callback_manager)
+    if llm is None and mode in (ResponseMode.COMPACT, ResponseMode.REFINE):
+        unread = sorted(set(options).difference(("use_async", "verbose")))
+        if unread:
             raise InputError(
-                "Expected templates together with an llm that writes by them, got them alone.",
-                "Pass llm=, or leave the templates out: MemRecall's own prompts cannot be replaced.",
+                f"Expected {', '.join(unread)} together with an llm that writes by it, got it alone.",
+                "Pass llm=, or leave it out: MemRecall's own prompts cannot be replaced.",
             )
-        return None
-    checked_llm(llm)
+        return ReasonerSynthesizer(memory, top_k=top_k, streaming=streaming, callback_manager=callback_manager)
+    llm = llm or BackboneLLM(memory=memory.get())
+    # the synthesizer gives it to the LLM, which keeps its own if nobody listens to ours
+    manager = callback_manager if callback_manager.handlers else llm.callback_manager
     return get_response_synthesizer(
-        llm=llm,
-        # the synthesizer gives it to the LLM, which keeps its own if nobody listens to ours
-        callback_manager=callback_manager if callback_manager.handlers else llm.callback_manager,
-        response_mode=mode,
-        streaming=streaming,
-        text_qa_template=text_qa_template,
-        refine_template=refine_template,
+        llm=llm, callback_manager=manager, response_mode=mode, streaming=streaming, **options
     )
 
 
@@ -86,29 +99,3 @@ def notes_node(notes: Sequence[Note]) -> list[NodeWithScore]:
     text = "\n".join(["Notes taken while reading:", *(f"- {note.text}" for note in notes)])
     name = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
     return [NodeWithScore(node=TextNode(id_=f"memrecall-notes-{name}", text=text))]
-
-
-def pieces(
-    synthesizer: BaseSynthesizer, query: QueryBundle, nodes: Sequence[NodeWithScore]
-) -> Generator[str, None, None]:
-    """Yield the text that the host's LLM writes, as it comes or all at once."""
-    response = synthesizer.synthesize(query, list(nodes))
-    if not isinstance(response, StreamingResponse):
-        yield str(response)
-        return
-    # the LLM stops as soon as the reader does
-    with closing(response.response_gen) as tokens:
-        yield from tokens
-
-
-async def apieces(
-    synthesizer: BaseSynthesizer, query: QueryBundle, nodes: Sequence[NodeWithScore]
-) -> AsyncGenerator[str, None]:
-    """Yield what `pieces` yields, without blocking the loop any more than the LLM itself does."""
-    response = await synthesizer.asynthesize(query, list(nodes))
-    if not isinstance(response, AsyncStreamingResponse):
-        yield str(response)
-        return
-    async with aclosing(response.response_gen) as tokens:
-        async for token in tokens:
-            yield token

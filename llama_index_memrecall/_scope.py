@@ -22,8 +22,10 @@ class Scope:
         bank: Where to look.
         where: Which of its documents; `None` for all.
         sources: Turns what was recalled into the host's nodes.
+        unit: Names what the block of a recall is counted as: its node. `None` counts blocks.
     """
 
     bank: MemoryBank
     where: Filter | None
     sources: Callable[[Sequence[Recall]], list[NodeWithScore]]
+    unit: Callable[[Recall], str] | None = None

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs import IndexDict, IndexList
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from memrecall_kv.errors import InputError
-from memrecall_kv.filters import AmongIds, And, Filter
+from memrecall_kv.filters import AmongIds, Filter, all_of
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._candidates import Candidates
-from llama_index_memrecall._convert import owner_of, to_documents, to_source_nodes
+from llama_index_memrecall._convert import known_to_filters, to_source_nodes, unit_of
+from llama_index_memrecall._holding import Holding
 from llama_index_memrecall._scope import Scope
 
 
@@ -58,100 +60,113 @@ class BankSource:
 
     def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
         """Return the bank."""
-        bank = self._bank.get()
-        return Scope(bank, self._where, lambda recalls: to_source_nodes(recalls, bank))
+        return self._scope(self._where)
 
     def close(self) -> None:
         """Close the bank if it was opened here."""
         self._bank.close()
 
+    def _scope(self, where: Filter | None) -> Scope:
+        bank = self._bank.get()
+        return Scope(bank, where, lambda recalls: to_source_nodes(recalls, bank), unit_of)
 
-class Mirror:
-    """A bank that holds what an index of the host holds, and nothing that was deleted there.
+
+class IndexSource(BankSource):
+    """What an index of this package lists when the question is asked: it has written its bank itself.
 
     Args:
         index: The index.
-        owner: A name for what is put into the bank; what others put there is left alone.
-        bank: The bank.
-        memory: What compresses.
+        holding: What it keeps in its bank.
+        fill: Makes the bank again if it is lost.
+        where: Which of it may be recalled.
     """
 
-    def __init__(self, index: BaseIndex[Any], owner: str, bank: LazyBank, memory: LazyMemory) -> None:
+    def __init__(self, index: BaseIndex[Any], holding: Holding, fill: Callable[[], None], where: Filter | None) -> None:
+        super().__init__(holding.bank, where)
         self._index = index
-        self._owner = owner
-        self.bank = bank
-        self._memory = memory
+        self._fill = fill
+
+    def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
+        """Return what the index lists; its docstore is not read, unless the bank is lost."""
+        self._fill()
+        return self._scope(_among(self._index.index_struct.nodes, self._where))
+
+    def close(self) -> None:
+        """Do nothing: the bank is the index's."""
+
+
+class Mirror:
+    """Brings a bank to what an index of the host holds, and out of it what the index was seen to lose.
+
+    Args:
+        index: The index.
+        holding: What it keeps in the bank.
+    """
+
+    def __init__(self, index: BaseIndex[Any], holding: Holding) -> None:
+        self._index = index
+        self.holding = holding
         self._synced: dict[str, str | None] | None = None
-        self._known: set[str] = set()
         self._lock = threading.Lock()
 
-    def sync(self, *, show_progress: bool = False) -> frozenset[str]:
-        """Make the bank hold what the index holds; compress only what changed, and return the nodes' ids.
+    def claim(self, *, show_progress: bool = False) -> None:
+        """Make the bank this index's, and store its nodes; raises as `sync` and `Holding.claim` do."""
+        with self._lock:
+            state = self._state()
+            self.holding.claim(self._read(state), show_progress=show_progress)
+            self._synced = state
+
+    def sync(self) -> list[str]:
+        """Compress what is new, delete what was lost since, and return the nodes' ids.
 
         Raises:
+            BankError: If another index was built into the bank.
             InputError: If the index does not keep a list of its nodes, or keeps their text in a vector store.
         """
         with self._lock:
-            docstore = self._index.docstore
-            # hashes alone: reading every node again for every question would take longer than the question
-            state = {node_id: docstore.get_document_hash(node_id) for node_id in node_ids(self._index)}
+            state, old = self._state(), self._synced or {}
+            self.holding.confirm(list(old or state))
             if state != self._synced:
-                self._write(state, show_progress=show_progress)
-            return frozenset(self._known)
+                self._synced = None  # should this fail, the next question tries again
+                changed = [name for name, digest in state.items() if name not in old or old[name] != digest]
+                nodes = self._read(changed)
+                self.holding.put(nodes)
+                self.holding.drop({*old, *changed}.difference(state) | set(changed).difference(_ids(nodes)))
+                self._synced = state
+            return list(state)
+
+    def _state(self) -> dict[str, str | None]:
+        return hashes(self._index.docstore, node_ids(self._index))
+
+    def _read(self, ids: Iterable[str]) -> list[BaseNode]:
+        return self._index.docstore.get_nodes(list(ids), raise_error=False)
 
     def close(self) -> None:
         """Close the bank; what was in a temporary one is compressed again when it is needed."""
         with self._lock:
-            self.bank.close()
+            self.holding.close()
             self._synced = None
-            self._known = set()
-
-    def _write(self, state: dict[str, str | None], *, show_progress: bool) -> None:
-        before, self._synced = self._synced, None  # should this fail, the next question tries again
-        old = before or {}
-        changed = [node_id for node_id, digest in state.items() if node_id not in old or old[node_id] != digest]
-        owner = self._owner
-        documents = to_documents(self._index.docstore.get_nodes(changed, raise_error=False), owner=owner)
-        kept = {document.id for document in documents}
-        self._known = {node_id for node_id in self._known if node_id in state}.difference(changed) | kept
-        with self.bank.writing() as writable:
-            # the first time, also what an earlier process left behind
-            stored = [document.id for document in writable.documents()] if before is None else [*old, *changed]
-            writable.delete_many(
-                node_id
-                for node_id in stored
-                if node_id not in self._known and node_id in writable and owner_of(writable.metadata(node_id)) == owner
-            )
-            self._memory.get().ingest(writable, documents, defer=self.bank.defer, show_progress=show_progress)
-        self._synced = state
 
 
 class MirrorSource(BankSource):
-    """An index, as it is when the question is asked.
+    """An index of the host, as it is when the question is asked.
 
     Args:
-        mirror: The bank that follows the index.
-        where: Which of its documents may be recalled.
-        closes: Whether the mirror is this source's to close.
+        mirror: Follows the index.
+        where: Which of its nodes may be recalled.
     """
 
-    def __init__(self, mirror: Mirror, where: Filter | None, *, closes: bool) -> None:
-        super().__init__(mirror.bank, where)
+    def __init__(self, mirror: Mirror, where: Filter | None) -> None:
+        super().__init__(mirror.holding.bank, where)
         self._mirror = mirror
-        self._closes = closes
 
     def close(self) -> None:
-        """Close the bank, unless the index keeps it."""
-        if self._closes:
-            self._mirror.close()
+        """Close the bank."""
+        self._mirror.close()
 
     def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
         """Follow the index, and return what it holds now."""
-        ids = self._mirror.sync()
-        scope = super().scope(proposed)
-        held = AmongIds(ids)
-        where = held if self._where is None else And((held, self._where))
-        return Scope(scope.bank, where, scope.sources)
+        return self._scope(_among(self._mirror.sync(), self._where))
 
 
 class RetrieverSource:
@@ -173,12 +188,30 @@ class RetrieverSource:
     def scope(self, proposed: Sequence[NodeWithScore]) -> Scope:
         """Return what was proposed, compressing what was never seen."""
         where = self._where
-        kept = [node for node in proposed if where is None or where(node.node_id, node.metadata)]
+        kept = [node for node in proposed if where is None or where(node.node_id, known_to_filters(node.node))]
         return Candidates.among(kept, self._cache).scope()
 
     def close(self) -> None:
         """Remove the cache."""
         self._cache.close()
+
+
+def _ids(nodes: Iterable[BaseNode]) -> list[str]:
+    return [node.node_id for node in nodes]
+
+
+def _among(ids: Sequence[str], where: Filter | None) -> Filter:
+    held = AmongIds(frozenset(ids))
+    return held if where is None else all_of([held, where])
+
+
+def hashes(docstore: BaseDocumentStore, ids: Sequence[str]) -> dict[str, str | None]:
+    """Return the hashes of nodes, read from a docstore at once: it may be far away.
+
+    LlamaIndex lists them by hash, and of nodes that say the same only one: the others are looked up.
+    """
+    listed = {node_id: digest for digest, node_id in docstore.get_all_document_hashes().items()} if ids else {}
+    return {node_id: listed.get(node_id) or docstore.get_document_hash(node_id) for node_id in ids}
 
 
 def node_ids(index: BaseIndex[Any]) -> list[str]:

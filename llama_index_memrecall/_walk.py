@@ -2,75 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from memrecall_kv.types import Done, Event, Note, Noted, Opened, Recall, Scored, Step, Usage, Where
+from llama_index.core.schema import NodeWithScore
+from memrecall_kv.types import Answer, Event, Noted, Opened, Recall, Scored
 
+from llama_index_memrecall._scope import Scope
 from llama_index_memrecall.events import BlockGatedEvent, BlockOpenedEvent, WorkingMemoryUpdatedEvent, dispatcher
 
 if TYPE_CHECKING:  # both import torch
-    from memrecall_kv.bank import MemoryBank
     from memrecall_kv.pipeline import MemRecall
+    from memrecall_kv.recall.loop import Walk
+
+
+def tell(event: Event) -> None:
+    """Tell the dispatcher of one of the core's events."""
+    match event:
+        case Scored(step):
+            dispatcher.event(
+                BlockGatedEvent(
+                    chunk_id=step.chunk_id,
+                    gate_probability=step.gate_probability,
+                    opened=step.opened,
+                    round=step.round,
+                )
+            )
+        case Opened(recall):
+            dispatcher.event(BlockOpenedEvent(chunk_id=recall.chunk.id, step=recall.step))
+        case Noted(note):
+            dispatcher.event(WorkingMemoryUpdatedEvent(text=note.text, chunk_id=note.chunk_id))
+        case _:
+            pass
 
 
 @dataclass
-class Findings:
-    """What was opened, noted and decided so far.
+class Found:
+    """What one question has found.
 
     Attributes:
-        recalls: Opened chunks, in that order.
-        notes: What was learned.
-        steps: The gate's decisions.
-        usage: What it cost; known at the end.
-        found: Whether there is something to answer from, or an answer; known at the end.
+        memory: What recalls.
+        walk: Its way through the bank.
+        to_sources: Turns what was recalled into the host's nodes.
+        answer: What `memory` answers, with cost and decisions; `None` until it has.
     """
 
-    recalls: list[Recall] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    usage: Usage | None = None
-    found: bool = False
+    memory: MemRecall
+    walk: Walk
+    to_sources: Callable[[Sequence[Recall]], list[NodeWithScore]]
+    answer: Answer | None = None
 
-    def take(self, event: Event) -> None:
-        """Keep what an event says, and tell the dispatcher."""
-        match event:
-            case Scored(step):
-                self.steps.append(step)
-                dispatcher.event(
-                    BlockGatedEvent(
-                        chunk_id=step.chunk_id,
-                        gate_probability=step.gate_probability,
-                        opened=step.opened,
-                        round=step.round,
-                    )
-                )
-            case Opened(recall):
-                self.recalls.append(recall)
-                dispatcher.event(BlockOpenedEvent(chunk_id=recall.chunk.id, step=recall.step))
-            case Noted(note):
-                self.notes.append(note)
-                self.steps[-1] = replace(self.steps[-1], note=note.text)
-                dispatcher.event(WorkingMemoryUpdatedEvent(text=note.text, chunk_id=note.chunk_id))
-            case Done(answer):
-                self.usage, self.found = answer.usage, answer.found
-            case _:
-                pass
+    @classmethod
+    def begin(
+        cls, memory: MemRecall, scope: Scope, question: str, *, top_k: int | None, search: str | None = None
+    ) -> Found:
+        """Return what will be found once `events` has been walked.
 
-    def walk(
-        self, memory: MemRecall, bank: MemoryBank, where: Where | None, question: str, top_k: int | None
-    ) -> Generator[Event, None, None]:
-        """Yield the events of a walk without an answer, each already taken."""
-        with closing(memory.walk(bank, question, top_k=top_k, where=where)) as events:
-            for event in events:
-                self.take(event)
-                yield event
+        Args:
+            memory: What recalls.
+            scope: What may be recalled.
+            question: What is asked.
+            top_k: How many of the scope's units to find, exactly; `None` leaves it to the memory's settings.
+            search: What blocks are judged by instead of the question.
 
-    def metadata(self) -> dict[str, Any]:
-        """Return cost and decisions as a response carries them."""
-        return {
-            "usage": asdict(self.usage or Usage(blocks_opened=len(self.recalls))),
-            "trace": [asdict(step) for step in self.steps],
-        }
+        Raises:
+            InputError: If the question is empty.
+        """
+        walk = memory.begin(scope.bank, question, top_k=top_k, where=scope.where, search=search, unit=scope.unit)
+        return cls(memory, walk, lambda recalls: scope.sources(recalls)[:top_k])
+
+    def events(self) -> Generator[Event, None, None]:
+        """Walk, telling the dispatcher of each event."""
+        for event in self.walk.events():
+            tell(event)
+            yield event
+
+    def sources(self) -> list[NodeWithScore]:
+        """Return the host's nodes, in the order they were opened."""
+        return self.to_sources(self.walk.recalls)
+
+    def cost(self) -> Answer:
+        """Return the answer, or if another model writes it an empty one, for what it says of cost and decisions."""
+        from memrecall_kv.recall.answer import answered
+
+        return self.answer or answered(self.walk, "", found=self.walk.has_found, grounded=False)

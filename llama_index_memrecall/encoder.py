@@ -14,10 +14,9 @@ from llama_index.core.storage.docstore.types import BaseDocumentStore
 from memrecall_kv.hosts.settings import BankSettings
 from memrecall_kv.types import Metadata, Where
 
-from llama_index_memrecall._convert import has_text, owner_of, ref_doc_of, to_documents
+from llama_index_memrecall._convert import ENCODER, has_text, owner_of, ref_doc_of, to_documents
 from llama_index_memrecall._memory_settings import MemorySettings
 
-_OWNER = "MemoryBlockEncoder"
 _CALL = "call"
 
 
@@ -63,7 +62,7 @@ class MemoryBlockEncoder(BankSettings, MemorySettings, TransformComponent):
             InputError: If two different nodes share an id.
             BankError: If the bank cannot be written, or was made by another model.
         """
-        documents = to_documents(nodes, owner=_OWNER)
+        documents = to_documents(nodes, owner=ENCODER)
         incoming = {node.node_id for node in nodes}
         sources = {node.ref_doc_id for node in nodes if node.ref_doc_id is not None}
         kept = {document.id for document in documents}
@@ -96,7 +95,7 @@ class MemoryBlockEncoder(BankSettings, MemorySettings, TransformComponent):
 
     def _forget(self, is_stale: Where) -> None:
         self._bank.forget(
-            lambda node_id, metadata: owner_of(metadata) == _OWNER and is_stale(node_id, metadata), compact=False
+            lambda node_id, metadata: owner_of(metadata) == ENCODER and is_stale(node_id, metadata), compact=False
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine import (
@@ -24,24 +26,27 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.indices.registry import INDEX_STRUCT_TYPE_TO_INDEX_CLASS
 from llama_index.core.llms.utils import LLMType
 from llama_index.core.schema import BaseNode, IndexNode, TransformComponent
+from llama_index.core.schema import Document as HostDocument
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
-from llama_index_memrecall._filters import to_where
+from llama_index_memrecall._closing import Closing
+from llama_index_memrecall._convert import storable
+from llama_index_memrecall._docstore import restored
+from llama_index_memrecall._holding import Holding
 from llama_index_memrecall._host_llm import checked_llm
-from llama_index_memrecall._sources import Mirror, MirrorSource
+from llama_index_memrecall._sources import IndexSource
 from llama_index_memrecall.backbone_llm import BackboneLLM
-from llama_index_memrecall.query_engine import MemRecallQueryEngine
-from llama_index_memrecall.retriever import MemRecallRetriever
+from llama_index_memrecall.query_engine import ENGINE_OPTIONS, MemRecallQueryEngine
+from llama_index_memrecall.retriever import RETRIEVER_OPTIONS, MemRecallRetriever
 
 if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall
 
 _Node = TypeVar("_Node", bound=BaseNode)
-_ENGINE_OPTIONS = ("top_k", "similarity_top_k", "filters", "streaming", "response_mode")
 
 
 @dataclass
@@ -49,7 +54,7 @@ class MemRecallStruct(IndexList):
     """What LlamaIndex's index store keeps of a `MemRecallIndex`: which nodes are in it, and where their blocks are.
 
     Attributes:
-        bank: Directory of the bank; `None` if it is temporary.
+        bank: Directory of the bank, absolute; `None` if it is temporary.
         owner: Name of the index in its bank; unlike `index_id`, it never changes.
     """
 
@@ -63,11 +68,12 @@ class MemRecallStruct(IndexList):
         return cast(IndexStructType, "memrecall")
 
 
-class MemRecallIndex(BaseIndex[MemRecallStruct]):
+class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
     """Compresses documents once and answers out of memory blocks; used like a `VectorStoreIndex`.
 
-    LlamaIndex's docstore holds the nodes and the bank their blocks. The bank follows: what is inserted is compressed
-    at once, what is deleted is deleted from both, and what a loaded index misses is made again when it is needed.
+    LlamaIndex's docstore holds the nodes and the bank their blocks. What is inserted is compressed at once, what is
+    deleted is deleted from both, and a question deletes nothing. A loaded index whose bank is lost compresses again.
+    A bank is one index's: building an index into it replaces what an index built there before.
     Neither `Settings.llm` nor `Settings.embed_model` is ever read.
 
     Args:
@@ -112,60 +118,149 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
     ) -> None:
         self._memory = LazyMemory(memory, name_or_path, device)
         stored = None if index_struct is None else index_struct.bank
-        self._bank_path = str(bank) if isinstance(bank, (str, Path)) else stored
-        super().__init__(
-            nodes=nodes,
-            objects=_copies(objects or ()),
-            index_struct=index_struct,
-            storage_context=storage_context,
-            callback_manager=callback_manager,
-            transformations=transformations,
-            show_progress=show_progress,
-        )
+        given = str(Path(bank).resolve()) if isinstance(bank, (str, Path)) else None
+        self._bank_path = given or stored
+        self._is_elsewhere = given is not None and stored is not None and given != stored
+        self._owner = MemRecallStruct().owner if index_struct is None else index_struct.owner
         lazy_bank = LazyBank(bank if bank is not None else self._bank_path, self._memory, defer=defer)
-        self._mirror = Mirror(self, self._index_struct.owner, lazy_bank, self._memory)
-        if index_struct is None:
-            self._sync()
+        self._holding = Holding(self._owner, lazy_bank, self._memory)
+        objects = _copies(objects or ())
+        built = [] if index_struct is not None else [node.node_id for node in (*(nodes or ()), *objects)]
+        with ExitStack() as undo:
+            if index_struct is None:
+                if storage_context is not None:
+                    undo.enter_context(restored(storage_context.docstore, built))
+                undo.enter_context(self._holding.unless_all_goes_well(built))
+            super().__init__(
+                nodes=None if nodes is None else [_stored(node) for node in nodes],
+                objects=objects,
+                index_struct=index_struct,
+                storage_context=storage_context,
+                callback_manager=callback_manager,
+                transformations=transformations,
+                show_progress=show_progress,
+            )
 
-    def _sync(self) -> None:
-        self._mirror.sync(show_progress=self._show_progress)
+    @classmethod
+    def from_documents(
+        cls, documents: Sequence[HostDocument], storage_context: StorageContext | None = None, **kwargs: Any
+    ) -> Self:
+        """Return an index of documents; what an earlier index left in its bank is replaced.
+
+        Args:
+            documents: What to remember.
+            storage_context: As for the class; as it was if this fails.
+            **kwargs: As for the class.
+        """
+        if storage_context is None:
+            return super().from_documents(documents, **kwargs)
+        with restored(storage_context.docstore, (), [document.id_ for document in documents]):
+            return super().from_documents(documents, storage_context=storage_context, **kwargs)
+
+    def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> MemRecallStruct:
+        """Compress nodes into the bank and put them into the docstore."""
+        self._holding.claim(nodes, show_progress=self._show_progress)
+        return super().build_index_from_nodes(nodes, **build_kwargs)
 
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> MemRecallStruct:
         ids = list(dict.fromkeys(node.node_id for node in nodes))
-        return MemRecallStruct(nodes=ids, bank=self._bank_path)
+        return MemRecallStruct(nodes=ids, bank=self._bank_path, owner=self._owner)
 
     def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        held = set(self._index_struct.nodes)
-        self._index_struct.nodes += [
-            node_id for node_id in dict.fromkeys(n.node_id for n in nodes) if node_id not in held
-        ]
+        self._index_struct.nodes = list(dict.fromkeys([*self._index_struct.nodes, *(node.node_id for node in nodes)]))
+
+    def insert(self, document: HostDocument, **insert_kwargs: Any) -> None:
+        """Insert a document; if it cannot be stored, nothing has changed."""
+        with self._all_or_nothing((), [document.id_]):
+            super().insert(document, **insert_kwargs)
+
+    async def ainsert(self, document: HostDocument, **insert_kwargs: Any) -> None:
+        """Insert a document as `insert` does, without blocking the loop."""
+        await asyncio.to_thread(self.insert, document, **insert_kwargs)
 
     def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        """Insert nodes and compress those that are new; one whose id is known replaces what it said."""
-        super().insert_nodes(_copies(nodes), **insert_kwargs)
-        self._sync()
+        """Insert nodes and compress those that are new; one whose id is known replaces what it said.
+
+        If one of them cannot be stored, none is: docstore, index and bank are as they were.
+        """
+        self._fill()
+        nodes = [_stored(node) for node in _copies(nodes)]
+        with self._all_or_nothing([node.node_id for node in nodes]):
+            self._holding.put(nodes, show_progress=self._show_progress)
+            super().insert_nodes(nodes, **insert_kwargs)
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        """Insert nodes without blocking the loop while they are compressed."""
-        await super().ainsert_nodes(_copies(nodes), **insert_kwargs)
-        await asyncio.to_thread(self._sync)
+        """Insert nodes as `insert_nodes` does, without blocking the loop while they are compressed."""
+        await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
-        if node_id in self._index_struct.nodes:
-            self._index_struct.nodes.remove(node_id)
+        # a new list: what was there is put back if the deletion fails
+        self._index_struct.nodes = [held for held in self._index_struct.nodes if held != node_id]
 
     def delete_nodes(self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
         """Delete nodes from index and bank, and if asked from the docstore; unknown ids are no mistake."""
         # a copy: LlamaIndex passes the docstore's own list, which shrinks under the loop as nodes are deleted
-        super().delete_nodes(list(node_ids), delete_from_docstore=delete_from_docstore, **delete_kwargs)
-        self._sync()
+        node_ids = list(node_ids)
+        self._holding.confirm(self._index_struct.nodes)
+        with self._all_or_nothing(node_ids):
+            self._holding.drop(node_ids)
+            super().delete_nodes(node_ids, delete_from_docstore=delete_from_docstore, **delete_kwargs)
 
     async def adelete_nodes(
         self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
     ) -> None:
         """Delete nodes as `delete_nodes` does, without blocking the loop."""
-        await super().adelete_nodes(list(node_ids), delete_from_docstore=delete_from_docstore, **delete_kwargs)
-        await asyncio.to_thread(self._sync)
+        await asyncio.to_thread(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
+
+    def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete a document's nodes as `delete_nodes` does; an unknown document is no mistake."""
+        with self._all_or_nothing(self._nodes_of(ref_doc_id), [ref_doc_id]):
+            super().delete_ref_doc(ref_doc_id, delete_from_docstore, **delete_kwargs)
+
+    async def adelete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete a document's nodes as `delete_ref_doc` does, without blocking the loop."""
+        await asyncio.to_thread(self.delete_ref_doc, ref_doc_id, delete_from_docstore, **delete_kwargs)
+
+    def update_ref_doc(self, document: HostDocument, **update_kwargs: Any) -> None:
+        """Replace a document; if the new one cannot be stored, the old one stays."""
+        with self._all_or_nothing(self._nodes_of(document.id_), [document.id_]):
+            super().update_ref_doc(document, **update_kwargs)
+
+    async def aupdate_ref_doc(self, document: HostDocument, **update_kwargs: Any) -> None:
+        """Replace a document as `update_ref_doc` does, without blocking the loop."""
+        await asyncio.to_thread(self.update_ref_doc, document, **update_kwargs)
+
+    def _nodes_of(self, ref_doc_id: str) -> list[str]:
+        info = self.docstore.get_ref_doc_info(ref_doc_id)
+        return [] if info is None else list(info.node_ids)
+
+    @contextmanager
+    def _all_or_nothing(self, node_ids: Sequence[str], doc_ids: Sequence[str] = ()) -> Iterator[None]:
+        """Leave docstore, index and bank as they are now if the block fails.
+
+        Args:
+            node_ids: Nodes that the block changes; those that it adds to the index need not be named.
+            doc_ids: Documents whose hash it changes.
+        """
+        listed = self._index_struct.nodes
+        with restored(self.docstore, node_ids, doc_ids):
+            try:
+                with self._holding.unless_all_goes_well(node_ids):
+                    yield
+            except BaseException:
+                added = set(self._index_struct.nodes).difference(listed, node_ids)
+                self._index_struct.nodes = listed
+                self._storage_context.index_store.add_index_struct(self._index_struct)
+                for node_id in added:
+                    self.docstore.delete_document(node_id, raise_error=False)
+                self._holding.retract(added)
+                raise
+
+    def _fill(self) -> None:
+        ids = self._index_struct.nodes
+        self._holding.fill(
+            ids, lambda: self.docstore.get_nodes(ids, raise_error=False), is_elsewhere=self._is_elsewhere
+        )
 
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
@@ -181,14 +276,20 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
         top_k: int | None = None,
         similarity_top_k: int | None = None,
         filters: MetadataFilters | None = None,
+        node_ids: list[str] | None = None,
+        doc_ids: list[str] | None = None,
+        verbose: bool = False,
         **kwargs: Any,
     ) -> MemRecallRetriever:
         """Return a retriever over what the index holds when it is asked.
 
         Args:
-            top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
+            top_k: Nodes to return per question, exactly; `None` leaves it to the memory's settings.
             similarity_top_k: The same by the name it has with other indexes.
             filters: Which nodes may be recalled, by their metadata.
+            node_ids: Only these nodes may be recalled.
+            doc_ids: Only nodes of these documents may be recalled.
+            verbose: Whether to print what index nodes lead to.
             **kwargs: Nothing else; LlamaIndex's signature has it.
 
         Raises:
@@ -203,21 +304,25 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             None,
             top_k=top_k if top_k is not None else similarity_top_k,
             filters=filters,
+            node_ids=node_ids,
+            doc_ids=doc_ids,
+            verbose=verbose,
             callback_manager=self._callback_manager,
             object_map=self._object_map,
         )
-        return retriever._over(MirrorSource(self._mirror, to_where(filters), closes=False), self._memory)
+        return retriever._over(partial(IndexSource, self, self._holding, self._fill), self._memory)
 
     def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> MemRecallQueryEngine:
         """Return a query engine over what the index holds when it is asked.
 
         Args:
             llm: Writes the answers; `None` for the memory's own reasoner.
-            **kwargs: `top_k` or `similarity_top_k` and `filters`, and what `MemRecallQueryEngine` has of
-                `streaming`, `response_mode`, `text_qa_template` and `refine_template`.
+            **kwargs: As for `as_retriever`, and what `MemRecallQueryEngine` takes of `streaming`, `response_mode`,
+                `node_postprocessors`, `response_synthesizer`, templates and further options of LlamaIndex's.
         """
-        names = ("top_k", "similarity_top_k", "filters")
-        recall = {name: kwargs.pop(name) for name in names if name in kwargs}
+        recall = {name: kwargs.pop(name) for name in RETRIEVER_OPTIONS if name in kwargs}
+        if recall.get("verbose"):
+            kwargs["verbose"] = True
         return MemRecallQueryEngine(self.as_retriever(**recall), llm=checked_llm(llm), **kwargs)
 
     def as_chat_engine(
@@ -229,13 +334,15 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
             chat_mode: `best` and `condense_plus_context` recall for the question made of chat and message, `context`
                 for the message as it is, `condense_question` asks the query engine, `simple` recalls nothing.
             llm: Writes the replies; `None` for the memory's own backbone, through `BackboneLLM`.
-            **kwargs: As for `as_query_engine`, and what LlamaIndex's chat engine of that mode takes.
+            **kwargs: As for `as_query_engine` where that is asked, as for `as_retriever` otherwise, and what
+                LlamaIndex's chat engine of that mode takes.
 
         Raises:
             InputError: If the mode is another one.
         """
         model = checked_llm(llm) or BackboneLLM(memory=self._memory.get())
-        options = {name: kwargs.pop(name) for name in _ENGINE_OPTIONS if name in kwargs}
+        names = {*RETRIEVER_OPTIONS, *(ENGINE_OPTIONS if chat_mode == ChatMode.CONDENSE_QUESTION else ())}
+        options = {name: kwargs.pop(name) for name in names - {"verbose"} if name in kwargs}
         if chat_mode == ChatMode.CONDENSE_QUESTION:
             engine = self.as_query_engine(llm=llm, **options)
             return CondenseQuestionChatEngine.from_defaults(query_engine=engine, llm=model, **kwargs)
@@ -253,7 +360,12 @@ class MemRecallIndex(BaseIndex[MemRecallStruct]):
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
-        self._mirror.close()
+        self._holding.close()
+
+
+def _stored(node: BaseNode) -> BaseNode:
+    """Return a node that the docstore can write to a file; what an index node stands for is kept apart."""
+    return node if isinstance(node, IndexNode) else storable(node)
 
 
 def _copies(nodes: Sequence[_Node]) -> list[_Node]:

@@ -15,7 +15,8 @@ from memrecall_kv.hosts.settings import BankSettings
 from memrecall_kv.types import Document
 
 from llama_index_memrecall._memory_settings import MemorySettings
-from llama_index_memrecall._walk import Findings
+from llama_index_memrecall._scope import Scope
+from llama_index_memrecall._walk import Found
 
 _SESSION = "session_id"
 _CHARACTERS_PER_TOKEN = 4
@@ -90,11 +91,12 @@ class MemRecallMemoryBlock(BankSettings, MemorySettings, BaseMemoryBlock[str]):
 
     def _recall(self, question: str, session_id: str | None) -> str:
         where = None if session_id is None else Compare(_SESSION, Operator.EQ, session_id)
-        findings = Findings()
-        for _ in findings.walk(self._memory.get(), self._bank.get(), where, question, self.top_k):
+        scope = Scope(self._bank.get(), where, lambda recalls: [])
+        found = Found.begin(self._memory.get(), scope, question, top_k=self.top_k)
+        for _ in found.events():
             pass
-        notes = "\n".join(f"- {note.text}" for note in findings.notes)
-        return "\n\n".join([*([notes] if notes else []), *(recall.text.strip() for recall in findings.recalls)])
+        notes = "\n".join(f"- {note.text}" for note in found.walk.notes.notes)
+        return "\n\n".join([*([notes] if notes else []), *(recall.text.strip() for recall in found.walk.recalls)])
 
 
 def _document(session: str | None, text: str) -> Document:

@@ -14,13 +14,14 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from memrecall_kv.hosts.documents import blocks_for
 from memrecall_kv.hosts.settings import RerankerSettings
-from memrecall_kv.types import Noted, Opened
+from memrecall_kv.types import Note, Noted, Opened
 
 from llama_index_memrecall._candidates import Candidates, distinct
-from llama_index_memrecall._convert import has_text, with_step
+from llama_index_memrecall._convert import copied, has_text
 from llama_index_memrecall._host_llm import notes_node
 from llama_index_memrecall._memory_settings import MemorySettings
-from llama_index_memrecall._walk import Findings
+from llama_index_memrecall._scope import Scope
+from llama_index_memrecall._walk import Found
 from llama_index_memrecall.events import dispatcher
 
 
@@ -29,8 +30,8 @@ class MemRecallPostprocessor(RerankerSettings, MemorySettings, BaseNodePostproce
 
     Each node is compressed once and kept in a cache under the hash of its text, so that a node seen
     before costs a gate forward only. The nodes that come back are copies with the gate's probability
-    as score and `recall_step` in their metadata. A node without text (an image without a caption)
-    cannot be judged: it scores 0.0, comes last under `top_n`, and is left out otherwise.
+    as score. A node without text (an image without a caption) cannot be judged: it scores 0.0, comes last under
+    `top_n`, and is left out otherwise.
 
     Attributes:
         top_n: Nodes to return, exactly, as long as there are as many; `None` leaves it to the memory's
@@ -93,27 +94,26 @@ class MemRecallPostprocessor(RerankerSettings, MemorySettings, BaseNodePostproce
     def _select(self, nodes: Sequence[NodeWithScore], question: str) -> list[NodeWithScore]:
         """Return copies of the nodes that are kept; `nodes` are neither changed nor handed out."""
         silent = [node for node in distinct(nodes) if not has_text(node)]
-        findings = Findings()
-        kept = self._recalled(nodes, question, findings) if len(silent) < len(distinct(nodes)) else []
+        kept, notes = self._recalled(nodes, question) if len(silent) < len(distinct(nodes)) else ([], ())
         if self.top_n is not None:
-            kept = [*kept, *(NodeWithScore(node=with_step(node, None), score=0.0) for node in silent)][: self.top_n]
-        return [*kept, *notes_node(findings.notes)] if self.working_memory else kept
+            kept = [*kept, *(NodeWithScore(node=copied(node), score=0.0) for node in silent)][: self.top_n]
+        return [*kept, *notes_node(notes)] if self.working_memory else kept
 
-    def _recalled(self, nodes: Sequence[NodeWithScore], question: str, findings: Findings) -> list[NodeWithScore]:
-        """Return the nodes that are opened, until there are `top_n`, and leave in `findings` what was learned."""
-        candidates = Candidates.among(nodes, self._cache)
-        bank, where, has_all = candidates.bank, candidates.where, False
+    def _recalled(self, nodes: Sequence[NodeWithScore], question: str) -> tuple[list[NodeWithScore], Sequence[Note]]:
+        """Return the nodes that are opened, until there are `top_n`, and what was learned."""
+        candidates, has_all = Candidates.among(nodes, self._cache), False
+        bank, where = candidates.bank, candidates.where
         blocks = None if self.top_n is None else blocks_for(bank, self.top_n, where)
-        walk = findings.walk(self._memory.get(), bank, where, question, blocks)
-        with closing(walk) as events:
+        found = Found.begin(self._memory.get(), Scope(bank, where, candidates.sources), question, top_k=blocks)
+        with closing(found.events()) as events:
             for event in events:
                 if has_all and not isinstance(event, Noted):
                     break  # the last node's note is in, if there is one
                 if isinstance(event, Opened):
-                    has_all = self.top_n is not None and candidates.count(findings.recalls) >= self.top_n
+                    has_all = self.top_n is not None and candidates.count(found.walk.recalls) >= self.top_n
                     if has_all and not self.working_memory:
                         break
-        return candidates.sources(findings.recalls)
+        return candidates.sources(found.walk.recalls), found.walk.notes.notes
 
 
 def _query_of(query_bundle: QueryBundle | None) -> QueryBundle:

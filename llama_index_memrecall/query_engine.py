@@ -8,25 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.callbacks.base import EventContext
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
-from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.documents import TextCache
 
-from llama_index_memrecall._answer import Asking
-from llama_index_memrecall._candidates import Candidates
-from llama_index_memrecall._host_llm import checked_mode, make_synthesizer
-from llama_index_memrecall._scope import Scope
+from llama_index_memrecall._closing import Closing
+from llama_index_memrecall._host_llm import WRITES_NOTHING, checked_llm, checked_mode, make_synthesizer
+from llama_index_memrecall._reasoner import ReasonerSynthesizer
+from llama_index_memrecall._response import Ending
+from llama_index_memrecall._walk import Found
+from llama_index_memrecall._writer import Writer
 from llama_index_memrecall.events import dispatcher
 from llama_index_memrecall.retriever import MemRecallRetriever, RecallOptions
 
@@ -40,8 +43,29 @@ class EngineOptions(RecallOptions, total=False):
     streaming: bool
     response_mode: ResponseMode | str
     llm: LLM | None
+    gate_veto: bool | None
+    node_postprocessors: Sequence[BaseNodePostprocessor] | None
+    response_synthesizer: BaseSynthesizer | None
     text_qa_template: BasePromptTemplate | None
     refine_template: BasePromptTemplate | None
+    summary_template: BasePromptTemplate | None
+    simple_template: BasePromptTemplate | None
+    output_cls: type[BaseModel] | None
+    use_async: bool
+
+
+_WRITING_OPTIONS = (
+    "text_qa_template",
+    "refine_template",
+    "summary_template",
+    "simple_template",
+    "output_cls",
+    "use_async",
+)
+"""What LlamaIndex's `get_response_synthesizer` takes."""
+
+ENGINE_OPTIONS = tuple(sorted(set(EngineOptions.__annotations__) - set(RecallOptions.__annotations__)))
+"""What `MemRecallQueryEngine` takes beside what recalls."""
 
 
 class FillOptions(EngineOptions, total=False):
@@ -51,8 +75,8 @@ class FillOptions(EngineOptions, total=False):
     show_progress: bool
 
 
-class MemRecallQueryEngine(BaseQueryEngine):
-    """Answers questions about a memory bank, with its sources.
+class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
+    """Answers questions about a memory bank, with its sources: LlamaIndex's own query engine around our retriever.
 
     Neither `Settings.llm` nor `Settings.embed_model` is ever read. The backbone that made the bank answers,
     or the `llm` that is given.
@@ -61,21 +85,25 @@ class MemRecallQueryEngine(BaseQueryEngine):
         bank: A bank, or the directory of one, which is opened for reading on first use; or a
             `MemRecallRetriever`, and then none of the retriever's own options.
         streaming: Whether `query` returns at the first token.
-        response_mode: `compact` and `refine` write an answer (without `llm` they are the same: memory is
-            read block by block anyway), `no_text` only recalls, `context_only` answers with the recalled text.
-        llm: Writes the answer from the notes and the recalled text; `None` for the local reasoner.
-        text_qa_template: What `llm` is asked.
-        refine_template: What `llm` is asked to improve its answer.
-        **options: As for `MemRecallRetriever`: `memory`, `name_or_path`, `device`, `top_k`, `filters`,
-            `callback_manager`, `object_map`.
+        response_mode: One of LlamaIndex's. Without `llm`, `compact` and `refine` are the reasoner's answer, and what
+            else is to be written the backbone writes, through `BackboneLLM`.
+        llm: Writes the answer from the notes and the recalled nodes' text; `None` for the local reasoner.
+        gate_veto: Whether the answer is "not found", and nobody asked, where the gate believes in nothing it opened;
+            `None`: only if `top_k` is not given. The local reasoner never answers from what the gate does not believe.
+        node_postprocessors: Change what was recalled before it is answered from.
+        response_synthesizer: Writes the answer instead of `llm`, from the recalled nodes alone.
+        **options: As for `MemRecallRetriever`: `memory`, `name_or_path`, `device`, `top_k`, `filters`, `node_ids`,
+            `doc_ids`, `callback_manager`, `object_map`. As LlamaIndex's engine: `verbose`, `use_async`, `output_cls`,
+            and `text_qa_template`, `refine_template`, `summary_template` and `simple_template`, which need a model
+            that reads by them.
 
     Raises:
-        InputError: If the response mode is another one, or an option cannot be used as given.
+        InputError: If the response mode is unknown, or an option cannot be used as given.
 
     Example:
         ```python
-        engine = MemRecallQueryEngine.from_documents(documents)
-        response = engine.query("Who approves travel?")
+        with MemRecallQueryEngine.from_documents(documents) as engine:
+            response = engine.query("Who approves travel?")
         ```
     """
 
@@ -86,31 +114,40 @@ class MemRecallQueryEngine(BaseQueryEngine):
         streaming: bool = False,
         response_mode: ResponseMode | str = ResponseMode.COMPACT,
         llm: LLM | None = None,
-        text_qa_template: BasePromptTemplate | None = None,
-        refine_template: BasePromptTemplate | None = None,
-        **options: Unpack[RecallOptions],
+        gate_veto: bool | None = None,
+        node_postprocessors: Sequence[BaseNodePostprocessor] | None = None,
+        response_synthesizer: BaseSynthesizer | None = None,
+        **options: Any,
     ) -> None:
-        _refuse_unknown(type(self), options, RecallOptions)
-        if isinstance(bank, MemRecallRetriever) and options:
-            raise InputError(
-                f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",
-                "Give them to the retriever.",
-            )
+        _refuse_unknown(type(self), options, EngineOptions)
+        writing = {name: options.pop(name) for name in _WRITING_OPTIONS if name in options}
+        if options.get("verbose"):
+            writing["verbose"] = True
         self._closes_retriever = not isinstance(bank, MemRecallRetriever)
-        self._retriever = bank if isinstance(bank, MemRecallRetriever) else MemRecallRetriever(bank, **options)
-        super().__init__(self._retriever.callback_manager)
-        self._streaming = streaming
-        self._mode = checked_mode(response_mode)
-        self._synthesizer = make_synthesizer(
-            llm,
-            self._mode,
+        retriever = _retriever(bank, options)
+        mode, manager = checked_mode(response_mode), retriever.callback_manager
+        if response_synthesizer is None:
+            response_synthesizer = make_synthesizer(
+                retriever.lazy_memory,
+                checked_llm(llm),
+                mode,
+                top_k=retriever.top_k,
+                streaming=streaming,
+                callback_manager=manager,
+                options={name: value for name, value in writing.items() if value is not None},
+            )
+            takes_notes = llm is not None and mode not in WRITES_NOTHING
+        else:
+            takes_notes = False
+        super().__init__(retriever, response_synthesizer, list(node_postprocessors or ()), manager)
+        self._writer = Writer(
+            retriever.lazy_memory,
+            response_synthesizer,
+            mode,
             streaming=streaming,
-            callback_manager=self.callback_manager,
-            text_qa_template=text_qa_template,
-            refine_template=refine_template,
+            takes_notes=takes_notes,
+            gate_veto=gate_veto,
         )
-        # for nodes that are handed to `synthesize`
-        self._given = TextCache(None, self._retriever.lazy_memory)
 
     @classmethod
     def from_documents(cls, documents: Sequence[HostDocument], **options: Unpack[FillOptions]) -> Self:
@@ -133,7 +170,9 @@ class MemRecallQueryEngine(BaseQueryEngine):
         return cls._made(partial(MemRecallRetriever.from_index, index), options)
 
     @classmethod
-    def from_args(cls, retriever: BaseRetriever, **options: Unpack[EngineOptions]) -> Self:
+    def from_args(  # type: ignore[override]  # ours are more, and some of the host's have no meaning here
+        cls, retriever: BaseRetriever, **options: Unpack[EngineOptions]
+    ) -> Self:
         """Return an engine that recalls among what a retriever finds; see `MemRecallRetriever.from_args`."""
         if isinstance(retriever, MemRecallRetriever):
             return cls(retriever, **options)
@@ -151,7 +190,8 @@ class MemRecallQueryEngine(BaseQueryEngine):
         """Close the bank if this engine opened it, and remove what was temporary; a retriever that was given stays."""
         if self._closes_retriever:
             self._retriever.close()
-        self._given.close()
+        if isinstance(self._response_synthesizer, ReasonerSynthesizer):
+            self._response_synthesizer.close()
 
     @property
     def retriever(self) -> MemRecallRetriever:
@@ -161,12 +201,12 @@ class MemRecallQueryEngine(BaseQueryEngine):
     @dispatcher.span
     def retrieve(self, query_bundle: QueryType) -> list[NodeWithScore]:
         """Return what is recalled for a question, in order of recall, without an answer."""
-        return self._retriever.retrieve(query_bundle)
+        return super().retrieve(_as_bundle(query_bundle))
 
     @dispatcher.span
     async def aretrieve(self, query_bundle: QueryType) -> list[NodeWithScore]:
         """Return what `retrieve` returns, without blocking the loop."""
-        return await self._retriever.aretrieve(query_bundle)
+        return await super().aretrieve(_as_bundle(query_bundle))
 
     @dispatcher.span
     def synthesize(
@@ -175,14 +215,10 @@ class MemRecallQueryEngine(BaseQueryEngine):
         nodes: list[NodeWithScore],
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
-        """Return an answer from nodes that were found elsewhere.
-
-        With an `llm` it reads all of them; the local reasoner reads, and names as sources, those the gate opens.
-        """
-        if self._synthesizer is not None:
-            return self._synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
-        asking = self._asking_of(query_bundle, nodes, additional_source_nodes)
-        return asking.stream() if self._streaming else asking.respond()
+        """Return an answer from nodes that were found elsewhere; the local reasoner reads those the gate opens."""
+        query, kept = _as_bundle(query_bundle), list[Found]()
+        with Ending(query, kept) as ending:
+            return ending.complete(self._writer.write(query, nodes, kept, additional_source_nodes))
 
     @dispatcher.span
     async def asynthesize(
@@ -192,54 +228,34 @@ class MemRecallQueryEngine(BaseQueryEngine):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
     ) -> RESPONSE_TYPE:
         """Return what `synthesize` returns, without blocking the loop."""
-        if self._synthesizer is not None:
-            return await self._synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
-        asking = self._asking_of(query_bundle, nodes, additional_source_nodes)
-        return await (asking.astream() if self._streaming else asking.arespond())
+        query, kept = _as_bundle(query_bundle), list[Found]()
+        with Ending(query, kept) as ending:
+            return await ending.acomplete(await self._writer.awrite(query, nodes, kept, additional_source_nodes))
 
+    @dispatcher.span
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        response: RESPONSE_TYPE
-        with self._querying(query_bundle) as event:
-            asking = self._asking(query_bundle, self._retriever.propose(query_bundle))
-            response = asking.stream() if self._streaming else asking.respond()
+        kept: list[Found] = []
+        with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
+            nodes = self._retriever.keeping(kept).retrieve(query_bundle)
+            nodes = self._apply_node_postprocessors(nodes, query_bundle)
+            response = ending.complete(self._writer.write(query_bundle, nodes, kept, asked_for=self._retriever.top_k))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
+    @dispatcher.span
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        response: RESPONSE_TYPE
-        with self._querying(query_bundle) as event:
-            asking = self._asking(query_bundle, await self._retriever.apropose(query_bundle))
-            response = await (asking.astream() if self._streaming else asking.arespond())
+        kept: list[Found] = []
+        with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
+            nodes = await self._retriever.keeping(kept).aretrieve(query_bundle)
+            nodes = await self._async_apply_node_postprocessors(nodes, query_bundle)
+            response = await ending.acomplete(
+                await self._writer.awrite(query_bundle, nodes, kept, asked_for=self._retriever.top_k)
+            )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     def _querying(self, query_bundle: QueryBundle) -> AbstractContextManager[EventContext]:
         return self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: query_bundle.query_str})
-
-    def _asking(
-        self, query_bundle: QueryBundle, scope: Callable[[], Scope], additional: Sequence[NodeWithScore] = ()
-    ) -> Asking:
-        return Asking(
-            self._retriever.lazy_memory,
-            scope,
-            query_bundle,
-            top_k=self._retriever.top_k,
-            mode=self._mode,
-            synthesizer=self._synthesizer,
-            callback_manager=self.callback_manager,
-            additional=additional,
-        )
-
-    def _asking_of(
-        self, query: QueryType, nodes: Sequence[NodeWithScore], additional: Sequence[NodeWithScore] | None
-    ) -> Asking:
-        def scope() -> Scope:
-            return Candidates.among(nodes, self._given).scope()
-
-        return self._asking(_as_bundle(query), scope, additional or ())
-
-    def _get_prompt_modules(self) -> PromptMixinType:
-        return {} if self._synthesizer is None else {"response_synthesizer": self._synthesizer}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
         # LlamaIndex would ignore them, and the caller believe that they are used.
@@ -255,13 +271,27 @@ def _as_bundle(query: QueryType) -> QueryBundle:
     return QueryBundle(query) if isinstance(query, str) else query
 
 
+def _retriever(
+    bank: MemRecallRetriever | MemoryBank | str | Path | None, options: dict[str, Any]
+) -> MemRecallRetriever:
+    """Return the retriever that was given, or one over the bank."""
+    if not isinstance(bank, MemRecallRetriever):
+        return MemRecallRetriever(bank, **options)
+    options.pop("verbose", None)  # the retriever has its own
+    if options:
+        raise InputError(
+            f"Expected no further options beside a retriever, got {', '.join(sorted(options))}.",
+            "Give them to the retriever.",
+        )
+    return bank
+
+
 def _split(engine: type, options: EngineOptions | FillOptions) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options for recall and those for the answer, refusing what is neither before anything is done."""
     _refuse_unknown(engine, options, FillOptions)
     checked_mode(options.get("response_mode", ResponseMode.COMPACT))
-    ours = set(EngineOptions.__annotations__) - set(RecallOptions.__annotations__)
-    recall = {name: value for name, value in options.items() if name not in ours}
-    answer = {name: value for name, value in options.items() if name in ours}
+    recall = {name: value for name, value in options.items() if name not in ENGINE_OPTIONS}
+    answer = {name: value for name, value in options.items() if name in (*ENGINE_OPTIONS, "verbose")}
     return recall, answer
 
 
@@ -270,7 +300,5 @@ def _refuse_unknown(engine: type, given: Iterable[str], known: type) -> None:
     unknown = sorted(set(given).difference(takes))
     if unknown:
         raise TypeError(
-            f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(takes)}. "
-            "For other options of LlamaIndex's, such as node_postprocessors, put MemRecallRetriever into a "
-            "RetrieverQueryEngine."
+            f"{engine.__name__} got an unexpected keyword argument {unknown[0]!r}; it takes {', '.join(takes)}."
         )

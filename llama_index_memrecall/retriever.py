@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -13,22 +14,20 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.schema import Document as HostDocument
+from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
+from memrecall_kv.filters import Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.streaming import gathered
 
+from llama_index_memrecall._closing import Closing
 from llama_index_memrecall._convert import to_documents
-from llama_index_memrecall._filters import to_where
-from llama_index_memrecall._scope import Scope
-from llama_index_memrecall._sources import (
-    BankSource,
-    Mirror,
-    MirrorSource,
-    RetrieverSource,
-    Source,
-)
-from llama_index_memrecall._walk import Findings
+from llama_index_memrecall._filters import narrowed
+from llama_index_memrecall._holding import Holding
+from llama_index_memrecall._sources import BankSource, Mirror, MirrorSource, RetrieverSource, Source
+from llama_index_memrecall._walk import Found
 from llama_index_memrecall.events import dispatcher
 
 if TYPE_CHECKING:  # both import torch
@@ -43,12 +42,19 @@ class RecallOptions(TypedDict, total=False):
     device: str
     top_k: int | None
     filters: MetadataFilters | None
+    node_ids: Sequence[str] | None
+    doc_ids: Sequence[str] | None
+    verbose: bool
     callback_manager: CallbackManager | None
     object_map: Mapping[str, Any] | None
     defer: bool
 
 
-class MemRecallRetriever(BaseRetriever):
+RETRIEVER_OPTIONS = ("top_k", "similarity_top_k", "filters", "node_ids", "doc_ids", "verbose")
+"""What `MemRecallIndex.as_retriever` takes."""
+
+
+class MemRecallRetriever(Closing, BaseRetriever):
     """Returns what is recalled for a question, in order of recall.
 
     Args:
@@ -56,9 +62,13 @@ class MemRecallRetriever(BaseRetriever):
         memory: What recalls. Otherwise it is loaded on first use, by the next two arguments.
         name_or_path: What `MemRecall.from_pretrained` loads; `None` for its default.
         device: Where it is loaded.
-        top_k: Blocks to open per question, exactly; `None` leaves it to the memory's settings.
+        top_k: Nodes to return per question, exactly, as long as there are as many; `None` leaves it to the memory's
+            settings, which count blocks.
         filters: Which documents may be recalled, by their metadata.
-        callback_manager: For LlamaIndex's callbacks.
+        node_ids: Only these nodes may be recalled.
+        doc_ids: Only these documents, and nodes cut from them, may be recalled.
+        verbose: Whether to print what index nodes lead to.
+        callback_manager: For LlamaIndex's callbacks; `None` for that of `Settings`.
         object_map: What an `IndexNode` stands for, by its `index_id`.
         defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
 
@@ -85,15 +95,21 @@ class MemRecallRetriever(BaseRetriever):
         device: str = "auto",
         top_k: int | None = None,
         filters: MetadataFilters | None = None,
+        node_ids: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
+        verbose: bool = False,
         callback_manager: CallbackManager | None = None,
         object_map: Mapping[str, Any] | None = None,
         defer: bool = False,
     ) -> None:
-        super().__init__(callback_manager, object_map=dict(object_map or {}))
+        super().__init__(
+            callback_manager or Settings.callback_manager, object_map=dict(object_map or {}), verbose=verbose
+        )
         self.top_k = check_count("top_k", top_k)
         self.lazy_memory = LazyMemory(memory, name_or_path, device)
         self._bank = LazyBank(bank, self.lazy_memory, defer=defer)
-        self._where = to_where(filters)
+        self._where = narrowed(filters, node_ids, doc_ids)
+        self._kept: list[Found] | None = None
         self._source: Source = BankSource(self._bank, self._where)
 
     @classmethod
@@ -133,8 +149,7 @@ class MemRecallRetriever(BaseRetriever):
     ) -> Self:
         """Return a retriever over nodes that were cut elsewhere; arguments as for `from_documents`.
 
-        What it returns are these nodes again, whole and with their ids. A node longer than a chunk of the
-        core has several blocks, and `top_k` counts blocks. What an `IndexNode` stands for is followed.
+        What it returns are these nodes again, whole and with their ids. What an `IndexNode` stands for is followed.
 
         Raises:
             InputError: If two different nodes share an id.
@@ -169,7 +184,8 @@ class MemRecallRetriever(BaseRetriever):
         """Return a retriever over the nodes of an index that exists, and follow the index from then on.
 
         Before each question the bank is brought to what the index holds: only nodes that are new are
-        compressed, and what was deleted from the index is deleted.
+        compressed, and what was deleted from the index since is deleted. What was deleted while nobody followed
+        stays in the bank, and is not recalled here. A bank is one index's: what another one left there is replaced.
 
         Args:
             index: A `VectorStoreIndex` or another index whose docstore holds its nodes.
@@ -181,9 +197,9 @@ class MemRecallRetriever(BaseRetriever):
             InputError: If the index keeps its nodes elsewhere.
         """
         retriever = cls(bank, **options)
-        mirror = Mirror(index, index.index_id, retriever._bank, retriever.lazy_memory)
-        mirror.sync(show_progress=show_progress)
-        return retriever._over(MirrorSource(mirror, retriever._where, closes=True), retriever.lazy_memory)
+        mirror = Mirror(index, Holding(index.index_id, retriever._bank, retriever.lazy_memory))
+        mirror.claim(show_progress=show_progress)
+        return retriever._over(partial(MirrorSource, mirror), retriever.lazy_memory)
 
     @classmethod
     def from_args(cls, retriever: BaseRetriever, **options: Unpack[RecallOptions]) -> Self:
@@ -204,37 +220,45 @@ class MemRecallRetriever(BaseRetriever):
                 "Pass index.as_retriever(), or use from_index(index).",
             )
         recaller = cls(None, **options)
-        return recaller._over(RetrieverSource(retriever, recaller.lazy_memory, recaller._where), recaller.lazy_memory)
+        return recaller._over(partial(RetrieverSource, retriever, recaller.lazy_memory), recaller.lazy_memory)
 
-    def _over(self, source: Source, memory: LazyMemory) -> Self:
+    def _over(self, source: Callable[[Filter | None], Source], memory: LazyMemory) -> Self:
         """Return this retriever over another source, recalling with another memory."""
-        self._source, self.lazy_memory = source, memory
+        self._source, self.lazy_memory = source(self._where), memory
         return self
+
+    def keeping(self, kept: list[Found]) -> Self:
+        """Return a copy that puts all it finds into a list, for who is to answer from it."""
+        keeper = copy(self)
+        keeper._kept = kept
+        return keeper
 
     def close(self) -> None:
         """Close the bank if it was opened here, and remove it if it was temporary."""
         self._source.close()
 
-    def propose(self, query_bundle: QueryBundle) -> Callable[[], Scope]:
-        """Return a function that returns what may be recalled; it may take long."""
-        return partial(self._source.scope, self._source.propose(query_bundle))
-
-    async def apropose(self, query_bundle: QueryBundle) -> Callable[[], Scope]:
-        """Return what `propose` returns, without blocking the loop while another retriever works."""
-        return partial(self._source.scope, await self._source.apropose(query_bundle))
-
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._recall(query_bundle, self.propose(query_bundle))
+        *_, found = self._steps(query_bundle, self._source.propose(query_bundle))
+        return [] if found is None else found.sources()
 
     @dispatcher.span
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._recall, query_bundle, await self.apropose(query_bundle))
+        proposed = await self._source.apropose(query_bundle)
+        (found,) = await gathered(lambda: self._steps(query_bundle, proposed))
+        return await asyncio.to_thread(found.sources)
 
-    def _recall(self, query_bundle: QueryBundle, prepare: Callable[[], Scope]) -> list[NodeWithScore]:
-        scope, findings = prepare(), Findings()
-        for _ in findings.walk(self.lazy_memory.get(), scope.bank, scope.where, query_bundle.query_str, self.top_k):
-            pass
-        return scope.sources(findings.recalls)
+    def _steps(
+        self, query_bundle: QueryBundle, proposed: Sequence[NodeWithScore]
+    ) -> Generator[Found | None, None, None]:
+        # Inside the generator, so that a model is loaded in the thread that runs it.
+        scope, memory = self._source.scope(proposed), self.lazy_memory.get()
+        search = "\n".join(query_bundle.embedding_strs) if query_bundle.custom_embedding_strs else None
+        found = Found.begin(memory, scope, query_bundle.query_str, top_k=self.top_k, search=search)
+        for _ in found.events():
+            yield None
+        if self._kept is not None:
+            self._kept.append(found)
+        yield found
 
 
 def _without_objects(nodes: Sequence[BaseNode]) -> tuple[list[BaseNode], dict[str, Any]]:

@@ -10,7 +10,7 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `recall/scan.py
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from memrecall_kv import assemble

@@ -66,6 +66,11 @@ class TextCache:
     def __init__(self, path: str | Path | None, memory: LazyMemory) -> None:
         self._bank = LazyBank(path, memory)
 
+    @property
+    def path(self) -> Path | None:
+        """Return the directory, absolute; `None` for a temporary one not yet made."""
+        return self._bank.path
+
     @staticmethod
     def entry(text: str, heading: Heading = NO_HEADING) -> Document:
         """Return the document that holds a text; equal ones have the same id."""

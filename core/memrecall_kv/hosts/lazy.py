@@ -83,6 +83,11 @@ class LazyBank:
         self._lock = threading.Lock()  # around what is open; nobody holds it while writing
         self._one_writes = threading.RLock()
 
+    @property
+    def path(self) -> Path | None:
+        """Return the directory, absolute; `None` for a bank that was given open, or a temporary one not yet made."""
+        return self._path
+
     def get(self) -> MemoryBank:
         """Return the bank for reading, opening it the first time and again after `close`."""
         if self._given is not None:

@@ -8,12 +8,14 @@ from llama_index.core import Settings
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
-from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from memrecall_kv import GateConfig, MemRecallConfig
 from memrecall_kv.errors import InputError
-from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
 
 from llama_index_memrecall import MemRecallPostprocessor, MemRecallQueryEngine
 
@@ -46,7 +48,7 @@ async def test_the_hosts_llm_answers_from_notes_and_recalled_text(answering, eng
     assert "Notes taken while reading:\n- Dana approves." in prompt
     assert all(document.text in prompt for document in documents)
     assert response.source_nodes == answering.retrieve(QUESTION)
-    assert set(response.metadata) == {*ids(response.source_nodes), "usage", "trace"}
+    assert set(response.metadata) == set(ids(response.source_nodes))
     assert response.metadata["usage"]["blocks_opened"] == 4
     assert "Dana approves." in [step["note"] for step in response.metadata["trace"]]
     again = await answering.aquery(QUESTION)
@@ -68,7 +70,7 @@ def test_the_hosts_llm_streams_and_the_first_word_comes_before_the_last_is_made(
     assert llm.written == []
     assert next(response.response_gen) == "Dana "
     assert llm.written == ["Dana "]
-    assert "usage" not in response.metadata
+    assert response.metadata.get("usage") is None
     assert "".join(response.response_gen) == "says yes."
     assert response.metadata["usage"]["blocks_opened"] == 4
     (finished,) = event_log.of("RecallFinishedEvent")
@@ -102,13 +104,44 @@ async def test_a_stream_that_is_left_stops_the_hosts_llm(streaming_llm, llm, eve
     assert event_log.of("RecallFinishedEvent")[0].interrupted
 
 
-def test_with_nothing_to_answer_from_the_hosts_llm_is_not_asked(documents, llm):
-    memory = tiny_memory(MemRecallConfig(gate=GateConfig(threshold=0.5)), gate=ScriptedGate(lambda *_: 0.1))
-    for options in ({"top_k": 2}, {}):
-        engine = MemRecallQueryEngine.from_documents(documents, memory=memory, llm=llm, **options)
-        assert engine.query(QUESTION).response == memory.config.reasoner.not_found
-        engine.close()
+@pytest.fixture
+def doubting():
+    """A memory whose gate believes in nothing."""
+    return tiny_memory(MemRecallConfig(gate=GateConfig(threshold=0.5)), gate=ScriptedGate(lambda *_: 0.1))
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2, "gate_veto": True}])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_with_nothing_to_answer_from_the_hosts_llm_is_not_asked(doubting, documents, llm, options, streaming):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=doubting, llm=llm, streaming=streaming, **options)
+    answers = [str(engine.query(QUESTION))]
+    response = await engine.aquery(QUESTION)
+    answers.append(str((await response.get_response()) if streaming else response))
+    assert answers == [doubting.config.reasoner.not_found] * 2
     assert llm.prompts == []
+    engine.close()
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"gate_veto": False}])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_llm_with_a_number_of_nodes_is_asked_whatever_the_gate_believes(
+    doubting, documents, llm, options, streaming
+):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=doubting, llm=llm, streaming=streaming, **options)
+    assert str(engine.query(QUESTION)) == "Dana says yes."
+    response = await engine.aquery(QUESTION)
+    assert str((await response.get_response()) if streaming else response) == "Dana says yes."
+    assert len(response.source_nodes) >= 2
+    assert all(source.text in llm.prompts[-1] for source in response.source_nodes)
+    engine.close()
+
+
+def test_where_no_node_is_found_nobody_is_asked(doubting, documents, llm):
+    kitchen = MetadataFilters(filters=[MetadataFilter(key="team", value="nobody")])
+    engine = MemRecallQueryEngine.from_documents(documents, memory=doubting, llm=llm, top_k=2, filters=kitchen)
+    assert engine.query(QUESTION).response == doubting.config.reasoner.not_found
+    assert llm.prompts == []
+    engine.close()
 
 
 def test_refine_asks_once_per_text_and_compact_once(scripted, documents, llm):
@@ -164,13 +197,115 @@ def test_modes_without_an_answer_stream_too(memory, documents, mode):
     streamed.close()
 
 
-@pytest.mark.parametrize("mode", ["tree_summarize", ResponseMode.ACCUMULATE, "simple_summarize", "typo"])
-def test_other_response_modes_are_refused_with_what_to_do(memory, documents, monkeypatch, mode):
+def test_an_unknown_response_mode_is_refused_before_anything_is_compressed(memory, documents, monkeypatch):
     compressed = []
     monkeypatch.setattr(type(memory), "ingest", lambda *args, **kwargs: compressed.append(args))
-    with pytest.raises(ValueError, match=r"compact, refine, no_text, context_only.*RetrieverQueryEngine"):
-        MemRecallQueryEngine.from_documents(documents, memory=memory, response_mode=mode)
+    with pytest.raises(InputError, match=r"tree_summarize.*typo"):
+        MemRecallQueryEngine.from_documents(documents, memory=memory, response_mode="typo")
     assert compressed == []
+
+
+@pytest.mark.parametrize("mode", ["tree_summarize", ResponseMode.ACCUMULATE, "simple_summarize", "compact_accumulate"])
+async def test_other_response_modes_are_the_hosts(scripted, documents, llm, mode):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=2, llm=llm, response_mode=mode)
+    response = engine.query(QUESTION)
+    assert "Dana says yes." in response.response
+    assert response.source_nodes == engine.retrieve(QUESTION)
+    assert all(any(source.text in prompt for prompt in llm.prompts) for source in response.source_nodes)
+    assert (await engine.aquery(QUESTION)).response == response.response
+    engine.close()
+
+
+def test_without_an_llm_other_response_modes_are_written_by_the_backbone(documents):
+    roomy = tiny_memory(backbone=tiny_backbone(window=16384))
+    engine = MemRecallQueryEngine.from_documents(documents, memory=roomy, top_k=2, response_mode="simple_summarize")
+    assert engine.query(QUESTION).response
+    assert Settings._llm is None
+    engine.close()
+
+
+class KeepsLast(BaseNodePostprocessor):
+    """Keeps one node."""
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        return nodes[-1:]
+
+
+class Covers(BaseNodePostprocessor):
+    """Covers up a name, in the node that was handed in."""
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        for node in nodes:
+            node.node.set_content(node.text.replace("Dana", "X"))
+        return nodes
+
+
+class Turns(BaseNodePostprocessor):
+    """Changes the order."""
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        return nodes[::-1]
+
+
+@pytest.mark.parametrize("with_llm", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_postprocessors_decide_what_is_answered_from(scripted, documents, llm, with_llm, streaming):
+    engine = MemRecallQueryEngine.from_documents(
+        documents,
+        memory=scripted,
+        top_k=4,
+        node_postprocessors=[KeepsLast()],
+        llm=llm if with_llm else None,
+        streaming=streaming,
+    )
+    (last,) = engine.retrieve(QUESTION)
+    for response in (engine.query(QUESTION), await engine.aquery(QUESTION)):
+        assert ids(response.source_nodes) == [last.node_id]
+        assert list(response.metadata) == [last.node_id]
+    others = {document.text for document in documents} - {last.text}
+    assert not any(text in prompt for text in others for prompt in llm.prompts)
+    engine.close()
+
+
+@pytest.mark.parametrize("with_llm", [False, True])
+def test_what_a_postprocessor_covers_up_is_not_read_by_way_of_blocks_or_notes(documents, llm, with_llm):
+    read = []
+
+    class Reading(ScriptedReasoner):
+        def answer(self, question, notes, recalls, *args):
+            read.extend([notes.text, *(recall.text for recall in recalls)])
+            return super().answer(question, notes, recalls, *args)
+
+    memory = tiny_memory(reasoner=Reading({"Dana approves trips.": "Dana approves."}, lambda *_: "X does."))
+    engine = MemRecallQueryEngine.from_documents(
+        documents, memory=memory, top_k=4, node_postprocessors=[Covers()], llm=llm if with_llm else None
+    )
+    response = engine.query(QUESTION)
+    assert "X approves trips." in {source.text for source in response.source_nodes}
+    assert read if not with_llm else llm.prompts
+    assert not any("Dana" in text for text in (*read, *llm.prompts))
+    engine.close()
+
+
+def test_an_order_that_a_postprocessor_changes_costs_no_second_walk(scripted, documents, compressions):
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=4, node_postprocessors=[Turns()])
+    compressions.clear()
+    response = engine.query(QUESTION)
+    assert response.response == "Dana Whitfield does."
+    opened = [step["chunk_id"] for step in response.metadata["trace"] if step["opened"]]
+    assert ids(response.source_nodes) == opened[::-1]
+    assert compressions == []
+    engine.close()
+
+
+async def test_a_synthesizer_of_the_host_writes_what_it_is_given(scripted, documents, llm):
+    synthesizer = get_response_synthesizer(llm=llm, response_mode=ResponseMode.TREE_SUMMARIZE)
+    engine = MemRecallQueryEngine.from_documents(documents, memory=scripted, top_k=2, response_synthesizer=synthesizer)
+    for response in (engine.query(QUESTION), await engine.aquery(QUESTION)):
+        assert response.response == "Dana says yes."
+        assert len(response.source_nodes) == 2
+        assert response.metadata["usage"]["blocks_opened"] == 2
+    engine.close()
 
 
 def test_the_prompts_are_those_of_the_host_and_can_be_replaced(answering, llm):
@@ -214,7 +349,7 @@ async def test_synthesize_answers_from_nodes_that_were_found_elsewhere(engine, a
     ):
         assert response.response == "Dana Whitfield does."
         assert ids(response.source_nodes) == ["a", "b"]
-        assert response.source_nodes[0].metadata == {"recall_step": 0}
+        assert response.source_nodes[0].metadata == {}
     for response in (
         answering.synthesize(QueryBundle(QUESTION), nodes, extra),
         await answering.asynthesize(QueryBundle(QUESTION), nodes, extra),

@@ -1,6 +1,7 @@
 import asyncio
 import copy
 import gc
+import json
 
 import pytest
 from llama_index.core import Document, Settings
@@ -35,7 +36,7 @@ def ids(nodes):
 
 
 def without_seconds(metadata):
-    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}}
+    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}, "trace": metadata["trace"]}
 
 
 def test_it_is_a_query_engine_of_the_kind_that_emits_events():
@@ -49,24 +50,29 @@ def test_the_response_has_text_sources_cost_and_every_decision(engine, documents
     assert isinstance(response, Response)
     assert response.response
     assert len(response.source_nodes) == 2
-    for step, source in enumerate(response.source_nodes):
+    for source in response.source_nodes:
         document = texts[source.node.ref_doc_id]
         assert source.get_content() == document.text
-        assert source.metadata == {**document.metadata, "recall_step": step}
+        assert source.metadata == document.metadata
         assert (source.node.start_char_idx, source.node.end_char_idx) == (0, len(document.text))
         assert 0.0 <= source.score <= 1.0
         assert response.metadata[source.node_id] == source.metadata
     assert response.metadata["usage"]["blocks_opened"] == 2
-    assert {step["chunk_id"] for step in response.metadata["trace"] if step["opened"]} == set(
-        ids(response.source_nodes)
-    )
+    opened = [step["chunk_id"] for step in response.metadata["trace"] if step["opened"]]
+    assert opened == ids(response.source_nodes)
     assert texts[response.source_nodes[0].node.ref_doc_id].text in response.get_formatted_sources()
 
 
-def test_no_model_gets_to_read_when_a_node_was_recalled(engine):
-    source = engine.query(QUESTION).source_nodes[0]
-    assert "recall_step" not in source.get_content(MetadataMode.LLM)
-    assert "recall_step" not in source.get_content(MetadataMode.EMBED)
+def test_what_an_answer_cost_is_kept_apart_from_the_nodes_metadata(engine, documents):
+    metadata = engine.query(QUESTION).metadata
+    assert [nodes["team"] for nodes in metadata.values()] == [nodes.get("team") for _, nodes in metadata.items()]
+    assert len(metadata) == 2
+    assert not {"usage", "trace"} & set(metadata)
+    assert metadata.get("usage") == metadata["usage"]
+    assert metadata.get("nothing") is None
+    with pytest.raises(KeyError):
+        metadata["nothing"]
+    assert set(json.loads(json.dumps(metadata))) == set(metadata)
 
 
 def test_a_question_may_come_as_text_or_bundle(engine):
@@ -99,14 +105,8 @@ def test_nodes_come_back_as_they_went_in(memory, nodes):
     assert sorted(ids(sources)) == sorted(ids(nodes))
     for source in sources:
         original = next(node for node in nodes if node.node_id == source.node_id)
-        restored = source.node.model_copy(
-            update={
-                "metadata": {name: value for name, value in source.metadata.items() if name != "recall_step"},
-                "excluded_embed_metadata_keys": original.excluded_embed_metadata_keys,
-                "excluded_llm_metadata_keys": original.excluded_llm_metadata_keys,
-            }
-        )
-        assert restored == original
+        assert source.node == original
+        assert source.node.hash == original.hash
         assert source.get_content(MetadataMode.LLM) == original.get_content(MetadataMode.LLM)
     engine.close()
 
@@ -129,7 +129,7 @@ def test_a_node_longer_than_a_chunk_comes_back_once_and_whole(memory):
     text = " ".join(f"Sentence number {number} is about trips." for number in range(20))
     engine = MemRecallQueryEngine.from_nodes([TextNode(id_="long", text=text)], memory=memory, top_k=5)
     (source,) = engine.retrieve(QUESTION)
-    assert (source.node_id, source.get_content(), source.metadata) == ("long", text, {"recall_step": 0})
+    assert (source.node_id, source.get_content(), source.metadata) == ("long", text, {})
     engine.close()
 
 

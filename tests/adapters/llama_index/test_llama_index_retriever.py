@@ -1,17 +1,21 @@
 import asyncio
+from collections import Counter
 
 import pytest
 from llama_index.core import Document, Settings, StorageContext, SummaryIndex, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.indices import KeywordTableIndex
-from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.llms import MockLLM
+from llama_index.core.retrievers import BaseRetriever, QueryFusionRetriever
 from llama_index.core.schema import IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from memrecall_kv import GateConfig, MemRecallConfig, ScanConfig
+from memrecall_kv.config import ChunkingConfig
 from memrecall_kv.errors import FingerprintMismatchError, InputError
-from memrecall_kv.testing import tiny_backbone, tiny_memory
+from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_backbone, tiny_memory
 from patience import PATIENCE
 
-from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
+from llama_index_memrecall import MemRecallIndex, MemRecallQueryEngine, MemRecallRetriever
 from llama_index_memrecall._convert import to_documents
 
 QUESTION = "Who approves trips?"
@@ -66,7 +70,7 @@ async def test_an_exact_number_is_recalled_in_order_on_both_routes(memory, docum
     retriever = MemRecallRetriever.from_documents(documents, memory=memory, top_k=top_k)
     sources = retriever.retrieve(QUESTION)
     assert len(sources) == min(top_k, 4)
-    assert [source.metadata["recall_step"] for source in sources] == list(range(len(sources)))
+    assert len({source.node_id for source in sources}) == len(sources)
     assert await retriever.aretrieve(QueryBundle(QUESTION)) == sources
     retriever.close()
 
@@ -131,7 +135,8 @@ def test_a_retriever_of_the_host_proposes_and_memory_recalls_among_that(memory, 
     response = engine.query(bundle)
     assert sorted(ids(response.source_nodes)) == sorted(node.node_id for node in nodes[:3])
     assert proposing.asked == [("sync", ["a made-up answer"])]
-    assert all("recall_step" not in node.metadata for node in nodes)
+    before = {node.node_id: node.hash for node in nodes}
+    assert all(before[source.node_id] == source.node.hash for source in response.source_nodes)
     assert sorted(compressions) == sorted(node.text for node in nodes[:3])
     proposing.found = [NodeWithScore(node=node) for node in nodes[2:]]
     assert sorted(ids(engine.retrieve(QUESTION))) == sorted(node.node_id for node in nodes[2:])
@@ -278,3 +283,115 @@ def test_a_bank_of_another_model_is_refused(memory, documents, tmp_path):
     other = MemRecallRetriever.from_bank(tmp_path / "bank", memory=tiny_memory(backbone=tiny_backbone(seed=1)))
     with pytest.raises(FingerprintMismatchError):
         other.retrieve(QUESTION)
+
+
+@pytest.fixture
+def long_nodes():
+    """Nodes of many blocks each; all blocks of the third match the question best."""
+    return [
+        TextNode(id_=f"n{place}", text=" ".join(f"Plant{place} line {line} is fine." for line in range(12)))
+        for place in range(6)
+    ]
+
+
+@pytest.fixture
+def by_words():
+    """A memory that opens what shares words with the question."""
+    return tiny_memory(
+        MemRecallConfig(
+            chunking=ChunkingConfig(chunk_tokens=64),
+            gate=GateConfig(threshold=0.5, lexical_weight=12.0),
+            scan=ScanConfig(top_k=4, candidates=8),
+        ),
+        gate=ScriptedGate(lambda *_: 0.0025),
+        reasoner=ScriptedReasoner({}, lambda question, notes: "Fine."),
+    )
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("route", ["index", "from_nodes", "from_bank", "from_index", "from_args"])
+async def test_as_many_nodes_as_asked_for_however_long_they_are(by_words, long_nodes, top_k, route, tmp_path):
+    hosts = VectorStoreIndex(long_nodes, embed_model=MockEmbedding(embed_dim=4))
+    own = MemRecallIndex(long_nodes, memory=by_words, bank=tmp_path / "bank")
+    retriever = {
+        "index": lambda: own.as_retriever(similarity_top_k=top_k),
+        "from_nodes": lambda: MemRecallRetriever.from_nodes(long_nodes, memory=by_words, top_k=top_k),
+        "from_bank": lambda: MemRecallRetriever.from_bank(tmp_path / "bank", memory=by_words, top_k=top_k),
+        "from_index": lambda: MemRecallRetriever.from_index(hosts, memory=by_words, top_k=top_k),
+        "from_args": lambda: MemRecallRetriever.from_args(
+            hosts.as_retriever(similarity_top_k=9), memory=by_words, top_k=top_k
+        ),
+    }[route]()
+    with own, retriever:
+        engine = MemRecallQueryEngine(retriever)
+        for found in (
+            retriever.retrieve("What of Plant3?"),
+            await retriever.aretrieve("What of Plant3?"),
+            engine.query("What of Plant3?").source_nodes,
+            (await engine.aquery("What of Plant3?")).source_nodes,
+        ):
+            assert len(set(ids(found))) == len(found) == min(top_k, 6)
+            assert found[0].node_id == "n3"
+        engine.close()
+
+
+def test_nodes_that_say_the_same_are_counted_too(memory):
+    hosts = SummaryIndex([TextNode(id_=name, text="Dana approves trips.") for name in "abc"])
+    for top_k in (1, 2, 3):
+        retriever = MemRecallRetriever.from_args(hosts.as_retriever(), memory=memory, top_k=top_k)
+        assert len(retriever.retrieve(QUESTION)) == top_k
+        retriever.close()
+
+
+async def test_a_made_up_answer_is_what_is_searched_by_and_the_question_what_is_answered(by_words):
+    asked = []
+    by_words.parts.reasoner._reply = lambda question, notes: asked.append(question) or "Fine."
+    nodes = [TextNode(id_="trips", text="Dana approves trips."), TextNode(id_="lift", text="Our lift is out of order.")]
+    bundle = QueryBundle("elevator status", custom_embedding_strs=["The lift is out of order.", "elevator status"])
+    with MemRecallIndex(nodes, memory=by_words) as index:
+        retriever = index.as_retriever(similarity_top_k=1)
+        engine = index.as_query_engine(similarity_top_k=1)
+        assert ids(retriever.retrieve(bundle)) == ids(await retriever.aretrieve(bundle)) == ["lift"]
+        assert ids(engine.query(bundle).source_nodes) == ids((await engine.aquery(bundle)).source_nodes) == ["lift"]
+    assert set(asked) == {"elevator status"}
+
+
+def test_recall_can_be_kept_to_documents_or_nodes(memory, documents, nodes, tmp_path):
+    with MemRecallIndex.from_documents(documents, memory=memory, bank=tmp_path / "bank") as index:
+        found = index.as_retriever(top_k=9, doc_ids=["travel", "lift"]).retrieve(QUESTION)
+        assert {source.node.ref_doc_id for source in found} == {"travel", "lift"}
+        (one,) = index.as_query_engine(top_k=9, node_ids=[found[0].node_id]).query(QUESTION).source_nodes
+        assert one.node_id == found[0].node_id
+        kitchen = MetadataFilters(filters=[MetadataFilter(key="team", value="finance")])
+        (both,) = index.as_retriever(top_k=9, doc_ids=["travel", "lift"], filters=kitchen).retrieve(QUESTION)
+        assert both.node.ref_doc_id == "travel"
+        assert index.as_retriever(top_k=9, doc_ids=[]).retrieve(QUESTION) == []
+    with MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=9, doc_ids=["lunch"]) as engine:
+        assert {source.node.ref_doc_id for source in engine.retrieve(QUESTION)} == {"lunch"}
+    hosts = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4)).as_retriever(
+        similarity_top_k=9
+    )
+    with MemRecallRetriever.from_args(hosts, memory=memory, top_k=9, doc_ids=["lift"]) as among:
+        assert {source.node.ref_doc_id for source in among.retrieve(QUESTION)} == {"lift"}
+
+
+async def test_fusion_adds_up_the_scores_of_one_node(by_words):
+    texts = ["Dana approves trips to Oslo.", "Lunch is at noon in Oslo.", "The lift in Oslo is broken.", "Parking."]
+    questions = ["trips Oslo", "lunch Oslo noon", "broken lift Oslo"]
+
+    class Fusion(QueryFusionRetriever):
+        def _get_queries(self, original):
+            return [QueryBundle(question) for question in questions[1:]]
+
+    with MemRecallIndex([TextNode(id_=f"n{i}", text=text) for i, text in enumerate(texts)], memory=by_words) as index:
+        retriever = index.as_retriever(similarity_top_k=3)
+        right = Counter()
+        for question in questions:
+            found = sorted(retriever.retrieve(question), key=lambda source: -source.score)
+            for rank, source in enumerate(found):
+                right[source.node_id] += 1 / (60 + rank)
+        fusion = Fusion(
+            [retriever], llm=MockLLM(), num_queries=3, similarity_top_k=3, mode="reciprocal_rerank", use_async=False
+        )
+        for found in (fusion.retrieve(questions[0]), await fusion.aretrieve(questions[0])):
+            assert {source.node_id: pytest.approx(source.score) for source in found} == dict(right)

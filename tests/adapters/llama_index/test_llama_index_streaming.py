@@ -4,11 +4,12 @@ import inspect
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from llama_index.core.query_engine import RetrieverQueryEngine
 from memrecall_kv import MemRecallConfig, ReasonerConfig
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.testing import tiny_memory
 
-from llama_index_memrecall import MemRecallQueryEngine
+from llama_index_memrecall import MemRecallQueryEngine, MemRecallRetriever
 
 QUESTION = "Who approves trips?"
 
@@ -18,7 +19,7 @@ def ids(nodes):
 
 
 def without_seconds(metadata):
-    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}}
+    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}, "trace": metadata["trace"]}
 
 
 def test_a_stream_is_a_real_generator_and_knows_its_sources_first(streaming, engine):
@@ -27,7 +28,7 @@ def test_a_stream_is_a_real_generator_and_knows_its_sources_first(streaming, eng
     assert isinstance(response, StreamingResponse)
     assert inspect.isgenerator(response.response_gen)
     assert response.source_nodes == expected.source_nodes
-    assert "usage" not in response.metadata
+    assert response.metadata.get("usage") is None
     assert "".join(response.response_gen) == expected.response
     assert without_seconds(response.metadata) == without_seconds(expected.metadata)
 
@@ -122,10 +123,60 @@ async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, ev
     engine.close()
 
 
+@pytest.mark.parametrize("with_llm", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("route", ["sync", "async"])
+async def test_a_query_tells_what_the_hosts_query_engine_tells(
+    memory, documents, llm, event_log, span_log, with_llm, streaming, route
+):
+    def told(engine_of):
+        debug = LlamaDebugHandler(print_trace_on_end=False)
+        manager = CallbackManager([debug])
+        return debug, engine_of(manager)
+
+    async def ask(engine):
+        event_log.events.clear()
+        span_log.completed_spans.clear()
+        response = engine.query(QUESTION) if route == "sync" else await engine.aquery(QUESTION)
+        assert len(response.source_nodes) == 2
+        if streaming and route == "async":
+            await response.get_response()
+        elif streaming:
+            response.get_response()
+        hosts = [name for name in event_log.names() if name.startswith(("Query", "Retrieval", "Synthesize"))]
+        (retrieved,) = event_log.of("RetrievalEndEvent")
+        assert ids(retrieved.nodes) == ids(response.source_nodes)
+        return hosts, sum("etriev" in span.id_.split("-")[0].split(".")[1] for span in span_log.completed_spans)
+
+    options = {"memory": memory, "top_k": 2}
+    retriever = MemRecallRetriever.from_documents(documents, **options)
+    theirs_debug, theirs = told(
+        lambda manager: RetrieverQueryEngine.from_args(
+            retriever.keeping([]), llm=llm, streaming=streaming, callback_manager=manager
+        )
+    )
+    theirs.retriever.callback_manager = theirs.callback_manager
+    ours_debug, ours = told(
+        lambda manager: MemRecallQueryEngine.from_documents(
+            documents, llm=llm if with_llm else None, streaming=streaming, callback_manager=manager, **options
+        )
+    )
+    assert await ask(ours) == await ask(theirs)
+    for kind in (CBEventType.QUERY, CBEventType.RETRIEVE, CBEventType.SYNTHESIZE):
+        assert len(ours_debug.get_event_pairs(kind)) == len(theirs_debug.get_event_pairs(kind)) == 1
+    ours.close()
+    retriever.close()
+
+
 async def test_events_of_the_worker_thread_belong_to_the_query_that_caused_them(engine, event_log):
     await engine.aquery(QUESTION)
-    for name in ("BlockGatedEvent", "RecallFinishedEvent", "LLMCompletionEndEvent"):
-        assert {event.span_id.split("-")[0] for event in event_log.of(name)} == {"MemRecallQueryEngine._aquery"}
+    expected = {
+        "BlockGatedEvent": "MemRecallRetriever._aretrieve",
+        "RecallFinishedEvent": "MemRecallQueryEngine._aquery",
+        "LLMCompletionEndEvent": "ReasonerSynthesizer.aget_response",
+    }
+    for name, span in expected.items():
+        assert {event.span_id.split("-")[0] for event in event_log.of(name)} == {span}
 
 
 def test_the_end_of_a_stream_belongs_to_the_query_that_started_it(streaming, event_log):

@@ -5,7 +5,9 @@ import pickle
 import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import IndexNode, TextNode
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts import lazy
 from pydantic import ValidationError
@@ -53,6 +55,19 @@ def test_a_copy_through_pickle_has_the_settings_and_not_the_model(cls, memory):
     original = made(cls, memory=memory, name_or_path="some/model")
     again = pickle.loads(pickle.dumps(original))  # noqa: S301
     assert (again.memory, again.name_or_path) == (None, "some/model")
+
+
+@pytest.mark.parametrize(
+    ("cls", "setting"),
+    [(MemoryBlockEncoder, "bank"), (MemRecallMemoryBlock, "bank"), (MemRecallPostprocessor, "cache_path")],
+)
+def test_a_copy_through_pickle_means_the_same_directory_elsewhere(cls, setting, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    original = cls(**{setting: "here"})
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    again = pickle.loads(pickle.dumps(original))  # noqa: S301
+    assert getattr(again, setting) == str(tmp_path.resolve() / "here")
 
 
 @pytest.mark.parametrize("cls", [*MODELS, MemRecallQueryEngine, MemRecallRetriever])
@@ -123,14 +138,33 @@ def test_a_renamed_index_still_deletes_from_its_bank(memory, documents, tmp_path
     index.close()
 
 
-@pytest.mark.parametrize("make", [MemRecallQueryEngine, MemRecallQueryEngine.from_bank])
-def test_postprocessors_are_refused_with_the_way_that_takes_them(make, tmp_path):
-    with pytest.raises(TypeError, match=r"'node_postprocessors'.*RetrieverQueryEngine"):
-        make(tmp_path, node_postprocessors=[MemRecallPostprocessor()])
+@pytest.mark.parametrize("make", [MemRecallIndex, MemRecallQueryEngine, MemRecallRetriever])
+def test_a_with_statement_closes(make, memory, documents, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with make.from_documents(documents, memory=memory):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_postprocessors_are_refused_by_an_index_too(memory, documents):
-    index = MemRecallIndex.from_documents(documents, memory=memory)
-    with pytest.raises(TypeError, match=r"'node_postprocessors'.*RetrieverQueryEngine"):
-        index.as_query_engine(node_postprocessors=[MemRecallPostprocessor()])
-    index.close()
+def test_verbose_tells_what_an_index_node_leads_to(memory, capsys):
+    target = TextNode(id_="target", text="The handbook itself.")
+    node = IndexNode(id_="index", text="A summary.", index_id="handbook", obj=target)
+    with MemRecallIndex([], objects=[node], memory=memory) as index:
+        index.as_query_engine(top_k=1, verbose=True).query(QUESTION)
+        assert "entering handbook" in capsys.readouterr().out
+        index.as_query_engine(top_k=1).query(QUESTION)
+        assert capsys.readouterr().out == ""
+
+
+def test_the_chat_engine_takes_what_the_engine_it_asks_takes(memory, documents, llm):
+    class Drops(BaseNodePostprocessor):
+        """Keeps nothing."""
+
+        def _postprocess_nodes(self, nodes, query_bundle=None):
+            return []
+
+    with MemRecallIndex.from_documents(documents, memory=memory) as index:
+        chat = index.as_chat_engine(
+            "condense_question", llm=llm, similarity_top_k=2, node_postprocessors=[Drops()], gate_veto=False
+        )
+        assert chat.chat(QUESTION).response == memory.config.reasoner.not_found

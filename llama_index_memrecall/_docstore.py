@@ -1,0 +1,33 @@
+"""LlamaIndex's docstore, put back as it was when a write fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from llama_index.core.storage.docstore.types import BaseDocumentStore
+
+
+@contextmanager
+def restored(docstore: BaseDocumentStore, node_ids: Iterable[str], doc_ids: Iterable[str] = ()) -> Iterator[None]:
+    """Put nodes and documents' hashes back as they are now if the block fails.
+
+    Args:
+        docstore: Where they are.
+        node_ids: The nodes that the block may add, replace or delete.
+        doc_ids: The documents whose hash it may set or delete.
+    """
+    wanted = list(dict.fromkeys(node_ids))
+    nodes = docstore.get_nodes(wanted, raise_error=False)
+    hashes = {doc_id: docstore.get_document_hash(doc_id) for doc_id in doc_ids}
+    try:
+        yield
+    except BaseException:
+        new = [doc_id for doc_id, digest in hashes.items() if digest is None]
+        for node_id in [*set(wanted).difference(node.node_id for node in nodes), *new]:
+            docstore.delete_document(node_id, raise_error=False)
+        docstore.add_documents(nodes, allow_update=True)
+        for doc_id, digest in hashes.items():
+            if digest is not None:
+                docstore.set_document_hash(doc_id, digest)
+        raise
