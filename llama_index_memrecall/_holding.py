@@ -51,8 +51,7 @@ class Holding:
                     "Open a stored index with load_index_from_storage, or give an empty directory.",
                 )
             self.put(nodes, show_progress=show_progress)
-            left = set(others).difference(node.node_id for node in nodes)
-            self._doomed.update(left)
+            self._doomed.update(name for name in others if self._is_of_another(name, writable.metadata(name)))
             self._is_filled = True
 
     def put(self, nodes: Sequence[BaseNode], *, show_progress: bool = False) -> None:
@@ -134,8 +133,10 @@ class Holding:
         Raises:
             BankError: If another index was built into the bank.
         """
+        is_held = self.confirm(node_ids)
+        if self._is_filled:
+            return  # without waiting for who writes
         with self._lock:
-            is_held = self.confirm(node_ids)
             if not self._is_filled and (is_elsewhere or not is_held) and node_ids:
                 self.put(load())
             self._is_filled = True

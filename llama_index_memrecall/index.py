@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -124,6 +125,7 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
         self._owner = MemRecallStruct().owner if index_struct is None else index_struct.owner
         lazy_bank = LazyBank(bank if bank is not None else self._bank_path, self._memory, defer=defer)
         self._holding = Holding(self._owner, lazy_bank, self._memory)
+        self._one_writes = threading.RLock()
         objects = _copies(objects or ())
         built = [] if index_struct is not None else [node.node_id for node in (*(nodes or ()), *objects)]
         with ExitStack() as undo:
@@ -143,19 +145,29 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
 
     @classmethod
     def from_documents(
-        cls, documents: Sequence[HostDocument], storage_context: StorageContext | None = None, **kwargs: Any
+        cls,
+        documents: Sequence[HostDocument],
+        storage_context: StorageContext | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
+        transformations: list[TransformComponent] | None = None,
+        **kwargs: Any,
     ) -> Self:
         """Return an index of documents; what an earlier index left in its bank is replaced.
 
         Args:
             documents: What to remember.
             storage_context: As for the class; as it was if this fails.
-            **kwargs: As for the class.
+            show_progress: Whether to draw progress bars.
+            callback_manager: For LlamaIndex's callbacks.
+            transformations: How documents are cut into nodes.
+            **kwargs: `bank`, `memory`, `name_or_path` and `device`, as for the class.
         """
-        if storage_context is None:
-            return super().from_documents(documents, **kwargs)
-        with restored(storage_context.docstore, (), [document.id_ for document in documents]):
-            return super().from_documents(documents, storage_context=storage_context, **kwargs)
+        context = storage_context or StorageContext.from_defaults()
+        with restored(context.docstore, (), [document.id_ for document in documents]):
+            return super().from_documents(
+                documents, context, show_progress, callback_manager, transformations, **kwargs
+            )
 
     def build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> MemRecallStruct:
         """Compress nodes into the bank and put them into the docstore."""
@@ -242,8 +254,8 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
             node_ids: Nodes that the block changes; those that it adds to the index need not be named.
             doc_ids: Documents whose hash it changes.
         """
-        listed = self._index_struct.nodes
-        with restored(self.docstore, node_ids, doc_ids):
+        with self._one_writes, restored(self.docstore, node_ids, doc_ids):
+            listed = self._index_struct.nodes
             try:
                 with self._holding.unless_all_goes_well(node_ids):
                     yield

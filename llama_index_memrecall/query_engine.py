@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import RESPONSE_TYPE
@@ -189,14 +189,14 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
     def close(self) -> None:
         """Close the bank if this engine opened it, and remove what was temporary; a retriever that was given stays."""
         if self._closes_retriever:
-            self._retriever.close()
+            self.retriever.close()
         if isinstance(self._response_synthesizer, ReasonerSynthesizer):
             self._response_synthesizer.close()
 
     @property
     def retriever(self) -> MemRecallRetriever:
         """What recalls for this engine."""
-        return self._retriever
+        return cast(MemRecallRetriever, self._retriever)
 
     @dispatcher.span
     def retrieve(self, query_bundle: QueryType) -> list[NodeWithScore]:
@@ -236,9 +236,9 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         kept: list[Found] = []
         with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
-            nodes = self._retriever.keeping(kept).retrieve(query_bundle)
+            nodes = self.retriever.keeping(kept).retrieve(query_bundle)
             nodes = self._apply_node_postprocessors(nodes, query_bundle)
-            response = ending.complete(self._writer.write(query_bundle, nodes, kept, asked_for=self._retriever.top_k))
+            response = ending.complete(self._writer.write(query_bundle, nodes, kept, asked_for=self.retriever.top_k))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
@@ -246,10 +246,10 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         kept: list[Found] = []
         with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
-            nodes = await self._retriever.keeping(kept).aretrieve(query_bundle)
+            nodes = await self.retriever.keeping(kept).aretrieve(query_bundle)
             nodes = await self._async_apply_node_postprocessors(nodes, query_bundle)
             response = await ending.acomplete(
-                await self._writer.awrite(query_bundle, nodes, kept, asked_for=self._retriever.top_k)
+                await self._writer.awrite(query_bundle, nodes, kept, asked_for=self.retriever.top_k)
             )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import shutil
+import threading
 
 import llama_index.core
 import pytest
@@ -280,6 +281,38 @@ async def test_the_loop_goes_on_while_something_is_compressed(memory, waiting_co
     go.set()
     await task
     assert recalled(index) == {"Dana approves trips."}
+    index.close()
+
+
+async def test_who_asks_does_not_wait_for_who_inserts(memory, documents, monkeypatch):
+    index = MemRecallIndex.from_documents(documents, memory=memory)
+    expected = recalled(index)
+    entered, go, compress = threading.Event(), threading.Event(), type(memory)._compress
+
+    def waiting(self, chunks):
+        entered.set()
+        assert go.wait(PATIENCE)
+        return compress(self, chunks)
+
+    monkeypatch.setattr(type(memory), "_compress", waiting)
+    task = asyncio.create_task(index.ainsert(Document(text="Rui approves budgets.")))
+    assert await asyncio.to_thread(entered.wait, PATIENCE)
+    assert await asyncio.wait_for(asyncio.to_thread(recalled, index), PATIENCE) == expected
+    go.set()
+    await task
+    assert recalled(index) == {*expected, "Rui approves budgets."}
+    index.close()
+
+
+async def test_inserting_side_by_side_loses_nothing_when_one_fails(memory, documents):
+    index = MemRecallIndex.from_documents(documents, memory=memory)
+    texts = [f"Room {number} is free." for number in range(4)]
+    good = [index.ainsert(Document(text=text)) for text in texts]
+    bad = [index.ainsert(Document(text="Bad.", metadata={"x": {number}})) for number in range(4)]
+    mixed = [task for pair in zip(good, bad, strict=True) for task in pair]
+    outcomes = await asyncio.gather(*mixed, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), InputError] * 4
+    assert recalled(index) == {*texts, *(document.text for document in documents)}
     index.close()
 
 

@@ -129,11 +129,6 @@ async def test_retrieving_tells_both_of_the_hosts_channels(memory, documents, ev
 async def test_a_query_tells_what_the_hosts_query_engine_tells(
     memory, documents, llm, event_log, span_log, with_llm, streaming, route
 ):
-    def told(engine_of):
-        debug = LlamaDebugHandler(print_trace_on_end=False)
-        manager = CallbackManager([debug])
-        return debug, engine_of(manager)
-
     async def ask(engine):
         event_log.events.clear()
         span_log.completed_spans.clear()
@@ -150,20 +145,18 @@ async def test_a_query_tells_what_the_hosts_query_engine_tells(
 
     options = {"memory": memory, "top_k": 2}
     retriever = MemRecallRetriever.from_documents(documents, **options)
-    theirs_debug, theirs = told(
-        lambda manager: RetrieverQueryEngine.from_args(
-            retriever.keeping([]), llm=llm, streaming=streaming, callback_manager=manager
-        )
-    )
-    theirs.retriever.callback_manager = theirs.callback_manager
-    ours_debug, ours = told(
-        lambda manager: MemRecallQueryEngine.from_documents(
-            documents, llm=llm if with_llm else None, streaming=streaming, callback_manager=manager, **options
-        )
+    theirs = RetrieverQueryEngine.from_args(retriever, llm=llm, streaming=streaming)
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    ours = MemRecallQueryEngine.from_documents(
+        documents,
+        llm=llm if with_llm else None,
+        streaming=streaming,
+        callback_manager=CallbackManager([debug]),
+        **options,
     )
     assert await ask(ours) == await ask(theirs)
     for kind in (CBEventType.QUERY, CBEventType.RETRIEVE, CBEventType.SYNTHESIZE):
-        assert len(ours_debug.get_event_pairs(kind)) == len(theirs_debug.get_event_pairs(kind)) == 1
+        assert len(debug.get_event_pairs(kind)) == 1
     ours.close()
     retriever.close()
 
