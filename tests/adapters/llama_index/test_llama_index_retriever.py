@@ -383,6 +383,9 @@ async def test_fusion_adds_up_the_scores_of_one_node(by_words):
         def _get_queries(self, original):
             return [QueryBundle(question) for question in questions[1:]]
 
+        async def _aget_queries(self, original):
+            return self._get_queries(original)
+
     with MemRecallIndex([TextNode(id_=f"n{i}", text=text) for i, text in enumerate(texts)], memory=by_words) as index:
         retriever = index.as_retriever(similarity_top_k=3)
         right = Counter()

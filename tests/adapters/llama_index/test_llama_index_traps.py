@@ -5,6 +5,7 @@ import pickle
 import pytest
 from llama_index.core import Settings, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import IndexNode, TextNode
@@ -165,6 +166,12 @@ def test_the_chat_engine_takes_what_the_engine_it_asks_takes(memory, documents, 
 
     with MemRecallIndex.from_documents(documents, memory=memory) as index:
         chat = index.as_chat_engine(
-            "condense_question", llm=llm, similarity_top_k=2, node_postprocessors=[Drops()], gate_veto=False
+            "condense_question",
+            llm=llm,
+            similarity_top_k=2,
+            node_postprocessors=[Drops()],
+            gate_veto=False,
+            # LlamaIndex 0.14.25 never closes the connection of its default one
+            memory=ChatMemoryBuffer.from_defaults(token_limit=8000),
         )
         assert chat.chat(QUESTION).response == memory.config.reasoner.not_found
