@@ -50,7 +50,7 @@ class ReasonerSynthesizer(BaseSynthesizer):
         query_str: str,
         text_chunks: Sequence[str],
         kept: list[Found] | None = None,
-        nodes: Sequence[NodeWithScore] = (),
+        sources: Sequence[NodeWithScore] = (),
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
         """Return the answer.
@@ -59,10 +59,10 @@ class ReasonerSynthesizer(BaseSynthesizer):
             query_str: What is asked.
             text_chunks: What to answer from, unless a walk has been there.
             kept: The walk that found these texts; if there is none, the one that is made is put here.
-            nodes: Whose texts they are: what of their metadata is judged, and what is read.
+            sources: Whose texts they are: what of their metadata is judged, and what is read.
             **response_kwargs: Nothing; LlamaIndex's signature has it.
         """
-        pieces = self._pieces(query_str, text_chunks, nodes, [] if kept is None else kept)
+        pieces = self._pieces(query_str, text_chunks, sources, [] if kept is None else kept)
         if not self._streaming:
             return "".join(piece for piece in pieces if piece)
         next(pieces)  # up to the first token: until then more may be opened
@@ -73,22 +73,22 @@ class ReasonerSynthesizer(BaseSynthesizer):
         query_str: str,
         text_chunks: Sequence[str],
         kept: list[Found] | None = None,
-        nodes: Sequence[NodeWithScore] = (),
+        sources: Sequence[NodeWithScore] = (),
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
         """Return what `get_response` does, without blocking the loop; cancelling stops the work."""
-        pieces = in_thread(lambda: self._pieces(query_str, text_chunks, nodes, [] if kept is None else kept))
+        pieces = in_thread(lambda: self._pieces(query_str, text_chunks, sources, [] if kept is None else kept))
         if self._streaming:
             await anext(pieces)
             return pieces
         return "".join([piece async for piece in pieces])
 
     def _pieces(
-        self, question: str, texts: Sequence[str], nodes: Sequence[NodeWithScore], kept: list[Found]
+        self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore], kept: list[Found]
     ) -> Generator[str | None, None, None]:
         """Yield the pieces of an answer, and an empty one before the first; `None` marks any other step."""
         if not kept:
-            given = nodes or [NodeWithScore(node=TextNode(text=text)) for text in texts]
+            given = sources or [NodeWithScore(node=TextNode(text=text)) for text in texts]
             scope = Candidates.among(given, self._given).scope()
             kept.append(Found.begin(self._memory.get(), scope, question, top_k=self._top_k))
             for _ in kept[0].events():

@@ -99,7 +99,7 @@ class Writer:
         if isinstance(self.synthesizer, ReasonerSynthesizer):
             if not is_unchanged:
                 kept.clear()
-            return nodes, {"kept": kept, "nodes": nodes}
+            return nodes, {"kept": kept, "sources": nodes}
         notes = notes_node(kept[0].walk.notes.notes) if self.takes_notes and is_unchanged else []
         return [*notes, *nodes], {}
 
