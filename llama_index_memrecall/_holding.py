@@ -137,8 +137,11 @@ class Holding:
         if self._is_filled:
             return  # without waiting for who writes
         with self._lock:
-            if not self._is_filled and (is_elsewhere or not is_held) and node_ids:
-                self.put(load())
+            if not self._is_filled and node_ids:
+                nodes = load()
+                stale = nodes if is_elsewhere or not is_held else self._shown_otherwise(nodes)
+                if stale:
+                    self.put(stale)
             self._is_filled = True
 
     def close(self) -> None:
@@ -168,6 +171,16 @@ class Holding:
             with self.bank.writing():
                 pass
             return self.bank.get()
+
+    def _shown_otherwise(self, nodes: Sequence[BaseNode]) -> list[BaseNode]:
+        """Return the nodes whose text the bank has under another heading; another text is a newer copy's."""
+        bank, changed = self._made(), set()
+        for document in to_documents(nodes, owner=self._owner):
+            if document.id in bank:
+                held = bank.document(document.id)
+                if held.text == document.text and not bank.holds(document):
+                    changed.add(document.id)
+        return [node for node in nodes if node.node_id in changed]
 
     def _own(self, bank: MemoryBank, node_ids: Collection[str]) -> list[str]:
         return [node_id for node_id in node_ids if node_id in bank and owner_of(bank.metadata(node_id)) == self._owner]
