@@ -227,9 +227,9 @@ class MemoryBank:
                 if not self._catalogue.is_evicted(self._block_id(chunk)):
                     raise InputError(f"Chunk {chunk.id} has no stored block.", "Call put_blocks first.")
             replaces = any(document.id in self for document, _ in items)
-            with self._catalogue.transaction():
-                for document, chunks in items:
-                    self._catalogue.enter_document(document, [(chunk, self._block_id(chunk)) for chunk in chunks])
+            self._catalogue.enter_documents(
+                [(document, [(chunk, self._block_id(chunk)) for chunk in chunks]) for document, chunks in items]
+            )
             if replaces:
                 self._catalogue.empty_log()
 
@@ -248,14 +248,11 @@ class MemoryBank:
         if not wanted:
             return
 
-        def remove() -> None:
-            with self._catalogue.transaction():
-                for doc_id in wanted:
-                    if not self._catalogue.remove_document(doc_id):
-                        raise self._unknown(doc_id)
-
         with self._writing():
-            self._reserve.rescued(remove)
+            for doc_id in wanted:
+                if doc_id not in self:
+                    raise self._unknown(doc_id)
+            self._reserve.rescued(lambda: self._catalogue.remove_documents(wanted))
             self.budget.recount()
             self._catalogue.empty_log()
 

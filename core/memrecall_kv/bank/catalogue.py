@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -236,53 +236,37 @@ class Catalogue(OpenedBlocks):
     def enter_blocks(self, blocks: Iterable[tuple[bytes, Place, int]]) -> None:
         """Enter ids, places and memory tokens of blocks whose records are on the disk."""
         rows = [(block_id, p.segment, p.start, p.length, tokens) for block_id, p, tokens in blocks]
-        with self.transaction(), derived.kept_up(self._database, _NOWHERE, [row[0] for row in rows]):
+        with self.transaction(), derived.kept_up(self._database, (), [row[0] for row in rows]):
             self._database.executemany(
                 "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", [(*row, digest.of_block(*row)) for row in rows]
             )
             self._database.executemany("DELETE FROM openings WHERE block = ?", [row[:1] for row in rows])
 
-    def enter_document(self, document: Document, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
-        """Add a document with its chunks and their blocks' ids, or replace the one of the same id in its place."""
-        metadata = to_json(document)
-        heading = packed(document.heading, chunks[0][0].heading if chunks else document.heading)
-        cuts = [(c.index, c.start, c.end, c.num_tokens, block_id) for c, block_id in chunks]
+    def enter_documents(self, items: Sequence[tuple[Document, Sequence[tuple[Chunk, bytes]]]]) -> None:
+        """Add documents with their chunks and their blocks' ids, or replace those of the same ids in their places."""
+        blocks = [block_id for _, chunks in items for _, block_id in chunks]
         with self.transaction():
-            ((place,),) = self._rows(_PLACE_FOR, (document.id,))
-            if not isinstance(place, int):
-                raise damaged(self.path, "a document has the last place there is")
-            head = digest.of_head(place, document.id, metadata)
-            body = _body(place, document, heading, sorted(cuts))
-            row = (document.text, metadata, heading, len(cuts), head, body)
-            with self._leaving(document.id, [block_id for *_, block_id in cuts]) as changes:
-                change = (
-                    "UPDATE documents SET text = ?, metadata = ?, heading = ?, num_chunks = ?, head = ?, body = ? "
-                    "WHERE place = ?"
-                )
-                if self._database.execute(change, (*row, place)).rowcount == 0:
-                    self._database.execute(
-                        "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (place, document.id, *row)
-                    )
-                self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
-                self._database.executemany(
-                    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts]
-                )
-                changes.add(place, [(c.index, c.num_tokens, c.judged_text) for c, _ in chunks])
+            places = self._places_for([document.id for document, _ in items])
+            with self._changing(places, blocks) as changes:
+                for document, chunks in items:
+                    place = places[document.id]
+                    self._enter(place, document, chunks)
+                    changes.add(place, [(c.index, c.num_tokens, c.judged_text) for c, _ in chunks])
 
-    def remove_document(self, doc_id: str) -> bool:
-        """Remove a document, its chunks, and the blocks that only it used; return whether there was one."""
-        with self.transaction(), self._leaving(doc_id):
-            blocks = self._rows(
-                "SELECT DISTINCT block FROM chunks JOIN documents ON place = document WHERE id = ?", (doc_id,)
-            )
-            removed = self._database.execute("DELETE FROM documents WHERE id = ?", (doc_id,)).rowcount
-            self._database.executemany(
-                "DELETE FROM blocks WHERE id = ? AND id NOT IN (SELECT block FROM chunks)", blocks
-            )
-            self._database.executemany(
-                "DELETE FROM openings WHERE block = ? AND block NOT IN (SELECT block FROM chunks)", blocks
-            )
-        return removed > 0
+    def remove_documents(self, doc_ids: Collection[str]) -> None:
+        """Remove documents, their chunks, and the blocks that only they used; what is not there is no mistake."""
+        with self.transaction():
+            found = [(doc_id, self._rows(_PLACE, (doc_id,))) for doc_id in doc_ids]
+            places = {doc_id: rows[0][0] for doc_id, rows in found if rows}
+            blocks = [row for doc_id in places for row in self._rows(_BLOCKS_OF_ONE, (doc_id,))]
+            with self._changing(places):
+                self._database.executemany("DELETE FROM documents WHERE id = ?", [(doc_id,) for doc_id in places])
+                self._database.executemany(
+                    "DELETE FROM blocks WHERE id = ? AND id NOT IN (SELECT block FROM chunks)", blocks
+                )
+                self._database.executemany(
+                    "DELETE FROM openings WHERE block = ? AND block NOT IN (SELECT block FROM chunks)", blocks
+                )
 
     def forget_unused(self) -> None:
         """Forget the blocks that no chunk uses, and make anew what is derived from the rest if it is damaged."""
@@ -293,7 +277,7 @@ class Catalogue(OpenedBlocks):
 
     def evict(self, block_ids: Collection[bytes]) -> None:
         """Remove blocks; see `OpenedBlocks`."""
-        with self.transaction(), derived.kept_up(self._database, _NOWHERE, block_ids):
+        with self.transaction(), derived.kept_up(self._database, (), block_ids):
             super().evict(block_ids)
 
     def renew(self) -> None:
@@ -312,7 +296,7 @@ class Catalogue(OpenedBlocks):
     def relocate(self, blocks: Iterable[tuple[bytes, Place]]) -> None:
         """Enter new places of blocks."""
         moved = list(blocks)
-        with self.transaction(), derived.kept_up(self._database, _NOWHERE, [block_id for block_id, _ in moved]):
+        with self.transaction(), derived.kept_up(self._database, (), [block_id for block_id, _ in moved]):
             for block_id, p in moved:
                 ((tokens,),) = self._rows("SELECT memory_tokens FROM blocks WHERE id = ?", (block_id,))
                 row = (p.segment, p.start, p.length)
@@ -323,19 +307,50 @@ class Catalogue(OpenedBlocks):
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _places_for(self, doc_ids: Iterable[str]) -> dict[str, int]:
+        """Return the places of documents that are there, and places behind all others for the rest."""
+        ((last,),) = self._rows("SELECT coalesce(max(place), 0) FROM documents")
+        places: dict[str, int] = {}
+        for doc_id in doc_ids:
+            if doc_id not in places:
+                rows = self._rows(_PLACE, (doc_id,))
+                last += not rows
+                places[doc_id] = rows[0][0] if rows else last
+        if last >= 2**63:
+            raise damaged(self.path, "a document has the last place there is")
+        return places
+
+    def _enter(self, place: int, document: Document, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
+        metadata = to_json(document)
+        heading = packed(document.heading, chunks[0][0].heading if chunks else document.heading)
+        cuts = [(c.index, c.start, c.end, c.num_tokens, block_id) for c, block_id in chunks]
+        head = digest.of_head(place, document.id, metadata)
+        body = _body(place, document, heading, sorted(cuts))
+        row = (document.text, metadata, heading, len(cuts), head, body)
+        columns = "text = ?, metadata = ?, heading = ?, num_chunks = ?, head = ?, body = ?"
+        change = f"UPDATE documents SET {columns} WHERE place = ?"
+        if self._database.execute(change, (*row, place)).rowcount == 0:
+            new = "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            self._database.execute(new, (place, document.id, *row))
+        self._database.execute("DELETE FROM chunks WHERE document = ?", (place,))
+        self._database.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)", [(place, *cut) for cut in cuts])
+
     @contextmanager
-    def _leaving(self, doc_id: str, blocks: Iterable[bytes] = ()) -> Iterator[Changes]:
-        """Take what a document said out of what is derived, if there was one, and what the block changes into it."""
-        try:
-            old, is_known = next(self.entries(doc_id), None), True
-        except BankFormatError:  # a damaged document can be deleted too
-            old, is_known = None, False
-        its = [block_id for *_, block_id in old.cuts] if old is not None else []
-        ((place,),) = self._rows(_PLACE_FOR, (doc_id,))
-        with derived.kept_up(self._database, place, [*its, *blocks]) as changes:
-            if old is not None:
-                changes.remove(place, [(chunk.index, chunk.num_tokens, chunk.judged_text) for chunk in old.chunks])
-            elif not is_known:
+    def _changing(self, places: Mapping[str, int], blocks: Iterable[bytes] = ()) -> Iterator[Changes]:
+        """Take what documents said, if they are there, out of what is derived, and what the block changes into it."""
+        old: list[Entry] = []
+        unknown: list[int] = []
+        for doc_id, place in places.items():
+            try:
+                old += self.entries(doc_id)
+            except BankFormatError:  # a damaged document can be deleted too
+                unknown.append(place)
+        its = [block_id for entry in old for *_, block_id in entry.cuts]
+        with derived.kept_up(self._database, places.values(), [*its, *blocks]) as changes:
+            for entry in old:
+                texts = [(chunk.index, chunk.num_tokens, chunk.judged_text) for chunk in entry.chunks]
+                changes.remove(entry.place, texts)
+            for place in unknown:
                 changes.sweep(place)
             yield changes
 
@@ -394,7 +409,6 @@ class Catalogue(OpenedBlocks):
 
 
 _HEADS = "SELECT id, place, metadata, head FROM documents"
-_NOWHERE = -1
 AT = "(SELECT value FROM json_each(?))"
 """The places in a JSON list."""
 _ENTRY = "SELECT place, id, text, metadata, heading, num_chunks, head, body FROM documents"
@@ -419,7 +433,8 @@ _LIVE_BLOCKS = (
     "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
 )
 _DEFERRED = "SELECT id, block FROM chunks JOIN documents ON place = document WHERE block NOT IN (SELECT id FROM blocks)"
-_PLACE_FOR = "SELECT coalesce((SELECT place FROM documents WHERE id = ?), (SELECT max(place) FROM documents) + 1, 1)"
+_PLACE = "SELECT place FROM documents WHERE id = ?"
+_BLOCKS_OF_ONE = "SELECT DISTINCT block FROM chunks JOIN documents ON place = document WHERE id = ?"
 
 
 def _body(place: int, document: Document, heading: str, cuts: Sequence[Cut]) -> bytes:

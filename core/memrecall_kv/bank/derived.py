@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -68,18 +68,18 @@ def count(database: sqlite3.Connection) -> Counts:
 
 
 @contextmanager
-def kept_up(database: sqlite3.Connection, place: int, blocks: Iterable[bytes]) -> Iterator[index.Changes]:
+def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> Iterator[index.Changes]:
     """Keep the counts and the index up with what happens in the block, inside a transaction.
 
     Args:
         database: The catalogue.
-        place: The document that may change; any number if none does.
+        places: The documents that may change.
         blocks: The ids of blocks that may come into use, fall out of it, or change.
     """
-    listed, before, changes = set(blocks), read(database), index.Changes()
-    old = _share(database, place, listed)
+    documents, listed, before, changes = set(places), set(blocks), read(database), index.Changes()
+    old = _share(database, documents, listed)
     yield changes
-    new = _share(database, place, listed)
+    new = _share(database, documents, listed)
     try:
         postings = changes.write(database)
     except ValueError:  # the index is damaged, and nothing is lost with it
@@ -91,13 +91,16 @@ def kept_up(database: sqlite3.Connection, place: int, blocks: Iterable[bytes]) -
         _enter(database, tuple(a + b - c for a, b, c in zip(before, (*new, postings), (*old, 0), strict=True)))
 
 
-def _share(database: sqlite3.Connection, place: int, blocks: Iterable[bytes]) -> tuple[int, ...]:
-    """Return what a document and some blocks add to the counts."""
-    parts = [_row(database, f"{_DOCUMENTS} WHERE place = ?", (place,))]
-    parts.append(_row(database, f"{_CHUNKS} WHERE document = ?", (place,)))
+def _share(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> tuple[int, ...]:
+    """Return what documents and blocks add to the counts."""
+    documents = [_row(database, f"{_DOCUMENTS} WHERE place = ?", (place,)) for place in places]
+    chunks = [_row(database, f"{_CHUNKS} WHERE document = ?", (place,)) for place in places]
     used = [_row(database, f"{_BLOCKS} AND id = ?", (block_id,)) for block_id in blocks]
-    parts.append(tuple(sum(each[column] for each in used) for column in range(3)))
-    return tuple(number for part in parts for number in part)
+    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3))
+
+
+def _sums(rows: Sequence[tuple[int, ...]], columns: int) -> tuple[int, ...]:
+    return tuple(sum(row[column] for row in rows) for column in range(columns))
 
 
 def _enter(database: sqlite3.Connection, counts: Counts) -> None:

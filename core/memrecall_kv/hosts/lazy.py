@@ -100,7 +100,9 @@ class LazyBank:
         with self._lock:
             if not self._reading:
                 memory = self._memory.get()
-                self._reading.append(memory.open_bank(self._place(memory), read_only=not self.defer))
+                # one that was closed is gone: to read on as if it were empty would hide that
+                path = self._place(memory) if self._path is None or self.defer else self._path
+                self._reading.append(memory.open_bank(path, read_only=not self.defer))
                 if self._cleanup is None:
                     self._cleanup = weakref.finalize(self, _close, self._reading)
             return self._reading[0]

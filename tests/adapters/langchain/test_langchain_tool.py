@@ -113,7 +113,7 @@ def test_an_error_of_ours_is_a_message_and_another_is_not(scripted, bank, tmp_pa
     message = tool.invoke(call())
     assert message.status == "error"
     assert "is no memory bank" in message.content
-    monkeypatch.setattr(type(scripted), "_walk", lambda *given: 1 / 0)
+    monkeypatch.setattr(type(scripted), "begin", lambda *given, **named: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         create_memrecall_tool(kind(bank=bank, memory=scripted)).invoke(call())
 

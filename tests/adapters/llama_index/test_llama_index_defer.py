@@ -28,7 +28,7 @@ def test_a_deferring_retriever_finds_what_another_does(memory, documents, tmp_pa
 
 def test_an_index_defers_what_is_put_into_it_and_asked_of_it(memory, documents, tmp_path):
     index = MemRecallIndex.from_documents(documents, bank=tmp_path / "bank", memory=memory, defer=True)
-    bank = index._mirror.bank
+    bank = index._holding.bank
     assert bank.get().stats().blocks == 0
     found = texts(index.as_retriever(top_k=2).retrieve(QUESTION))
     assert len(found) == 2

@@ -1,17 +1,16 @@
 import json
 
 import pytest
-from test_cli import bank, handbook, run  # noqa: F401 - fixtures
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_every_command_has_help_with_an_example(run, command):  # noqa: F811
+def test_every_command_has_help_with_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"Example: memrecall-kv {command}" in " ".join(out.split())
 
 
-def test_a_bank_goes_to_a_file_and_comes_back(run, bank, tmp_path):  # noqa: F811
+def test_a_bank_goes_to_a_file_and_comes_back(run, bank, tmp_path):
     file, copy = tmp_path / "handbook.zip", tmp_path / "copy.bank"
     code, out, _ = run("export", bank, file)
     assert (code, out) == (0, f"{file.stat().st_size:,} bytes written to {file}.\n")
@@ -28,7 +27,7 @@ def test_a_bank_goes_to_a_file_and_comes_back(run, bank, tmp_path):  # noqa: F81
     assert not (tmp_path / "third.bank").exists()
 
 
-def test_what_was_deferred_is_compressed_when_it_is_asked_for(run, handbook, tmp_path):  # noqa: F811
+def test_what_was_deferred_is_compressed_when_it_is_asked_for(run, handbook, tmp_path):
     path = tmp_path / "deferred.bank"
     code, out, _ = run("ingest", path, handbook, "--defer")
     assert code == 0
