@@ -68,7 +68,7 @@ def documents(count: int, seed: int, per_document: int = PER_DOCUMENT) -> Iterat
 def fill(bank: MemoryBank, made: Iterator[tuple[Document, list[Chunk]]]) -> None:
     """Store documents in one transaction, and make the index of all of them at its end."""
     block = MemoryBlock(
-        *(torch.ones(1, 1, 2, 8) for _ in range(2)), torch.arange(2, dtype=torch.int32)[None, None], 8, 8
+        *(torch.ones(2, 2, 2, 8) for _ in range(2)), torch.arange(2, dtype=torch.int32)[None, None], 8, 8
     )
     catalogue = bank._catalogue
     waiting: list[tuple[Document, list[Chunk]]] = []
@@ -137,8 +137,8 @@ def measure(folder: Path, chunks: int) -> dict[str, Any]:
     times.figures["peak memory of the questions, MB more"] = round(memory_mb, 1)
     doomed = iter(range(chunks // PER_DOCUMENT))
     times.take("delete a document", lambda: bank.delete(f"doc-0-{next(doomed)}"), 20)
-    ids = bank.matching(lambda doc_id, _: doc_id.startswith("doc-1-"))
-    times.take(f"clear {len(ids)} texts", lambda: [bank.delete(doc_id) for doc_id in ids])
+    ids = bank.ids(lambda doc_id, _: doc_id.startswith("doc-1-"))
+    times.take(f"clear {len(ids)} texts", lambda: bank.delete_many(ids))
     bank.close()
     return times.figures
 

@@ -1,6 +1,7 @@
 """What every test relies on: one thread, no network, and tiny backbones built once."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -22,6 +23,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 
 def pytest_configure(config):
     settings.load_profile("untimed")  # a busy machine is no failure
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     torch.set_num_threads(1)  # a tiny model is tens of times slower with two threads on a busy machine
 
 

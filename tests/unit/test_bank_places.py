@@ -289,22 +289,11 @@ def test_a_lock_that_is_taken_away_stops_the_writer_that_held_it(tmp_path: Path)
             assert second.verify() == 3
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Hear Ctrl-C, which a shell lets what it starts in the background ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_an_interrupted_writer_leaves_no_transaction_open(tmp_path: Path) -> None:
     make(tmp_path / "bank", 2)
     with (
         closing(sqlite3.connect(tmp_path / "bank" / CATALOGUE, isolation_level=None)) as other,
         MemoryBank.open(tmp_path / "bank", config=BankConfig(wait_seconds=60)) as bank,
-        interruptible(),
     ):
         other.execute("BEGIN IMMEDIATE")
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from memrecall_kv.bank import MemoryBank, index, tokens
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.errors import BankFormatError, InputError
-from memrecall_kv.evaluate.lexical import LexicalIndex
+from memrecall_kv.evaluate.lexical import bm25s
 from memrecall_kv.filters import Compare, Operator
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.candidates import SharedWords
@@ -154,16 +155,23 @@ def test_a_text_is_cut_in_words_without_their_forms() -> None:
     assert (tokens.stump("passport"), tokens.stump("key"), tokens.stump("护照")) == ("passp", "key", "护")
 
 
-def test_scores_are_those_of_bm25s_where_words_and_lengths_are_the_same(tmp_path) -> None:
+def test_scores_are_those_of_bm25s_with_each_word_weighed_by_its_rarity_again(tmp_path) -> None:
     source = random.Random(0)
     names = [f"w{chr(97 + number)}x" for number in range(20)]
     texts = [" ".join(source.choices(names, range(20, 0, -1), k=12)) for _ in range(300)]
-    theirs = LexicalIndex(texts)
+    bm25 = bm25s.BM25()
+    bm25.index([text.split() for text in texts], show_progress=False)
     with text_bank(tmp_path / "bank") as bank:
         for number in range(0, 300, 3):
             put(bank, str(number // 3), *texts[number : number + 3])
         for question in ("wax wdx wtx", "wtx", "wax wax wsx"):
-            expected = theirs.scores(question)
+            expected = [0.0] * len(texts)
+            for word in question.split():
+                holding = sum(word in text.split() for text in texts)
+                rarity = math.log1p((len(texts) - holding + 0.5) / (holding + 0.5))
+                once = bm25.get_scores([word])
+                expected = [total + rarity * float(score) for total, score in zip(expected, once, strict=True)]
+            expected = [score / max(expected) for score in expected]
             got = [share for _, share in bank.candidates(question, None, bank.scope())]
             assert got == pytest.approx(expected, abs=1e-5)
             chosen = sorted((share for _, share in bank.candidates(question, 32, bank.scope())), reverse=True)

@@ -5,8 +5,9 @@ each other are a part, named by the place of its first one. The postings of a wo
 of a part stand together: a question reads few rows, and what a document changes is small and near each other, however
 large the bank is.
 
-Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviations: a chunk is as long as it has tokens of the
-backbone; of a question's words the commonest are left out once the others have `_MOST_POSTINGS`.
+Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviations: a word's rarity counts twice, for the question and
+for the text, as in the vector space model, so that function words weigh next to nothing; a chunk is as long as it has
+tokens of the backbone; of a question's words the commonest are left out once the others have `_MOST_POSTINGS`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MOST_CHUNKS = 2048
 """Documents and chunks in a part; of long documents it may have more."""
 _PLACES = 2**40
 """No place comes near; one beyond has no postings."""
-_MOST_POSTINGS = 200_000
+_MOST_POSTINGS = 100_000
 """Postings that are read of a question's words before the commonest are left out."""
 _MOST_VARIANTS = 256
 """Rows that are read for the other forms of one word."""
@@ -162,7 +163,7 @@ def rank(read: Read, text: str, size: int, length: float, places: NDArray[np.int
         total += sizes[word]
         if total > _MOST_POSTINGS and len(keys) > 1:
             break
-        weight = words[word] * _rarity(sizes[word], size)
+        weight = words[word] * _rarity(sizes[word], size) ** 2
         found, postings = _allowed(read(f"{_ROWS}{_OF_WORD}", (parts, word)), places)
         count = postings["count"].astype(np.float64)
         keys.append(found)
