@@ -7,6 +7,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -147,7 +148,8 @@ class Fuzzer:
                 return
             key = self._source.choice(keys)
             if not isinstance(content[key], dict | list) or self._source.random() < 0.1:
-                content[key] = self._number(content[key]) if self._source.random() < 0.5 else self._source.choice(_ODD)
+                odd = deepcopy(self._source.choice(_ODD))
+                content[key] = self._number(content[key]) if self._source.random() < 0.5 else odd
                 return
             content = content[key]
 
@@ -162,7 +164,7 @@ class Fuzzer:
             return {f"k{number}": self._value(depth - 1) for number in range(self._source.randrange(3))}
         if kind == 3:
             return "".join(chr(self._source.randrange(0x10FFFF)) for _ in range(self._source.randrange(6)))
-        return self._source.choice(_ODD)
+        return deepcopy(self._source.choice(_ODD))
 
 
 def _record(storage: Any, uneven: bool) -> bytes:

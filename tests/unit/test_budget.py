@@ -272,7 +272,7 @@ def test_what_a_question_opened_outlives_what_it_only_judged(memory: MemRecall, 
         opened = [recall.chunk for recall in small.ask(bank, "Which door has the amber house?").evidence]
     smaller = with_budget(memory, (len(opened) + 1) * one)
     with smaller.open_bank(tmp_path / "bank") as bank:
-        bank.delete("grey" if "grey" not in {chunk.doc_id for chunk in opened} else "blue")
+        bank.delete(next(doc.id for doc in DOCUMENTS if doc.id not in {chunk.doc_id for chunk in opened}))
         assert bank.missing(opened) == []
         assert bank.stats().blocks <= len(opened) + 1
 

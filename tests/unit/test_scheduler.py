@@ -72,7 +72,9 @@ def test_however_many_threads_ask_one_runs_the_model_and_holds_blocks(tmp_path, 
     with memory.open_bank(tmp_path / "b") as bank:
         memory.ingest(bank, [Document("travel", "Dana approves trips.")])
         read = bank.blocks
-        monkeypatch.setattr(bank, "blocks", lambda chunks: (holders.add(threading.get_ident()), read(chunks))[1])
+        monkeypatch.setattr(
+            bank, "blocks", lambda *given, **named: (holders.add(threading.get_ident()), read(*given, **named))[1]
+        )
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda number: memory.ask(bank, f"Who {number}?").text, range(16)))
     assert answers == ["Dana."] * 16

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def test_what_was_not_found_is_no_name_for_later(run, bank, monkeypatch):
 
 def test_a_question_that_cannot_be_asked_does_not_end_the_session(run, bank, monkeypatch):
     def reply(question):
-        if len(question) > 1000:
+        if question.startswith("why why"):
             raise ContextOverflowError("Too long.", "Ask a shorter question.")
         return "Dana"
 
@@ -126,7 +127,8 @@ class Terminal:
     def read_until(self, words):
         start, deadline = len(self.seen), time.monotonic() + PATIENCE
         while words not in self.seen[start:]:
-            assert time.monotonic() < deadline, self.seen
+            if not select.select([self.ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise AssertionError(f"no {words!r} in {self.seen!r}")
             try:
                 got = os.read(self.ours, 4096)
             except OSError:  # the other side is closed
