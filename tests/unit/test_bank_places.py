@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from bank_samples import FINGERPRINT, put
+from forked import in_child
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
-from memrecall_kv.errors import BankError, BankLockedError, BankMovedError, InputError, MemRecallError
+from memrecall_kv.errors import BankError, BankLockedError, BankMovedError, InputError
 from memrecall_kv.types import Document
 
 AT_ONCE = BankConfig(wait_seconds=0)
@@ -147,26 +148,6 @@ def test_a_path_too_long_for_sqlite_says_so(tmp_path: Path) -> None:
 
 
 # -- processes ------------------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """Return what a forked child's work says, or the error it raises."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            said = str(work())
-        except MemRecallError as error:
-            said = f"{type(error).__name__}: {error}"
-        except BaseException as error:
-            said = f"RAW {type(error).__name__}: {error}"
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(child, 0)
-    return said
 
 
 @needs_fork

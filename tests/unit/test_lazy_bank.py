@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import in_child
 from memrecall_kv import MemRecall
-from memrecall_kv.errors import MemRecallError
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.testing import tiny_memory
 from memrecall_kv.types import Document
@@ -28,25 +27,6 @@ def lazy(bank: str | Path | None, memory: MemRecall) -> LazyBank:
 
 def ids(bank: LazyBank) -> list[str]:
     return [document.id for document in bank.get().documents()]
-
-
-def in_child(work: Callable[[], object]) -> str:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            said = str(work())
-        except MemRecallError as error:
-            said = f"{type(error).__name__}: {error}"
-        except BaseException as error:
-            said = f"RAW {type(error).__name__}: {error}"
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(child, 0)
-    return said
 
 
 def test_a_relative_path_means_what_it_meant_when_the_adapter_was_made(
