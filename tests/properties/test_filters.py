@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memrecall_kv.bank import MemoryBank, digest
+from memrecall_kv.bank import MemoryBank, derived, digest
 from memrecall_kv.bank.finder import Finder
 from memrecall_kv.bank.metadata import storable, to_json
 from memrecall_kv.errors import InputError
@@ -202,6 +202,7 @@ def test_a_bank_lets_through_what_the_filter_itself_does(
             row = (place, document.id, "", to_json(document), place + 1)
             head = digest.of_head(place, document.id, row[3])
             finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, x'')", (*row, head))
+        derived.build(finder._database)
     stored = [storable(Document(str(place), "", metadata)) for place, metadata in enumerate(listed)]
     right = [place for place, each in enumerate(stored) if filter(each.id, each.metadata)]
     scope = finder.scope(filter)
@@ -216,6 +217,7 @@ def test_a_filter_is_a_query_that_reads_no_metadata_in_python(finder: Finder, mo
             head = digest.of_head(place, str(place), '{"page": 1, "tags": ["a"]}')
             row = (place, str(place), "", '{"page": 1, "tags": ["a"]}', 1, head)
             finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, x'')", row)
+        derived.build(finder._database)
     read = []
     monkeypatch.setattr(finder, "parsed", lambda metadata: read.append(metadata) or {"page": 1})
     for each in (

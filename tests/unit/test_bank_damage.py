@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ from memrecall_kv.errors import (
     BankFullError,
     BlockCorruptError,
 )
-from memrecall_kv.types import Document
+from memrecall_kv.filters import Compare, Operator
+from memrecall_kv.types import Document, Where
 
 
 @pytest.fixture
@@ -82,6 +84,30 @@ def test_a_text_that_changed_on_disk_is_found_by_verify(bank: MemoryBank, path: 
     database.close()
     with MemoryBank.open(path) as opened, pytest.raises(BlockCorruptError, match="text of chunk d#0"):
         opened.verify()
+
+
+@pytest.mark.parametrize("where", [lambda *_: True, Compare("page", Operator.NE, 1)], ids=["callable", "query"])
+def test_a_document_that_says_that_it_has_no_chunks_is_not_left_out_of_a_filter(
+    bank: MemoryBank, path: Path, where: Where
+) -> None:
+    put(bank, Document("a", "some text"))
+    bank.close()
+    with closing(sqlite3.connect(path / NAME)) as database, database:
+        database.execute("UPDATE documents SET num_chunks = 0")
+    with MemoryBank.open(path, read_only=True) as opened:
+        for read in (lambda: opened.chunks(where), lambda: opened.scope(where), lambda: opened.largest(1, where)):
+            with pytest.raises(BankFormatError, match="none"):
+                read()
+
+
+def test_a_filter_notices_documents_that_are_gone(bank: MemoryBank, path: Path) -> None:
+    for doc_id in "abc":
+        put(bank, Document(doc_id, f"text {doc_id}"))
+    bank.close()
+    with closing(sqlite3.connect(path / NAME)) as database, database:
+        database.execute("DELETE FROM documents WHERE id = 'c'")
+    with MemoryBank.open(path, read_only=True) as opened, pytest.raises(BankFormatError, match="counted"):
+        opened.chunks(lambda *_: True)
 
 
 def test_compact_keeps_everything_when_a_block_in_use_is_damaged(bank: MemoryBank, path: Path) -> None:

@@ -138,6 +138,10 @@ class Finder(Catalogue):
     def _confirmed_sizes(self, rows: list[tuple[int, Any]]) -> list[tuple[int, int]]:
         if not all(isinstance(size, int) and 0 <= size <= index.CHUNKS for _, size in rows):
             raise damaged(self.path, "a document has no number of chunks")
+        empty = json.dumps([place for place, size in rows if size == 0])
+        # they are left out, so that nothing else would notice
+        if self._rows(f"SELECT 1 FROM chunks WHERE document IN {AT} LIMIT 1", (empty,)):
+            raise damaged(self.path, "a document has chunks and says that it has none")
         return rows
 
     def _matches(self, where: Where, column: str) -> list[tuple[int, Any]]:
@@ -161,6 +165,9 @@ class Finder(Catalogue):
         query, values = f"SELECT place, {column}, id, metadata, head FROM documents", tuple[Any, ...]()
         if places is not None:
             query, values = f"{query} WHERE place IN {AT}", (json.dumps(places),)
-        for place, value, doc_id, metadata, head in self._rows(query, values):
+        rows = self._rows(query, values)
+        if places is None and len(rows) != self._counts()[0]:
+            raise damaged(self.path, "there are more documents than it counted, or fewer")
+        for place, value, doc_id, metadata, head in rows:
             if where(doc_id, self.confirmed(doc_id, place, metadata, head)):
                 yield place, value
