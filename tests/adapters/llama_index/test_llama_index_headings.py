@@ -166,7 +166,7 @@ def test_every_route_judges_what_an_embedding_model_would_see(memory, judged, tm
 
 
 def test_documents_are_judged_and_read_chunk_by_chunk_under_their_heading(memory, judged):
-    text = "Dana approves trips. " * 6
+    text = "".join(f"{name} approves trips. " for name in ("Dana", "Ines", "Omar", "Vera", "Paul", "Lena"))
     engine = MemRecallQueryEngine.from_documents([Document(text=text, metadata={"year": 2024})], memory=memory, top_k=9)
     sources = engine.query(QUESTION).source_nodes
     assert len(sources) > 2

@@ -336,6 +336,9 @@ async def test_as_many_nodes_as_asked_for_however_long_they_are(by_words, long_n
 
 
 def test_nodes_that_say_the_same_are_counted_too(memory):
+    nodes = [NodeWithScore(node=TextNode(id_=name, text="Dana approves trips.")) for name in "ab"]
+    if len(Proposing(nodes).retrieve(QUESTION)) == 1:
+        pytest.skip("this LlamaIndex drops nodes of the same text from what any retriever returns")
     hosts = SummaryIndex([TextNode(id_=name, text="Dana approves trips.") for name in "abc"])
     for top_k in (1, 2, 3):
         retriever = MemRecallRetriever.from_args(hosts.as_retriever(), memory=memory, top_k=top_k)
