@@ -18,6 +18,7 @@ import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.loading import DEFAULT_BACKBONE, load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.backbone.window import LayerWindow
 from memrecall_kv.compress.compressor import Compressor
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout, MemoryTokenCompressor
 from memrecall_kv.compress.learned_importance import ImportanceScorer
@@ -52,12 +53,14 @@ class Parts:
 
         The float type of the weights and the form of stored blocks are not of it: blocks of any can be read by all.
         """
+        layers = self.config.block_layers
         return {
             "format": str(self.config.format_version),
             "backbone": self.backbone.fingerprint,
             "compressor": self.compressor.digest,
             "compression_ratio": str(self.config.compressor.compression_ratio),
             "placement": "unrotated" if self.compressor.unrotated else "rotated",
+            **({"layers": "{}-{}".format(*layers)} if layers else {}),
         }
 
 
@@ -132,7 +135,10 @@ def build(backbone: Backbone, config: MemRecallConfig, folder: Path | None) -> P
     if config.gate.kind == "likelihood":
         gate = LikelihoodGate(backbone, config.gate, unrotated=unrotated)
     else:
-        gate = ClassifierGate.from_directory(backbone, config.gate, _trained(folder) / "gate", unrotated=unrotated)
+        trained = _trained(folder) / "gate"
+        gate = ClassifierGate.from_directory(
+            backbone, config.gate, trained, unrotated=unrotated, window=_window(backbone, config)
+        )
     reasoner: Reasoner
     if config.reasoner.kind == "tuned":
         deltas = LoraAdapter.from_directory(_trained(folder) / "reasoner")
@@ -168,7 +174,7 @@ def _compressor(backbone: Backbone, settings: MemRecallConfig, folder: Path | No
     if config.kind != "memory_tokens":
         learned = config.importance == "learned"
         scorer = ImportanceScorer.from_directory(_trained(folder) / "compressor") if learned else None
-        return OperatorCompressor(backbone, config, scorer)
+        return OperatorCompressor(backbone, config, scorer, settings.block_layers)
     if config.layout == "frozen_raw":
         return MemoryTokenCompressor(
             backbone, FrozenRawLayout.from_directory(backbone, _trained(folder) / "compressor"), config
@@ -176,6 +182,12 @@ def _compressor(backbone: Backbone, settings: MemRecallConfig, folder: Path | No
     source = _trained(folder)
     weights = ReferenceWeights.from_directory(source if is_official_directory(source) else source / "compressor")
     return ReferenceCompressor(backbone, weights, config, chunk_tokens=settings.chunking.chunk_tokens)
+
+
+def _window(backbone: Backbone, config: MemRecallConfig) -> LayerWindow | None:
+    """Return the layers that the gate reads with; its prompt stands behind the longest block there may be."""
+    layers = config.gate.layers
+    return LayerWindow(backbone.kv, *layers, start=1 + config.chunking.chunk_tokens) if layers else None
 
 
 def _trained(folder: Path | None) -> Path:

@@ -125,12 +125,14 @@ class BankConfig(Config):
         max_bytes: Bytes that blocks may take; texts are not counted. Beyond it, what was opened longest ago is evicted,
             and compressed again when a question comes near. `None` for any number.
         wait_seconds: How long a writer waits for another one, and a reader for what takes all others out.
+        layers: Which layers of a block are kept: `all`, or those that the `gate` reads, where no one else reads any.
     """
 
     storage: Literal["native", "int8", "int4", "k4v4", "k4v3"] = "int8"
     segment_bytes: int = Field(default=256 * 2**20, ge=4096)
     max_bytes: int | None = Field(default=None, ge=1)
     wait_seconds: float = Field(default=5.0, ge=0.0, le=3600.0)
+    layers: Literal["all", "gate"] = "all"
 
 
 class GateConfig(Config):
@@ -145,6 +147,8 @@ class GateConfig(Config):
         batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a
             score does not depend on its neighbours.
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
+        layers: `(first, last)`: a `classifier` reads the prompt with the layers below `first` once for all, reads
+            on beside each block with those from `first` on, and stops before `last`. `None`: all read both.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -155,7 +159,16 @@ class GateConfig(Config):
     bias: float = Field(default=0.5)
     batch_size: int = Field(default=8, ge=1, le=1024)
     rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
+    layers: tuple[int, int] | None = None
     lexical_weight: float = Field(default=0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _layers_are_a_range(self) -> GateConfig:
+        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1]:
+            raise ValueError(f"layers must be (first, last) with 0 <= first < last, got {self.layers}")
+        if self.layers is not None and self.kind != "classifier":
+            raise ValueError("layers needs kind='classifier': a likelihood needs the backbone's last layer")
+        return self
 
 
 class ScanConfig(Config):
@@ -233,6 +246,24 @@ class MemRecallConfig(Config):
     gate: GateConfig = GateConfig()
     scan: ScanConfig = ScanConfig()
     reasoner: ReasonerConfig = ReasonerConfig()
+
+    @model_validator(mode="after")
+    def _whoever_reads_blocks_has_its_layers(self) -> MemRecallConfig:
+        if self.bank.layers == "gate":
+            if self.gate.layers is None or self.compressor.kind == "memory_tokens":
+                raise ValueError("bank.layers='gate' needs gate.layers and a compressor that is an operator")
+            if self.compressor.importance in ("surprisal", "reconstruction"):
+                raise ValueError("bank.layers='gate' needs an importance that a layer's own keys and values tell")
+            if self.reasoner.kind != "tuned" or self.reasoner.readback == "off":
+                raise ValueError(
+                    "bank.layers='gate' needs a tuned reasoner with readback: any other reads blocks itself"
+                )
+        return self
+
+    @property
+    def block_layers(self) -> tuple[int, int] | None:
+        """Return the layers that blocks hold, `(first, last)`, or `None` for all."""
+        return self.gate.layers if self.bank.layers == "gate" else None
 
 
 def check_count(name: str, given: Any) -> int | None:

@@ -191,9 +191,15 @@ def test_the_reader_learns_and_uses_its_blocks(data: Path, tmp_path: Path) -> No
     assert LoraAdapter.from_directory(tmp_path / "reasoner").rank == 8
 
 
-def test_the_gate_learns_to_tell_which_block_matters(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layers", [None, (0, 1)])
+def test_the_gate_learns_to_tell_which_block_matters(
+    layers: tuple[int, int] | None, data: Path, tmp_path: Path
+) -> None:
     backbone = tiny_backbone(hidden_size=64, intermediate_size=128)
-    records = run("gate", backbone, data, tmp_path, loop=loop(steps=60), adapter={"rank": 8, "alpha": 16.0}, lists=4)
+    small = {"rank": 8, "alpha": 16.0}
+    records = run("gate", backbone, data, tmp_path, loop=loop(steps=60), adapter=small, lists=4, layers=layers)
+    adapter = LoraAdapter.from_directory(tmp_path / "gate")
+    assert any("layers.1." in name for name in adapter.deltas) == (layers is None)
     assert sum(record["loss"] for record in records[-10:]) < sum(record["loss"] for record in records[1:11])
     assert (tmp_path / "gate" / "gate_head.safetensors").is_file()
 

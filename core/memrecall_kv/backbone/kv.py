@@ -11,7 +11,8 @@ computed once and never stored in a block.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -78,17 +79,17 @@ class KVAccess:
     def __init__(self, model: PreTrainedModel, *, name: str, sink_id: int, window: int) -> None:
         self._model = cast(Any, model)  # transformers' classes are only partly annotated
         self._name, self._sink_id, self._window = name, sink_id, window
-        self._base = self._model.base_model
+        self.base = self._model.base_model
         self._head = self._model.get_output_embeddings()
-        apply = getattr(sys.modules[type(self._base).__module__], "apply_rotary_pos_emb", None)
-        if apply is None or not hasattr(self._base, "rotary_emb"):
+        apply = getattr(sys.modules[type(self.base).__module__], "apply_rotary_pos_emb", None)
+        if apply is None or not hasattr(self.base, "rotary_emb"):
             raise UnsupportedModelError(
-                f"{name}: expected rotary positions, found none in {type(self._base).__name__}.",
+                f"{name}: expected rotary positions, found none in {type(self.base).__name__}.",
                 "Choose a backbone with rotary position embedding.",
             )
         self._apply = apply
         # transformers 5.24 renamed it
-        self._cache_name = "cache" if "cache" in signature(self._base.forward).parameters else "past_key_values"
+        self.cache_name = "cache" if "cache" in signature(self.base.forward).parameters else "past_key_values"
         self._cos = self._sin = torch.empty(0)
         self._rotating = torch.ones(model.config.num_hidden_layers, dtype=torch.bool)
         with torch.inference_mode():
@@ -130,7 +131,7 @@ class KVAccess:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the input embeddings of token ids, `[...] -> [..., hidden]`."""
-        embedded: Tensor = self._base.get_input_embeddings()(ids)
+        embedded: Tensor = self.base.get_input_embeddings()(ids)
         return embedded
 
     def start(self, batch: int) -> KVState:
@@ -185,17 +186,27 @@ class KVAccess:
             mask = attention.additive(visible[:, None], self._model.dtype)
         elif is_first:
             mask = None  # right padding comes after every real token: plain causal attention, the fast kernel
-        with attention.masked_by_head(self._base, state.head_mask, visible, self._model.dtype):
-            output = self._base(
+        with attention.masked_by_head(self.base, state.head_mask, visible, self._model.dtype):
+            output = self.base(
                 input_ids=ids,
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=positions,
                 use_cache=True,
-                **{self._cache_name: state.cache},
+                **{self.cache_name: state.cache},
             )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    @contextmanager
+    def up_to(self, last: int) -> Iterator[None]:
+        """Run only the layers below `last` inside the `with` block; hidden states are those of the last of them."""
+        layers = self.base.layers
+        self.base.layers = layers[:last]
+        try:
+            yield
+        finally:
+            self.base.layers = layers
 
     def attention_received(self, state: KVState, ids: Tensor, lengths: Tensor, columns: slice) -> Tensor:
         """Read on, and return the most attention that each column got from any of the new tokens.
@@ -211,35 +222,40 @@ class KVAccess:
         """
         heads = self._model.config.num_key_value_heads
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        with attention.watched(self._base, real, heads, columns) as received:
+        with attention.watched(self.base, real, heads, columns) as received:
             self.forward(state, ids=ids, lengths=lengths)
         return torch.stack(received)
 
-    def take(self, state: KVState, columns: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy columns out of a state, keys un-rotated.
+    def take(
+        self, state: KVState, columns: Tensor, positions: Tensor, layers: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Copy columns out of a state, keys un-rotated; of the layers `[first, last)` if they are given.
 
         Shapes:
             columns: `[n]`; positions (where the columns were read): `[B or 1, n]`.
             return: keys and values, each `[L, B, K, n, D]`.
         """
-        layers: Any = state.cache.layers
+        first, last = layers or (0, None)
+        cached: Any = state.cache.layers[first:last]
         columns = columns.to(self._model.device)
-        keys = torch.stack([layer.keys[:, :, columns] for layer in layers])  # [L, B, K, n, D]
-        values = torch.stack([layer.values[:, :, columns] for layer in layers])  # [L, B, K, n, D]
-        return self.rotate(keys, positions[None, :, None], inverse=True), values
+        keys = torch.stack([layer.keys[:, :, columns] for layer in cached])  # [L, B, K, n, D]
+        values = torch.stack([layer.values[:, :, columns] for layer in cached])  # [L, B, K, n, D]
+        return self.rotate(keys, positions[None, :, None], inverse=True, first=first), values
 
-    def prefill(self, rows: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, rows: Sequence[Sequence[int]], layers: tuple[int, int] | None = None) -> Prefill:
         """Read texts side by side, each after a sink, and return what the cache holds of them.
 
         Args:
             rows: Token ids of B texts of any length, T the longest; shorter ones are padded on the right.
+            layers: Read up to `last` and return what the layers `[first, last)` hold; all if `None`.
         """
         width = max(len(row) for row in rows)
         ids, _ = self.pad([[self._sink_id, *row] for row in rows], width + 1)
         state = self.start(len(rows))
-        hidden = self.forward(state, ids=ids)
+        with self.up_to(layers[1]) if layers else nullcontext():
+            hidden = self.forward(state, ids=ids)
         columns = torch.arange(1, width + 1)
-        keys, values = self.take(state, columns, columns[None])
+        keys, values = self.take(state, columns, columns[None], layers)
         return Prefill(keys, values, hidden[:, 1:])
 
     def place(
@@ -265,7 +281,7 @@ class KVAccess:
         )
         if longest == 0:
             return state
-        keys, values, positions = self._gather(rows, longest)
+        keys, values, positions = self.gather(rows, longest)
         if not unrotated:
             keys = self.rotate(keys, positions)
         for layer_idx in range(len(keys)):
@@ -275,10 +291,10 @@ class KVAccess:
         ).unsqueeze(1)
         state.mask = filled
         if any(block.counts is not None for row in rows for block in row):
-            state.head_mask = self._filled(rows, longest)
+            state.head_mask = self.filled(rows, longest)
         return state
 
-    def _filled(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> Tensor:
+    def filled(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> Tensor:
         """Return which columns hold a memory token in which layer and head, `[L, B, K, width]` bool."""
         num_layers, num_heads = rows[0][0].keys.shape[:2]
         filled = torch.zeros(num_layers, len(rows), num_heads, width, dtype=torch.bool, device=self._model.device)
@@ -291,7 +307,7 @@ class KVAccess:
                 column = end
         return filled
 
-    def _gather(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    def gather(self, rows: Sequence[Sequence[MemoryBlock]], width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Copy blocks side by side: keys and values `[L, B, K, width, D]`, positions `[L or 1, B, K or 1, width]`."""
         first = next(block for row in rows for block in row)
         shared = all(block.positions.shape[:2] == (1, 1) for row in rows for block in row)
@@ -312,8 +328,8 @@ class KVAccess:
                 column, offset = end, offset + block.extent
         return keys, values, positions
 
-    def rotate(self, keys: Tensor, positions: Tensor, *, inverse: bool = False) -> Tensor:
-        """Rotate keys to positions with the backbone's own rotary embedding, or back.
+    def rotate(self, keys: Tensor, positions: Tensor, *, inverse: bool = False, first: int = 0) -> Tensor:
+        """Rotate keys to positions with the backbone's own rotary embedding, or back; `first` is their first layer.
 
         Shapes:
             keys: `[L, B, K, n, D]`; positions: the same without D, or 1 where a dimension shares them.
@@ -329,7 +345,7 @@ class KVAccess:
         step = 1 if keys.device.type == "cpu" else len(keys)
         parts = zip(torch.split(keys, step), torch.split(places, step), strict=True)
         turned = torch.cat([self._turned(part, cos[place], sin[place]) for part, place in parts])
-        rotating = self._rotating.to(keys.device)[:, None, None, None, None]
+        rotating = self._rotating[first : first + len(keys)].to(keys.device)[:, None, None, None, None]
         return turned if bool(rotating.all()) else torch.where(rotating, turned, keys)
 
     def _turned(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -357,13 +373,13 @@ class KVAccess:
             reach = 1 << (size - 1).bit_length()
             positions = torch.arange(reach, device=self._model.device)[None]
             with torch.inference_mode(mode=False):
-                cos, sin = self._base.rotary_emb(torch.zeros(1, device=self._model.device), positions)
+                cos, sin = self.base.rotary_emb(torch.zeros(1, device=self._model.device), positions)
             self._cos, self._sin = cos[0], sin[0]
         return self._cos, self._sin
 
     def _probe(self) -> Tensor:
         """Find the layers that rotate, by reading the same tokens at two places, `[L]` bool."""
-        size = min(4, self._base.config.vocab_size)
+        size = min(4, self.base.config.vocab_size)
         ids = torch.arange(size, device=self._model.device)[None]
         shift = max(1, min(1000, self._window // 2 - size))
         raw, plain = [], []

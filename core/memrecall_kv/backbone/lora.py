@@ -169,6 +169,11 @@ class LoraAdapter:
             deltas[name] = ((root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous())
         return LoraAdapter(deltas, alpha=self.alpha / self.rank * rank)
 
+    def below(self, last: int) -> LoraAdapter:
+        """Return the part for the backbone's layers below `last`."""
+        kept = {name: pair for name, pair in self.deltas.items() if _layer_of(name) < last}
+        return LoraAdapter(kept, alpha=self.alpha)
+
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[None]:
         """Add the deltas to every forward of `model` inside the `with` block.
@@ -193,6 +198,12 @@ class LoraAdapter:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _layer_of(name: str) -> int:
+    """Return the number of the layer that a module belongs to; 0 if it belongs to none."""
+    _, _, rest = name.partition("layers.")
+    return int(rest.partition(".")[0]) if rest else 0
 
 
 def _shapes(adapter: LoraAdapter) -> dict[str, tuple[torch.Size, torch.Size]]:

@@ -56,6 +56,7 @@ class Choice:
         operator = operator_of(made)
         if operator and not self.config and (not self.model or not own.is_file()):
             settings["compressor"] = operator.model_dump(exclude_unset=True)
+            settings["bank"] = {**settings.get("bank", {}), "layers": "gate" if "layers" in made else "all"}
         elif not self.config and not options:
             return None
         settings["compressor"] = fitting_compressor({**settings.get("compressor", {}), **options})

@@ -73,6 +73,10 @@ class ImportanceScorer:
                 f"{path} holds no importance scorer: {error}", "Give a directory written by save_pretrained."
             ) from error
 
+    def within(self, first: int, last: int) -> ImportanceScorer:
+        """Return the part for the layers `[first, last)`."""
+        return ImportanceScorer({name: tensor[first:last] for name, tensor in self.tensors.items()})
+
     def save(self, path: Path) -> None:
         """Write the weights, in bfloat16."""
         path.mkdir(parents=True, exist_ok=True)

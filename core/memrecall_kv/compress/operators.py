@@ -35,6 +35,7 @@ class OperatorCompressor:
         backbone: The model.
         config: Operator, ratio and importance score.
         scorer: Weights for `importance="learned"`.
+        layers: `(first, last)`: blocks hold these layers and texts are read no further; `None` for all.
 
     Raises:
         InputError: If the config asks for the learned compressor, or for a scorer that is not given.
@@ -42,7 +43,13 @@ class OperatorCompressor:
 
     unrotated = False
 
-    def __init__(self, backbone: Backbone, config: CompressorConfig, scorer: ImportanceScorer | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: CompressorConfig,
+        scorer: ImportanceScorer | None = None,
+        layers: tuple[int, int] | None = None,
+    ) -> None:
         if config.kind not in OPERATORS:
             raise InputError(
                 f"Expected one of {', '.join(OPERATORS)}, got {config.kind!r}.",
@@ -56,10 +63,12 @@ class OperatorCompressor:
         self._backbone = backbone
         self.config = config
         self.scorer = scorer
+        self._layers = layers
+        self._score = scorer.within(*layers) if scorer and layers else scorer
 
     @property
     def digest(self) -> str:
-        """Name operator, score and budget; the ratio has its own place in the fingerprint."""
+        """Name operator, score and budget; ratio and layers have their own places in the fingerprint."""
         scored = self.config.kind in _SCORED
         budget = f":adaptive:{self.config.budget_floor:g}" if self.config.budget == "adaptive" else ""
         weights = f":{self.scorer.digest}" if self.scorer else ""
@@ -75,8 +84,8 @@ class OperatorCompressor:
         return in_batches(self._backbone, chunks, self._compress)
 
     def _compress(self, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        prefill = self._backbone.kv.prefill(rows)
-        scores = self.scorer(self._backbone, prefill, rows) if self.scorer else None
+        prefill = self._backbone.kv.prefill(rows, layers=self._layers)
+        scores = self._score(self._backbone, prefill, rows) if self._score else None
         return operate(self._backbone, prefill, rows, self.config, scores)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.backbone.window import LayerWindow
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.recall import prompts
@@ -103,7 +104,8 @@ class ClassifierGate:
     """A linear head on the last token of [block][question][working memory], with LoRA deltas on.
 
     Source:
-        LycheeMemory, arXiv:2602.08382, the gate. Published without code or weights.
+        LycheeMemory, arXiv:2602.08382, the gate. Published without code or weights. Deviation: it may read a window of
+        the backbone's layers (`GateConfig.layers`); relevance shows before the last of them.
 
     Args:
         backbone: The model.
@@ -112,6 +114,7 @@ class ClassifierGate:
         weight: `[hidden]`.
         bias: `[]`.
         unrotated: Read blocks with keys left un-rotated.
+        window: The layers it reads with; `None` for all.
     """
 
     def __init__(
@@ -123,16 +126,24 @@ class ClassifierGate:
         bias: Tensor,
         *,
         unrotated: bool = False,
+        window: LayerWindow | None = None,
     ) -> None:
         self._backbone = backbone
         self._config = config
         self._unrotated = unrotated
+        self._window = window
         self._adapter = adapter.to(backbone.device, backbone.dtype)
         self._weight, self._bias = (tensor.float().to(backbone.device) for tensor in (weight, bias))
 
     @classmethod
     def from_directory(
-        cls, backbone: Backbone, config: GateConfig, path: Path, *, unrotated: bool = False
+        cls,
+        backbone: Backbone,
+        config: GateConfig,
+        path: Path,
+        *,
+        unrotated: bool = False,
+        window: LayerWindow | None = None,
     ) -> ClassifierGate:
         """Load what `save` wrote.
 
@@ -146,7 +157,8 @@ class ClassifierGate:
             raise InputError(
                 f"{path} holds no gate: {error}", "Give a directory written by save_pretrained."
             ) from error
-        return cls(backbone, config, LoraAdapter.from_directory(path), weight, bias, unrotated=unrotated)
+        adapter = LoraAdapter.from_directory(path)
+        return cls(backbone, config, adapter, weight, bias, unrotated=unrotated, window=window)
 
     def save(self, path: Path) -> None:
         """Write adapter and head."""
@@ -162,14 +174,30 @@ class ClassifierGate:
         known = latest(self._backbone, notes.text)
         prompt = self._backbone.encode(prompts.gate_classify(question, known))
         probabilities: list[float] = []
-        for batch in _fixed_batches(blocks, self._config.batch_size):
-            with torch.inference_mode(), self._adapter.active(self._backbone.model):
-                state = self._backbone.kv.place(batch, width=_width(batch), unrotated=self._unrotated)
-                ids, _ = self._backbone.kv.pad([prompt] * len(batch))
-                *_, hidden = _read(self._backbone, state, ids)
-                last = hidden[:, -1].float()
-                probabilities += torch.sigmoid(last @ self._weight + self._bias).tolist()
+        with torch.inference_mode(), self._adapter.active(self._backbone.model):
+            last_of = self._last_of(prompt)
+            for batch in _fixed_batches(blocks, self._config.batch_size):
+                probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
+
+    def _last_of(self, prompt: list[int]) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
+        """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
+        kv, window = self._backbone.kv, self._window
+
+        def whole(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
+            state = kv.place(rows, width=_width(rows), unrotated=self._unrotated)
+            ids, _ = kv.pad([prompt] * len(rows))
+            *_, hidden = _read(self._backbone, state, ids)
+            return hidden[:, -1]
+
+        if window is None:
+            return whole
+        begun = window.read_prompt([prompt])
+
+        def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
+            return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))
+
+        return windowed
 
 
 def latest(backbone: Backbone, notes: str) -> str:

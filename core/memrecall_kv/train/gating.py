@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.backbone.window import LayerWindow
 from memrecall_kv.compress.compressor import batches
 from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.gate import HEAD_FILE, latest
@@ -44,11 +45,21 @@ class GateLoss:
         blocks: Makes the blocks that are judged, without gradient.
         positive_weight: Weight of a relevant block in the cross-entropy.
         list_weight: Weight of the competition inside a list.
+        window: The layers it reads with; `None` for all.
     """
 
-    def __init__(self, backbone: Backbone, blocks: Blocks, *, positive_weight: float, list_weight: float) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        blocks: Blocks,
+        *,
+        positive_weight: float,
+        list_weight: float,
+        window: LayerWindow | None = None,
+    ) -> None:
         self._backbone = backbone
         self._blocks = blocks
+        self._window = window
         self._positive_weight = positive_weight
         self._list_weight = list_weight
 
@@ -82,26 +93,28 @@ class GateLoss:
     ) -> list[Tensor]:
         """Return the logits of each judgement's chunks."""
         encode, backbone = self._backbone.encode, self._backbone
-        rows = [
-            (number, place, prompt)
-            for number, judgement in enumerate(judgements)
-            for prompt in [encode(prompts.gate_classify(judgement.question, latest(backbone, judgement.memory)))]
-            for place in judgement.chunks
+        asked = [
+            encode(prompts.gate_classify(judgement.question, latest(backbone, judgement.memory)))
+            for judgement in judgements
         ]
-        rows.sort(key=lambda row: (len(row[2]), blocks[row[1]].num_memory_tokens))
+        rows = [(number, place) for number, judgement in enumerate(judgements) for place in judgement.chunks]
+        rows.sort(key=lambda row: (len(asked[row[0]]), blocks[row[1]].num_memory_tokens))
         found: dict[tuple[int, int], Tensor] = {}
-        start = 0
-        while start < len(rows):
-            size = max(1, _ROW_TOKENS // len(rows[start][2]))
-            batch = rows[start : start + size]
-            start += len(batch)
-            state = backbone.kv.place([[blocks[place]] for _, place, _ in batch])
-            ids, lengths = backbone.kv.pad([prompt for *_, prompt in batch])
-            with adapter.active(backbone.model):
-                hidden = backbone.kv.forward(state, ids=ids, lengths=lengths)
-            last = hidden[torch.arange(len(batch)), lengths - 1].float()
-            scores = last @ weight + bias
-            found.update({(number, place): scores[row] for row, (number, place, _) in enumerate(batch)})
+        with adapter.active(backbone.model):
+            begun = self._window.read_prompt(asked) if self._window else None
+            start = 0
+            while start < len(rows):
+                batch = rows[start : start + max(1, _ROW_TOKENS // len(asked[rows[start][0]]))]
+                start += len(batch)
+                numbers, placed = [number for number, _ in batch], [[blocks[place]] for _, place in batch]
+                if self._window and begun:
+                    last = self._window.read(begun.rows(numbers), self._window.place(placed))
+                else:
+                    ids, lengths = backbone.kv.pad([asked[number] for number in numbers])
+                    hidden = backbone.kv.forward(backbone.kv.place(placed), ids=ids, lengths=lengths)
+                    last = hidden[torch.arange(len(batch)), lengths - 1]
+                scores = last.float() @ weight + bias
+                found.update(dict(zip(batch, scores, strict=True)))
         return [
             torch.stack([found[number, place] for place in judgement.chunks])
             for number, judgement in enumerate(judgements)
@@ -137,8 +150,17 @@ def train_gate(
     weight, bias = torch.zeros(backbone.model.config.hidden_size), torch.tensor(-1.0)
     if settings.start_from:
         adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
-    blocks = _Whole(backbone)
-    loss = GateLoss(backbone, blocks, positive_weight=settings.positive_weight, list_weight=settings.list_weight)
+    if settings.layers:
+        adapter = adapter.below(settings.layers[1])
+    window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK) if settings.layers else None
+    blocks = _Whole(backbone, settings.layers)
+    loss = GateLoss(
+        backbone,
+        blocks,
+        positive_weight=settings.positive_weight,
+        list_weight=settings.list_weight,
+        window=window,
+    )
     sampler = GateSampler(
         backbone.encode,
         rows.train,
@@ -180,12 +202,13 @@ class _Whole:
     """Reads chunks into uncompressed blocks, a batch of similar lengths at a time."""
 
     backbone: Backbone
+    layers: tuple[int, int] | None
 
     def __call__(self, chunks: Sequence[Sequence[int]]) -> list[MemoryBlock]:
         made: dict[int, MemoryBlock] = {}
         for batch in batches(chunks, READ_TOKENS):
             rows = [chunks[index] for index in batch]
-            made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows), rows), strict=True))
+            made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows, self.layers), rows), strict=True))
         return [made[index] for index in range(len(chunks))]
 
 

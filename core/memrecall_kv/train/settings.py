@@ -149,6 +149,7 @@ class GateTraining(Config):
         mined: Chunks of other questions that share most words with a state, added to its list.
         positive_weight: Weight of a relevant block in the binary cross-entropy (the paper's 3).
         list_weight: Weight of the competition inside a list.
+        layers: The layers it reads with, as in `memrecall_kv.config.GateConfig`; `None` for all.
         start_from: Folder of a gate to go on from, or of a reader's adapter whose deltas the gate starts from; empty
             starts from zero.
     """
@@ -160,6 +161,7 @@ class GateTraining(Config):
     mined: int = Field(default=3, ge=0)
     positive_weight: float = Field(default=3.0, gt=0)
     list_weight: float = Field(default=0.5, ge=0)
+    layers: tuple[int, int] | None = None
     start_from: str = ""
 
 

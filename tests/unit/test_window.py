@@ -1,0 +1,186 @@
+"""A gate that reads with some of the backbone's layers, and blocks that hold no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from memrecall_kv import MemRecall
+from memrecall_kv.assemble import Parts
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.backbone.window import LayerWindow, narrowed
+from memrecall_kv.compress.operators import OperatorCompressor
+from memrecall_kv.config import (
+    BankConfig,
+    ChunkingConfig,
+    CompressorConfig,
+    GateConfig,
+    MemRecallConfig,
+    ReasonerConfig,
+)
+from memrecall_kv.errors import ConfigError, FingerprintMismatchError, InputError
+from memrecall_kv.recall.gate import ClassifierGate
+from memrecall_kv.recall.reasoner import TunedReasoner
+from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, WorkingMemory
+
+NOTES = WorkingMemory((Note("something known", "d#0"),))
+KINDS = ["llama", "qwen2", "qwen3", "mistral"]
+"""Of `tiny_backbone`."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)
+
+
+def blocks(backbone: Backbone, budget: str = "uniform", layers: tuple[int, int] | None = None) -> list[MemoryBlock]:
+    config = CompressorConfig(compression_ratio=2, importance="key_diff", budget=budget)
+    chunks = [Chunk("d", index, 0, 1, text, 1) for index, text in enumerate(["one text here", "text of other"])]
+    return OperatorCompressor(backbone, config, layers=layers).compress(chunks)
+
+
+def gate(backbone: Backbone, window: LayerWindow | None) -> ClassifierGate:
+    adapter = LoraAdapter.create(backbone.model, ("q_proj", "down_proj"), rank=2, alpha=4)
+    generator = torch.Generator().manual_seed(0)
+    for _, second in adapter.deltas.values():
+        torch.nn.init.normal_(second, generator=generator)
+    weight = torch.randn(backbone.model.config.hidden_size, generator=generator)
+    return ClassifierGate(backbone, GateConfig(batch_size=3), adapter, weight, torch.tensor(0.1), window=window)
+
+
+def depth(backbone: Backbone) -> int:
+    return int(backbone.model.config.num_hidden_layers)
+
+
+@pytest.mark.parametrize("budget", ["uniform", "adaptive"])
+def test_a_window_of_all_layers_is_the_whole_gate(backbone: Backbone, budget: str) -> None:
+    made = blocks(backbone, budget)
+    (extent,) = {block.extent for block in made}
+    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent)
+    got = gate(backbone, window).score("which one?", NOTES, made)
+    assert got == pytest.approx(gate(backbone, None).score("which one?", NOTES, made), abs=1e-5)
+
+
+def test_blocks_of_the_windows_layers_are_judged_as_whole_ones(backbone: Backbone) -> None:
+    window = LayerWindow(backbone.kv, 1, 2, start=33)
+    whole = gate(backbone, window).score("which one?", NOTES, blocks(backbone))
+    held = blocks(backbone, layers=(1, 2))
+    assert {len(block.keys) for block in held} == {1}
+    assert gate(backbone, window).score("which one?", NOTES, held) == pytest.approx(whole, abs=1e-5)
+    assert whole[0] != pytest.approx(whole[1], abs=1e-4)
+    swapped = gate(backbone, window).score("which one?", NOTES, held[::-1])
+    assert swapped == pytest.approx(whole[::-1], abs=1e-5)
+
+
+def test_what_a_block_holds_below_the_window_makes_no_difference(backbone: Backbone) -> None:
+    made = blocks(backbone)
+    blind = [replace(block, keys=block.keys.clone(), values=block.values.clone()) for block in made]
+    for block in blind:
+        block.keys[:1], block.values[:1] = 7.0, 7.0
+    judge = gate(backbone, LayerWindow(backbone.kv, 1, depth(backbone), start=33))
+    assert judge.score("which?", NOTES, blind) == pytest.approx(judge.score("which?", NOTES, made), abs=1e-6)
+    for block in blind:
+        block.values[1:] = 7.0
+    assert judge.score("which?", NOTES, blind) != pytest.approx(judge.score("which?", NOTES, made), abs=1e-3)
+
+
+def test_a_block_is_the_same_whether_it_is_narrowed_or_made_narrow(backbone: Backbone) -> None:
+    for whole, made in zip(blocks(backbone), blocks(backbone, layers=(1, 2)), strict=True):
+        torch.testing.assert_close(narrowed(whole, 1, 2).keys, made.keys)
+        torch.testing.assert_close(narrowed(whole, 1, 2).values, made.values)
+
+
+@pytest.mark.parametrize("layers", [(0, 9), (-1, 1), (1, 1)])
+def test_layers_that_are_not_there_are_refused(layers: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="layers"):
+        LayerWindow(tiny_backbone("llama").kv, *layers, start=9)
+
+
+def settings(layers: str) -> MemRecallConfig:
+    return MemRecallConfig(
+        gate=GateConfig(kind="classifier", layers=(1, 2), threshold=0.0),
+        reasoner=ReasonerConfig(kind="tuned", max_answer_tokens=4),
+        bank=BankConfig(layers=layers, storage="native"),
+        chunking=ChunkingConfig(chunk_tokens=32),
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[str], Path]:
+    """Save a pipeline with an untrained gate and reader whose bank holds the layers that are named."""
+    backbone = tiny_backbone("llama")
+    backbone.model.save_pretrained(tmp_path / "backbone")
+    backbone.tokenizer.save_pretrained(tmp_path / "backbone")
+    backbone = replace(backbone, name=str(tmp_path / "backbone"))
+
+    def save(layers: str) -> Path:
+        config = settings(layers)
+        window = LayerWindow(backbone.kv, 1, 2, start=33)
+        deltas = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
+        parts = Parts(
+            backbone,
+            OperatorCompressor(backbone, config.compressor, layers=config.block_layers),
+            gate(backbone, window),
+            TunedReasoner(backbone, config.reasoner, deltas),
+            config,
+        )
+        MemRecall(parts).save_pretrained(tmp_path / layers)
+        return tmp_path / layers
+
+    return save
+
+
+def test_a_bank_of_the_gates_layers_is_smaller_and_recalls_the_same(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found, sizes = [], []
+    for layers in ("all", "gate"):
+        memory = MemRecall.from_pretrained(saved(layers), dtype="float32")
+        with memory.open_bank(tmp_path / f"{layers}.bank") as bank:
+            memory.ingest(bank, [Document("a", "words of one text"), Document("b", "words of another one")])
+            answer = memory.ask(bank, "which words?", top_k=1)
+            found.append([(recall.chunk.id, round(recall.gate_probability, 4)) for recall in answer.evidence])
+            sizes.append(bank.stats().live_bytes)
+    assert found[0] == found[1]
+    assert len(found[0]) == 1
+    assert sizes[1] < 0.75 * sizes[0]  # one layer of two
+
+
+def test_a_bank_of_other_layers_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    MemRecall.from_pretrained(saved("gate"), dtype="float32").open_bank(tmp_path / "bank").close()
+    with pytest.raises(FingerprintMismatchError, match="layers"):
+        MemRecall.from_pretrained(saved("all"), dtype="float32").open_bank(tmp_path / "bank")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gate": GateConfig()},
+        {"reasoner": ReasonerConfig()},
+        {"reasoner": ReasonerConfig(kind="tuned", readback="off")},
+        {"compressor": CompressorConfig(importance="surprisal")},
+        {"compressor": CompressorConfig(kind="memory_tokens")},
+    ],
+    ids=str,
+)
+def test_settings_under_which_other_parts_read_blocks_are_refused(changed: dict[str, Any]) -> None:
+    given = {name: getattr(settings("gate"), name) for name in ("gate", "reasoner", "bank", "chunking")}
+    with pytest.raises(ConfigError, match=r"bank\.layers"):
+        MemRecallConfig(**{**given, **changed})
+
+
+@pytest.mark.parametrize("layers", [(2, 1), (-1, 1), (1, 1)])
+def test_a_range_that_is_none_is_refused(layers: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="layers"):
+        GateConfig(kind="classifier", layers=layers)
+
+
+def test_a_likelihood_reads_with_all_layers() -> None:
+    with pytest.raises(ConfigError, match="layers"):
+        GateConfig(layers=(0, 1))
