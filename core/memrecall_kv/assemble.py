@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Parts:
 
         The float type of the weights and the form of stored blocks are not of it: blocks of any can be read by all.
         """
-        layers = self.config.block_layers
+        layers = self.compressor.layers
         return {
             "format": str(self.config.format_version),
             "backbone": self.backbone.fingerprint,
@@ -62,6 +63,11 @@ class Parts:
             "placement": "unrotated" if self.compressor.unrotated else "rotated",
             **({"layers": "{}-{}".format(*layers)} if layers else {}),
         }
+
+    def compressor_for(self, made: Mapping[str, str]) -> Compressor:
+        """Return what makes a bank's further blocks, by its fingerprint: one that holds all layers goes on so."""
+        made_whole = "layers" not in made and isinstance(self.compressor, OperatorCompressor)
+        return self.compressor.of_all_layers() if made_whole else self.compressor
 
 
 def load(

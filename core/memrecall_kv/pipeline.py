@@ -135,7 +135,12 @@ class MemRecall:
         if show_progress:
             with progress_bar() as bar:
                 return self.ingest(bank, documents, defer=defer, progress=bar)
-        return Ingestion(bank, self.chunk, self._compress, progress, defer).run(documents)
+        compressor = self._parts.compressor_for(bank.fingerprint)
+
+        def compress(chunks: Sequence[Chunk]) -> list[MemoryBlock]:
+            return self.backbone.scheduler.call(lambda: compressor.compress(chunks))
+
+        return Ingestion(bank, self.chunk, compress, progress, defer).run(documents)
 
     def recall(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
@@ -227,7 +232,7 @@ class MemRecall:
             bounded(repaired(text), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
             for text in (question, search or question)
         )
-        blocks = BlockReader(bank, parts.compressor, backbone)
+        blocks = BlockReader(bank, parts.compressor_for(bank.fingerprint), backbone)
         relevance = Relevance(
             searched,
             SharedWords(bank, where),
@@ -245,6 +250,3 @@ class MemRecall:
         reply = Reply(walk, self.config.reasoner, write)
         yield from reply.events()
         yield Done(answered(walk, reply.text, found=reply.found, grounded=reply.grounded))
-
-    def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-        return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

@@ -152,6 +152,23 @@ def test_a_bank_of_the_gates_layers_is_smaller_and_recalls_the_same(
     assert sizes[1] < 0.75 * sizes[0]  # one layer of two
 
 
+def test_a_bank_of_all_layers_goes_on_holding_all(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    whole, some = (MemRecall.from_pretrained(saved(layers), dtype="float32") for layers in ("all", "gate"))
+    found = []
+    for second in (whole, some):
+        with whole.open_bank(tmp_path / "bank") as bank:
+            whole.ingest(bank, [Document("a", "words of one text")])
+        with second.open_bank(tmp_path / "bank") as bank:
+            second.ingest(bank, [Document("b", "words of another one")])
+            recalls = second.recall(bank, "which words?", top_k=2)
+            found.append([(recall.chunk.id, round(recall.gate_probability, 4)) for recall in recalls])
+            assert "layers" not in bank.fingerprint
+        with whole.open_bank(tmp_path / "bank") as bank:
+            assert len(whole.recall(bank, "which words?", top_k=2)) == 2
+            bank.delete("b")
+    assert found[0] == found[1]
+
+
 def test_a_bank_of_other_layers_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
     MemRecall.from_pretrained(saved("gate"), dtype="float32").open_bank(tmp_path / "bank").close()
     with pytest.raises(FingerprintMismatchError, match="layers"):

@@ -105,11 +105,10 @@ class KVAccess:
         positions = torch.zeros(1, 1, 1, dtype=torch.int32)
         return MemoryBlock(keys[:, 0], values[:, 0], positions, extent=1, num_source_tokens=0)
 
-    @property
-    def block_shape(self) -> tuple[int, int, int]:
-        """Return layers, KV heads and numbers a head of every block: L, K and D."""
-        layers, heads, _, dim = self.sink.keys.shape
-        return layers, heads, dim
+    def block_shape(self, layers: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """Return layers, KV heads and numbers a head of a block of some layers, or of all: L, K and D."""
+        depth, heads, _, dim = self.sink.keys.shape
+        return layers[1] - layers[0] if layers else depth, heads, dim
 
     @cached_property
     def _head_float32(self) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,9 @@ _FREE = frozenset({"dtype", "storage"})
 
 
 def compare_fingerprints(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Raise `FingerprintMismatchError` unless a bank was made with what is given."""
+    """Raise `FingerprintMismatchError` unless a bank was made with what is given, or holds more layers than that."""
+    if "layers" not in stored:
+        given = {key: value for key, value in given.items() if key != "layers"}
     differing = [
         f"{key}: bank {stored.get(key)!r}, yours {given.get(key)!r}"
         for key in sorted({*stored, *given} - _FREE)

@@ -63,8 +63,12 @@ class OperatorCompressor:
         self._backbone = backbone
         self.config = config
         self.scorer = scorer
-        self._layers = layers
+        self.layers = layers
         self._score = scorer.within(*layers) if scorer and layers else scorer
+
+    def of_all_layers(self) -> OperatorCompressor:
+        """Return the same with blocks that hold every layer."""
+        return OperatorCompressor(self._backbone, self.config, self.scorer) if self.layers else self
 
     @property
     def digest(self) -> str:
@@ -84,7 +88,7 @@ class OperatorCompressor:
         return in_batches(self._backbone, chunks, self._compress)
 
     def _compress(self, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        prefill = self._backbone.kv.prefill(rows, layers=self._layers)
+        prefill = self._backbone.kv.prefill(rows, layers=self.layers)
         scores = self._score(self._backbone, prefill, rows) if self._score else None
         return operate(self._backbone, prefill, rows, self.config, scores)
 

@@ -182,6 +182,7 @@ class ReferenceCompressor:
     """
 
     unrotated = True
+    layers = None
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class BlockReader:
         with self._bank.budget.holding(chunks):
             for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
                 pass  # each group is durable by now
-            blocks = self._bank.blocks(chunks, shape=self._backbone.kv.block_shape)
+            blocks = self._bank.blocks(chunks, shape=self._backbone.kv.block_shape(self._compressor.layers))
         return [self._read_by_backbone(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
 
     def _read_by_backbone(self, chunk: Chunk, block: MemoryBlock) -> MemoryBlock:
