@@ -192,8 +192,8 @@ def _compressor(backbone: Backbone, settings: MemRecallConfig, folder: Path | No
 
 def _window(backbone: Backbone, config: MemRecallConfig) -> LayerWindow | None:
     """Return the layers that the gate reads with; its prompt stands behind the longest block there may be."""
-    layers = config.gate.layers
-    return LayerWindow(backbone.kv, *layers, start=1 + config.chunking.chunk_tokens) if layers else None
+    gate, start = config.gate, 1 + config.chunking.chunk_tokens
+    return LayerWindow(backbone.kv, *gate.layers, start=start, tail=gate.tail_tokens) if gate.layers else None
 
 
 def _trained(folder: Path | None) -> Path:

@@ -149,6 +149,8 @@ class GateConfig(Config):
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
         layers: `(first, last)`: a `classifier` reads the prompt with the layers below `first` once for all, reads
             on beside each block with those from `first` on, and stops before `last`. `None`: all read both.
+        tail_tokens: With `layers`, only so many last tokens of the prompt are read beside each block; what is before
+            them is read once for all.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -160,6 +162,7 @@ class GateConfig(Config):
     batch_size: int = Field(default=8, ge=1, le=1024)
     rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
     layers: tuple[int, int] | None = None
+    tail_tokens: int = Field(default=32, ge=1)
     lexical_weight: float = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")
@@ -188,6 +191,9 @@ class ScanConfig(Config):
         candidates: The gate judges only this many blocks, those that share most words with question and the notes of
             the moment, and others if they are fewer. `None` judges all. In a large bank this is what keeps a question
             cheap.
+        again: When a note changed what is known, `best_first` and `top_k` judge anew only the so many most probable of
+            the blocks judged before, and the so many that share most words with the notes; others keep their
+            probability. `None`: all are judged anew.
         max_question_tokens: Tokens of a question that are read at most, and a quarter of the backbone's window at most.
             Of a longer one, such as a pasted mail, the beginning and the end are read, half each.
     """
@@ -198,6 +204,7 @@ class ScanConfig(Config):
     max_open: int = Field(default=8, ge=1)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
+    again: int | None = Field(default=None, ge=1)
     max_question_tokens: int = Field(default=128, ge=16)
 
     @model_validator(mode="before")

@@ -241,6 +241,8 @@ class MemRecall:
             parts.backbone.scheduler,
             # what is to be opened must be proposed
             limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
+            # what promises the decisions of the definition looks at all again
+            again=scan.again if scan.top_k or scan.schedule == "best_first" else None,
             word_weight=gate.lexical_weight,
         )
         return Walk(question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate, unit)

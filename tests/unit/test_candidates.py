@@ -363,6 +363,32 @@ def test_settings_saved_with_a_source_are_read(memory) -> None:
         ScanConfig(source="letters")
 
 
+def judged_after_a_note(path: Path, **scan: object) -> int:
+    texts = {f"d{number}": f"The key number {number} hangs there." for number in range(8)} | {"ladder": "Key, ladder."}
+    judged: list[str] = []
+    gate = ScriptedGate(lambda question, notes, block: judged.append(notes) or 0.6)
+    reasoner = ScriptedReasoner({text: "Also the ladder." for text in texts.values()}, lambda *_: "there")
+    settings = ScanConfig(candidates=9, max_open=2, max_rounds=2, **scan)
+    asked = tiny_memory(
+        MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64), scan=settings), gate=gate, reasoner=reasoner
+    )
+    with filled(asked, path, texts) as bank:
+        assert len(asked.recall(bank, "Where is the key?")) == 2
+    return sum(bool(notes) for notes in judged)
+
+
+@pytest.mark.parametrize("order", [{"schedule": "best_first", "top_k": None}, {"top_k": 2}])
+def test_only_the_most_promising_are_judged_again_after_a_note(tmp_path, order: dict[str, object]) -> None:
+    assert judged_after_a_note(tmp_path / "all", **order) == 8
+    # the two most probable, and the two that share most words with the note
+    assert 2 <= judged_after_a_note(tmp_path / "some", again=2, **order) <= 4
+
+
+def test_a_schedule_that_is_the_papers_looks_at_all_again(tmp_path) -> None:
+    order = {"schedule": "rescan", "top_k": None}
+    assert judged_after_a_note(tmp_path / "all", **order) == judged_after_a_note(tmp_path / "some", again=1, **order)
+
+
 @pytest.mark.parametrize("limit", [None, 2])
 def test_a_pipeline_forgets_a_bank_that_nobody_holds(memory, tmp_path, limit: int | None) -> None:
     scan = ScanConfig(top_k=1, candidates=limit)

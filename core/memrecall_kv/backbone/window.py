@@ -37,47 +37,67 @@ class PlacedBlocks:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Prompts that the layers below a window have read.
+    """Prompts of which all is read that no block changes.
 
     Attributes:
-        hidden: `[B, Q, hidden]`, padded on the right.
-        lengths: Real tokens of each row. `[B]`.
+        hidden: The last tokens of each as they enter the window. `[B, Q, hidden]`.
+        positions: Where those stand. `[B, Q]`.
+        before: The tokens before them as the window's layers hold them, without the sink.
     """
 
     hidden: Tensor
-    lengths: Tensor
+    positions: Tensor
+    before: PlacedBlocks
 
     def rows(self, numbers: Sequence[int]) -> Prompt:
         """Return rows by number, as often as they are named."""
         index = torch.tensor(numbers, device=self.hidden.device)
-        return Prompt(self.hidden[index], self.lengths[index])
+        before = PlacedBlocks(self.before.keys[:, index], self.before.values[:, index], self.before.held[:, index])
+        return Prompt(self.hidden[index], self.positions[index], before)
 
 
 class LayerWindow:
-    """Layers `[first, last)`.
+    """Layers `[first, last)` for blocks, and the prompts that judge them.
 
     Args:
         kv: The backbone's.
-        first: Layers below it that see no block.
+        first: Layers below it see no block.
         last: The first layer that is not run.
         start: Where prompts stand: the same place behind every block.
+        tail: Last tokens of a prompt that see a block; those before are read once for all blocks.
 
     Raises:
         InputError: If the backbone has no such layers.
     """
 
-    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int) -> None:
+    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int, tail: int) -> None:
         depth = len(kv.base.layers)
         if not 0 <= first < last <= depth:
             raise InputError(f"Expected layers within 0 and {depth}, got {first} to {last}.", "Choose first < last.")
-        self.first, self.last = first, last
+        self.first, self.last, self.tail = first, last, tail
         self._kv, self._start = kv, start
 
     def read_prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
-        """Read prompts with the layers below the window, beside nothing but the sink."""
+        """Read of prompts what needs no block: all in the layers below the window, and in it all but the tails."""
+        tail = min(self.tail, *map(len, rows))
         ids, lengths = self._kv.pad(rows)
-        nothing = self._placed([[]] * len(rows), 0, self.first, 0)
-        return Prompt(self._run(self._kv.embed(ids), lengths, nothing, 0), lengths)
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        places = (steps + self._start)[None]
+        below, inside = (
+            self._placed([[]] * len(rows), *part, 0) for part in ((0, self.first), (self.first, self.last))
+        )
+        # rows are padded on the right: causal attention alone keeps real tokens from the others
+        hidden = self._run(self._kv.embed(ids), places, [below], 0)
+        size = ids.shape[1] - tail
+        keys, values = inside.keys[..., :0, :], inside.values[..., :0, :]
+        if size:
+            own: list[tuple[Tensor, Tensor]] = []
+            self._run(hidden[:, :size], places[:, :size], [inside], self.first, own)
+            keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
+        held = steps[:size] < (lengths - tail)[:, None]  # [B, P]
+        last = (lengths - tail)[:, None] + steps[:tail]  # [B, Q]
+        rows_of = torch.arange(len(rows), device=ids.device)[:, None]
+        return Prompt(hidden[rows_of, last], last + self._start, PlacedBlocks(keys, values, held[None, :, None]))
 
     def place(self, rows: Sequence[Sequence[MemoryBlock]], *, width: int | None = None) -> PlacedBlocks:
         """Put the blocks of each row behind a sink, rotated to their places.
@@ -90,9 +110,8 @@ class LayerWindow:
 
     def read(self, prompt: Prompt, placed: PlacedBlocks) -> Tensor:
         """Read prompts on beside blocks and return the hidden state of each row's last token, normed, `[B, hidden]`."""
-        hidden = self._run(prompt.hidden, prompt.lengths, placed, self.first)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), prompt.lengths - 1]
-        normed: Tensor = self._kv.base.norm(last)
+        hidden = self._run(prompt.hidden, prompt.positions, [placed, prompt.before], self.first)
+        normed: Tensor = self._kv.base.norm(hidden[:, -1])
         return normed
 
     def _placed(self, rows: Sequence[Sequence[MemoryBlock]], first: int, last: int, width: int | None) -> PlacedBlocks:
@@ -104,21 +123,32 @@ class LayerWindow:
             held = held[:1, :, :1]
         return PlacedBlocks(self._kv.rotate(keys, positions, first=first), values, held)
 
-    def _run(self, hidden: Tensor, lengths: Tensor, placed: PlacedBlocks, first: int) -> Tensor:
-        base, device = self._kv.base, hidden.device
-        width, group = hidden.shape[1], base.config.num_attention_heads // base.config.num_key_value_heads
-        positions = (torch.arange(width, device=device) + self._start)[None]
+    def _run(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        beside: Sequence[PlacedBlocks],
+        first: int,
+        own: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """Run the layers from `first` on, as many as are placed, and return `[B, Q, hidden]`; `own` gets what is kept."""
+        base, width = self._kv.base, hidden.shape[1]
+        group = base.config.num_attention_heads // base.config.num_key_value_heads
         turned = base.rotary_emb(hidden, positions)
-        steps = torch.arange(width, device=device)
-        causal = (steps <= steps[:, None]) & (steps < lengths[:, None, None])  # [B, Q, Q]
+        steps = torch.arange(width, device=hidden.device)
+        causal = (steps <= steps[:, None]).expand(len(hidden), 1, -1, -1)  # [B, 1, Q, Q]
         allowed = torch.empty(0)
-        for number in range(len(placed.keys)):
-            if number == 0 or len(placed.held) > 1:
-                held = placed.held[number][:, :, None].expand(-1, -1, width, -1)
-                joined = torch.cat([held, causal[:, None].expand(-1, held.shape[1], -1, -1)], dim=-1)
-                heads = joined if held.shape[1] == 1 else joined.repeat_interleave(group, dim=1)
-                allowed = attention.additive(heads, hidden.dtype)
-            cache = _Beside(placed.keys[number], placed.values[number])
+        by_layer = any(len(part.held) > 1 for part in beside)
+        for number in range(len(beside[0].keys)):
+            if number == 0 or by_layer:
+                held = [part.held[number if len(part.held) > 1 else 0] for part in beside]  # [B, K or 1, C] each
+                heads = max(part.shape[1] for part in held)
+                seen = torch.cat([part.expand(-1, heads, -1) for part in held], dim=-1)[:, :, None]
+                whole = torch.cat([seen.expand(-1, -1, width, -1), causal.expand(-1, heads, -1, -1)], dim=-1)
+                allowed = attention.additive(
+                    whole if heads == 1 else whole.repeat_interleave(group, dim=1), hidden.dtype
+                )
+            cache = _Beside([(part.keys[number], part.values[number]) for part in beside], own)
             output: Any = base.layers[first + number](
                 hidden,
                 attention_mask=allowed,
@@ -146,11 +176,14 @@ def narrowed(block: MemoryBlock, first: int, last: int) -> MemoryBlock:
 
 
 class _Beside:
-    """What a layer takes for its cache: it answers with keys and values that are there, and keeps none."""
+    """What a layer takes for its cache: it answers with what is there and what is new, and tells `own` of the new."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self._keys, self._values = keys, values
+    def __init__(self, there: Sequence[tuple[Tensor, Tensor]], own: list[tuple[Tensor, Tensor]] | None) -> None:
+        self._there, self._own = there, own
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return what is there and the new ones behind it."""
-        return torch.cat([self._keys, keys], dim=2), torch.cat([self._values, values], dim=2)
+        if self._own is not None:
+            self._own.append((keys, values))
+        there_keys, there_values = zip(*self._there, strict=True)
+        return torch.cat([*there_keys, keys], dim=2), torch.cat([*there_values, values], dim=2)

@@ -24,6 +24,8 @@ class Relevance:
         blocks: Reads what is judged.
         scheduler: Runs it.
         limit: Most candidates under one state of the notes; `None` for all.
+        again: Of the candidates judged under earlier notes, so many of the most probable, and so many of those that
+            share most words with the notes of the moment, are judged anew; `None` for all.
         word_weight: Of a candidate's words in the log-odds.
 
     Attributes:
@@ -40,13 +42,15 @@ class Relevance:
         scheduler: Scheduler,
         *,
         limit: int | None,
+        again: int | None,
         word_weight: float,
     ) -> None:
         self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
-        self._scheduler, self._limit, self._word_weight = scheduler, limit, word_weight
+        self._scheduler, self._limit, self._again, self._word_weight = scheduler, limit, again, word_weight
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
         self._chunks: dict[str, Chunk] = {}
         self._scores: dict[tuple[str, str, bool], float] = {}
+        self._latest: dict[str, float] = {}
         self.notes = WorkingMemory()
         self.scored = 0
 
@@ -75,14 +79,25 @@ class Relevance:
         """Return the probabilities of candidates; one alone is scored apart from a batch; see `Pool`."""
         known, alone = self.notes.text, len(chunk_ids) == 1
         fresh = [chunk_id for chunk_id in chunk_ids if (known, chunk_id, alone) not in self._scores]
+        if self._again is not None:
+            for chunk_id in self._settled(fresh, self._again):
+                self._scores[known, chunk_id, alone] = self._latest[chunk_id]
+            fresh = [chunk_id for chunk_id in fresh if (known, chunk_id, alone) not in self._scores]
         if fresh:
             candidates = [self._current()[chunk_id] for chunk_id in fresh]
             probabilities = self._scheduler.call(partial(self._judge, [candidate.chunk for candidate in candidates]))
             self.scored += len(fresh)
             for candidate, probability in zip(candidates, probabilities, strict=True):
                 shifted = shift_odds(probability, self._word_weight * candidate.words)
-                self._scores[known, candidate.chunk.id, alone] = shifted
+                self._scores[known, candidate.chunk.id, alone] = self._latest[candidate.chunk.id] = shifted
         return [self._scores[known, chunk_id, alone] for chunk_id in chunk_ids]
+
+    def _settled(self, chunk_ids: Sequence[str], again: int) -> set[str]:
+        """Return which candidates keep the probability that they got under earlier notes."""
+        judged = [chunk_id for chunk_id in chunk_ids if chunk_id in self._latest]
+        by_gate = sorted(judged, key=self._latest.__getitem__, reverse=True)
+        by_words = sorted(judged, key=lambda chunk_id: self._current()[chunk_id].words, reverse=True)
+        return {*judged} - {*by_gate[:again], *by_words[:again]}
 
     def _judge(self, chunks: Sequence[Chunk]) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""

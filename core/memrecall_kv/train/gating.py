@@ -152,7 +152,9 @@ def train_gate(
         adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
     if settings.layers:
         adapter = adapter.below(settings.layers[1])
-    window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK) if settings.layers else None
+    window = None
+    if settings.layers:
+        window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK, tail=settings.tail_tokens)
     blocks = _Whole(backbone, settings.layers)
     loss = GateLoss(
         backbone,
