@@ -367,7 +367,7 @@ def judged_after_a_note(path: Path, **scan: object) -> int:
     texts = {f"d{number}": f"The key number {number} hangs there." for number in range(8)} | {"ladder": "Key, ladder."}
     judged: list[str] = []
     gate = ScriptedGate(lambda question, notes, block: judged.append(notes) or 0.6)
-    reasoner = ScriptedReasoner({text: "Also the ladder." for text in texts.values()}, lambda *_: "there")
+    reasoner = ScriptedReasoner(dict.fromkeys(texts.values(), "Also the ladder."), lambda *_: "there")
     settings = ScanConfig(candidates=9, max_open=2, max_rounds=2, **scan)
     asked = tiny_memory(
         MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64), scan=settings), gate=gate, reasoner=reasoner

@@ -1,12 +1,13 @@
 """Low-rank deltas on a backbone's linear layers, on only while they are asked for.
 
 Files are in PEFT's layout, so that an adapter trained here loads there and the other way round.
-Source: LoRA, arXiv:2106.09685. Deviation: no dropout; the deltas are never merged, since one backbone
-serves compressor, gate and reasoner at once.
+Source: LoRA, arXiv:2106.09685. Deviation: no dropout; the deltas are never merged into the backbone,
+which serves compressor, gate and reasoner at once, but at most into copies of its layers.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,6 +174,17 @@ class LoraAdapter:
         """Return the part for the backbone's layers below `last`."""
         kept = {name: pair for name, pair in self.deltas.items() if _layer_of(name) < last}
         return LoraAdapter(kept, alpha=self.alpha)
+
+    def merged(self, model: nn.Module, module: nn.Module) -> nn.Module:
+        """Return a copy of one of the model's modules whose weights hold the deltas."""
+        (prefix,) = (name for name, found in model.named_modules() if found is module)
+        made = copy.deepcopy(module)
+        with torch.no_grad():
+            for name, part in made.named_modules(prefix=prefix):
+                if name in self.deltas:
+                    first, second = (delta.float() for delta in self.deltas[name])
+                    part.weight += (self.alpha / self.rank * (second @ first)).to(part.weight)
+        return made
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[None]:

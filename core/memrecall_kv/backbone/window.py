@@ -7,15 +7,17 @@ those below a fifth need not see the block (docs/log.md).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memrecall_kv.backbone import attention
 from memrecall_kv.backbone.kv import KVAccess
+from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import InputError
 from memrecall_kv.types import MemoryBlock
 
@@ -76,6 +78,15 @@ class LayerWindow:
             raise InputError(f"Expected layers within 0 and {depth}, got {first} to {last}.", "Choose first < last.")
         self.first, self.last, self.tail = first, last, tail
         self._kv, self._start = kv, start
+        self._layers = list(kv.base.layers[:last])
+
+    def with_deltas(self, model: nn.Module, adapter: LoraAdapter) -> LayerWindow:
+        """Return the same window of copies that hold an adapter's deltas; layers below it remain the backbone's."""
+        made = copy.copy(self)
+        made._layers = [
+            layer if number < self.first else adapter.merged(model, layer) for number, layer in enumerate(self._layers)
+        ]
+        return made
 
     def read_prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
         """Read of prompts what needs no block: all in the layers below the window, and in it all but the tails."""
@@ -131,7 +142,7 @@ class LayerWindow:
         first: int,
         own: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """Run the layers from `first` on, as many as are placed, and return `[B, Q, hidden]`; `own` gets what is kept."""
+        """Run the layers from `first` on, as many as are placed, `[B, Q, hidden]`; `own` gets what each would keep."""
         base, width = self._kv.base, hidden.shape[1]
         group = base.config.num_attention_heads // base.config.num_key_value_heads
         turned = base.rotary_emb(hidden, positions)
@@ -149,7 +160,7 @@ class LayerWindow:
                     whole if heads == 1 else whole.repeat_interleave(group, dim=1), hidden.dtype
                 )
             cache = _Beside([(part.keys[number], part.values[number]) for part in beside], own)
-            output: Any = base.layers[first + number](
+            output: Any = self._layers[first + number](
                 hidden,
                 attention_mask=allowed,
                 position_ids=positions,

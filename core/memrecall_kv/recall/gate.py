@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -174,15 +175,23 @@ class ClassifierGate:
         known = latest(self._backbone, notes.text)
         prompt = self._backbone.encode(prompts.gate_classify(question, known))
         probabilities: list[float] = []
+        window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
-            last_of = self._last_of(prompt)
+            last_of = self._last_of(prompt, window)
             for batch in _fixed_batches(blocks, self._config.batch_size):
                 probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 
-    def _last_of(self, prompt: list[int]) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
+    @cached_property
+    def _merged(self) -> LayerWindow | None:
+        """The window with the deltas in its layers: faster by a tenth than deltas beside them."""
+        return self._window and self._window.with_deltas(self._backbone.model, self._adapter)
+
+    def _last_of(
+        self, prompt: list[int], window: LayerWindow | None
+    ) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
-        kv, window = self._backbone.kv, self._window
+        kv = self._backbone.kv
 
         def whole(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             state = kv.place(rows, width=_width(rows), unrotated=self._unrotated)
