@@ -3,7 +3,7 @@
 `python benchmarks/candidate_recall.py ../shared/data/qa/hotpotqa_dev.jsonl.gz [--pool 10000 --texts FILE]`
 
 All paragraphs of the questions, and texts of another file up to `--pool`, are the chunks of one bank without blocks.
-Prints the share of gold paragraphs among the first 4, 8 and 32, in percent.
+Prints the share of gold paragraphs among the first 4, 8, 16 and 32, in percent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.types import Chunk, Document
 
-DEPTHS = (4, 8, 32)
+DEPTHS = (4, 8, 16, 32)
 PER_DOCUMENT = 50
 
 

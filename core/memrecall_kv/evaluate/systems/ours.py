@@ -33,7 +33,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "memrecall-best-first": {"scan.schedule": "best_first", "scan.top_k": None},
     "memrecall-all-judged": {"scan.candidates": None},
     "memrecall-no-words": {"gate.lexical_weight": 0.0, "scan.candidates": None},
-    "memrecall-no-readback": {"reasoner.readback": "off"},
+    "memrecall-no-readback": {"reasoner.readback": "off", "bank.layers": "all"},
     "memrecall-paper": {
         "gate.lexical_weight": 0.0,
         "scan.schedule": "sequential",
@@ -41,6 +41,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "scan.max_open": _ALL,
         "scan.candidates": None,
         "reasoner.readback": "off",
+        "bank.layers": "all",
     },
 }
 """Settings that differ from the pipeline's own; `memrecall-no-gate` also has `OpenGate`, `-deferred` a later ingest."""
