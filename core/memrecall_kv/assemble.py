@@ -54,7 +54,7 @@ class Parts:
 
         The float type of the weights and the form of stored blocks are not of it: blocks of any can be read by all.
         """
-        layers = self.compressor.layers
+        layers = self.config.block_layers
         return {
             "format": str(self.config.format_version),
             "backbone": self.backbone.fingerprint,
@@ -66,8 +66,13 @@ class Parts:
 
     def compressor_for(self, made: Mapping[str, str]) -> Compressor:
         """Return what makes a bank's further blocks, by its fingerprint: one that holds all layers goes on so."""
-        made_whole = "layers" not in made and isinstance(self.compressor, OperatorCompressor)
-        return self.compressor.of_all_layers() if made_whole else self.compressor
+        if self.layers_of(made) is None and isinstance(self.compressor, OperatorCompressor):
+            return self.compressor.of_all_layers()
+        return self.compressor
+
+    def layers_of(self, made: Mapping[str, str]) -> tuple[int, int] | None:
+        """Return the layers `(first, last)` of a bank's blocks, by its fingerprint; `None` for all."""
+        return self.config.block_layers if "layers" in made else None
 
 
 def load(

@@ -135,12 +135,7 @@ class MemRecall:
         if show_progress:
             with progress_bar() as bar:
                 return self.ingest(bank, documents, defer=defer, progress=bar)
-        compressor = self._parts.compressor_for(bank.fingerprint)
-
-        def compress(chunks: Sequence[Chunk]) -> list[MemoryBlock]:
-            return self.backbone.scheduler.call(lambda: compressor.compress(chunks))
-
-        return Ingestion(bank, self.chunk, compress, progress, defer).run(documents)
+        return Ingestion(bank, self.chunk, self._compress_for(bank), progress, defer).run(documents)
 
     def recall(
         self, bank: MemoryBank, question: str, *, top_k: int | None = None, where: Where | None = None
@@ -232,7 +227,8 @@ class MemRecall:
             bounded(repaired(text), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
             for text in (question, search or question)
         )
-        blocks = BlockReader(bank, parts.compressor_for(bank.fingerprint), backbone)
+        made = bank.fingerprint
+        blocks = BlockReader(bank, parts.compressor_for(made), backbone, parts.layers_of(made))
         relevance = Relevance(
             searched,
             SharedWords(bank, where),
@@ -252,3 +248,12 @@ class MemRecall:
         reply = Reply(walk, self.config.reasoner, write)
         yield from reply.events()
         yield Done(answered(walk, reply.text, found=reply.found, grounded=reply.grounded))
+
+    def _compress_for(self, bank: MemoryBank) -> Callable[[Sequence[Chunk]], list[MemoryBlock]]:
+        compressor = self._parts.compressor_for(bank.fingerprint)
+        if compressor is self._parts.compressor:
+            return self._compress
+        return lambda chunks: self.backbone.scheduler.call(lambda: compressor.compress(chunks))
+
+    def _compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
+        return self.backbone.scheduler.call(lambda: self._parts.compressor.compress(chunks))

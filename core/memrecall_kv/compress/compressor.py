@@ -28,11 +28,6 @@ class Compressor(Protocol):
         """Whether blocks are read with keys left un-rotated, as published checkpoints are."""
         ...
 
-    @property
-    def layers(self) -> tuple[int, int] | None:
-        """The layers `(first, last)` that blocks hold; `None` for all."""
-        ...
-
     def compress(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return one block per chunk, in order."""
         ...

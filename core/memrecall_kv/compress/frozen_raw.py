@@ -158,7 +158,6 @@ class MemoryTokenCompressor:
     """
 
     unrotated = False
-    layers = None
 
     def __init__(self, backbone: Backbone, layout: FrozenRawLayout, config: CompressorConfig) -> None:
         self._backbone = backbone

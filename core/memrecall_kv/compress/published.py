@@ -182,7 +182,6 @@ class ReferenceCompressor:
     """
 
     unrotated = True
-    layers = None
 
     def __init__(
         self,

@@ -20,10 +20,14 @@ class BlockReader:
         bank: Where they are.
         compressor: Makes those that are not there yet.
         backbone: Is to read them.
+        layers: Which `(first, last)` they hold; `None` for all.
     """
 
-    def __init__(self, bank: MemoryBank, compressor: Compressor, backbone: Backbone) -> None:
+    def __init__(
+        self, bank: MemoryBank, compressor: Compressor, backbone: Backbone, layers: tuple[int, int] | None = None
+    ) -> None:
         self._bank, self._compressor, self._backbone = bank, compressor, backbone
+        self._shape = backbone.kv.block_shape(layers)
 
     def read(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order, in the backbone's dtype, whatever they were made in.
@@ -37,7 +41,7 @@ class BlockReader:
         with self._bank.budget.holding(chunks):
             for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
                 pass  # each group is durable by now
-            blocks = self._bank.blocks(chunks, shape=self._backbone.kv.block_shape(self._compressor.layers))
+            blocks = self._bank.blocks(chunks, shape=self._shape)
         return [self._read_by_backbone(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
 
     def _read_by_backbone(self, chunk: Chunk, block: MemoryBlock) -> MemoryBlock:
