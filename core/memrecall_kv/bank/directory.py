@@ -128,9 +128,11 @@ def _refuse_names_of_others(journal: Path) -> None:
 
     No transaction of ours has one.
     """
-    if not journal.exists():
+    try:
+        descriptor = open_regular(journal, os.O_RDONLY)
+    except FileNotFoundError:  # none, or that of a process which has just finished with it
         return
-    with os.fdopen(open_regular(journal, os.O_RDONLY), "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - len(_JOURNAL_MAGIC)))
         if file.read() == _JOURNAL_MAGIC:
             raise BankFormatError(f"{journal} is of no bank: it names another file.", "Look at it and take it away.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,9 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memrecall_kv.bank.directory import CATALOGUE
-from memrecall_kv.bank.files import may
+from memrecall_kv.bank.files import NO_ROOM, has_no_room, may
 from memrecall_kv.errors import BankError, BankFormatError, BankFullError, BankLockedError, InputError
 
+_WRITES = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+    }
+)
+"""What SQLite says of a file that it could not make or let grow, whatever the reason."""
 _LONGEST_PATH = 480
 """Bytes of a directory's path; SQLite opens files of up to 512."""
 
@@ -37,7 +49,7 @@ def translated(path: Path) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise InputError(f"A text cannot be stored: {error}.", "Replace its lone surrogates.") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM:
             raise _full(path) from error
         raise BankError(f"{path} cannot be used: {error}.", _remedy(path)) from error
 
@@ -53,9 +65,10 @@ def _unusable(path: Path, error: sqlite3.OperationalError) -> BankError:
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_READONLY_ROLLBACK:
         return BankFormatError(f"{path} was left half done by a writer.", "Open it for writing, which finishes it.")
-    code &= 0xFF  # the upper bits say more than we need
-    if code == sqlite3.SQLITE_FULL:
+    # of a quota and of a limit on files SQLite says no more than that the disk failed
+    if code == sqlite3.SQLITE_FULL or (code in _WRITES and has_no_room(path)):
         return _full(path)
+    code &= 0xFF  # the upper bits say more than we need
     if code == sqlite3.SQLITE_BUSY:
         return BankLockedError(f"Another process writes to the catalogue of {path}.", "Try again when it is done.")
     said = ("decode to UTF-8", "integer overflow", "malformed JSON", "JSON cannot hold")

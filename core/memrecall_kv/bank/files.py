@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from memrecall_kv.errors import BankFormatError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says of a disk, a user's share of it, or a file that may not grow."""
+_TRIED = 64 * 1024
+"""Bytes by which a file that is tried must be able to grow."""
 
 # NOFOLLOW: a link among a bank's files leads to somebody else's; NONBLOCK: a pipe would keep us waiting
 _CAREFUL = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -48,6 +54,17 @@ def free_bytes(folder: Path) -> int:
         return 0
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+def has_no_room(folder: Path) -> bool:
+    """Return whether a file in a folder, as long as its longest one, cannot grow; found out by trying."""
+    try:
+        longest = max((entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder)), default=0)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.seek(longest)
+            return file.write(bytes(_TRIED)) < _TRIED
+    except OSError as error:
+        return error.errno in NO_ROOM
 
 
 def refuse_strange(path: Path) -> None:
