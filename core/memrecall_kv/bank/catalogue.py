@@ -208,13 +208,12 @@ class Catalogue(OpenedBlocks):
 
     def stats(self, file_bytes: int) -> BankStats:
         """Return counts; `file_bytes` is passed through."""
-        documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, _ = self._counts()
-        absent = self.count_absent()
+        documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, *absent, _ = self._counts()
         return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes, *absent)
 
     def bytes_per_source_token(self) -> float:
         """Return the bytes of the blocks in use by tokens of the chunks; 0.0 without any."""
-        _, _, source_tokens, _, _, live_bytes, _ = self._counts()
+        _, _, source_tokens, _, _, live_bytes, *_ = self._counts()
         return live_bytes / source_tokens if source_tokens else 0.0
 
     def damage(self) -> str | None:

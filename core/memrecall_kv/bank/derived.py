@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -11,7 +12,8 @@ from memrecall_kv.bank import digest, index, tokens
 from memrecall_kv.bank.heading import unpacked
 
 Counts: TypeAlias = tuple[int, ...]
-"""Seven: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; postings of the index."""
+"""Nine: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; chunks that wait for their
+first block, and those that lost theirs to the budget; postings of the index."""
 
 _LARGEST = 2**62
 """No number of ours comes near."""
@@ -64,7 +66,8 @@ def read(database: sqlite3.Connection) -> Counts | None:
 
 def count(database: sqlite3.Connection) -> Counts:
     """Return how much there is, from the rows themselves; what is no number counts as nothing."""
-    return tuple(number for query in (_DOCUMENTS, _CHUNKS, _BLOCKS, index.COUNT) for number in _row(database, query))
+    queries = (_DOCUMENTS, _CHUNKS, _BLOCKS, _ABSENT, index.COUNT)
+    return tuple(number for query in queries for number in _row(database, query))
 
 
 @contextmanager
@@ -77,9 +80,9 @@ def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterabl
         blocks: The ids of blocks that may come into use, fall out of it, or change.
     """
     documents, listed, before, changes = set(places), set(blocks), read(database), index.Changes()
-    old = _share(database, documents, listed)
+    old, absent = _share(database, documents, listed), _absent(database, listed)
     yield changes
-    new = _share(database, documents, listed)
+    new, moved = _share(database, documents, listed), _moved(database, documents, absent, _absent(database, listed))
     try:
         postings = changes.write(database)
     except ValueError:  # the index is damaged, and nothing is lost with it
@@ -87,16 +90,37 @@ def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterabl
         before = None
     if before is None or changes.sweeps:
         _enter(database, count(database))
-    elif new != old or postings:
-        _enter(database, tuple(a + b - c for a, b, c in zip(before, (*new, postings), (*old, 0), strict=True)))
+        return
+    *rest, deferred, evicted = (b - a for a, b in zip(old, new, strict=True))
+    added = (*rest, deferred + moved[0], evicted + moved[1], postings)
+    if any(added):
+        _enter(database, tuple(a + b for a, b in zip(before, added, strict=True)))
 
 
 def _share(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> tuple[int, ...]:
-    """Return what documents and blocks add to the counts."""
+    """Return what documents and blocks add to the counts, all but the postings."""
+    absent = [_row(database, f"{_ABSENT} AND document = ?", (place,)) for place in places]
     documents = [_row(database, f"{_DOCUMENTS} WHERE place = ?", (place,)) for place in places]
     chunks = [_row(database, f"{_CHUNKS} WHERE document = ?", (place,)) for place in places]
     used = [_row(database, f"{_BLOCKS} AND id = ?", (block_id,)) for block_id in blocks]
-    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3))
+    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3), *_sums(absent, 2))
+
+
+def _absent(database: sqlite3.Connection, blocks: Iterable[bytes]) -> dict[bytes, tuple[int, ...]]:
+    """Return of each block whether it is still to come, and whether it was evicted, as numbers."""
+    return {block_id: _row(database, _STATE, (block_id, block_id)) for block_id in blocks}
+
+
+def _moved(
+    database: sqlite3.Connection,
+    places: Iterable[int],
+    old: Mapping[bytes, tuple[int, ...]],
+    new: Mapping[bytes, tuple[int, ...]],
+) -> tuple[int, ...]:
+    """Return what blocks that came or went add to the counts of chunks without one, in all other documents."""
+    listed, changed = json.dumps(list(places)), [block_id for block_id in old if old[block_id] != new[block_id]]
+    uses = {block_id: _row(database, _USES, (block_id, listed))[0] for block_id in changed}
+    return tuple(sum(uses[each] * (new[each][state] - old[each][state]) for each in changed) for state in (0, 1))
 
 
 def _sums(rows: Sequence[tuple[int, ...]], columns: int) -> tuple[int, ...]:
@@ -105,7 +129,8 @@ def _sums(rows: Sequence[tuple[int, ...]], columns: int) -> tuple[int, ...]:
 
 def _enter(database: sqlite3.Connection, counts: Counts) -> None:
     database.execute("DELETE FROM counts")
-    database.execute("INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*counts, digest.of_counts(counts)))
+    marks = ", ".join("?" * (len(counts) + 1))
+    database.execute(f"INSERT INTO counts VALUES ({marks})", (*counts, digest.of_counts(counts)))
 
 
 def _row(database: sqlite3.Connection, query: str, values: tuple[Any, ...] = ()) -> tuple[int, ...]:
@@ -141,3 +166,14 @@ _BLOCKS = (
     f"SELECT count(*), {_total('memory_tokens')}, {_total('length')} FROM blocks "
     "WHERE EXISTS (SELECT 1 FROM chunks WHERE block = blocks.id)"
 )
+_EVICTED = "EXISTS (SELECT 1 FROM openings WHERE block = {} AND turn = 0)"
+_LOST = _EVICTED.format("chunks.block")
+_ABSENT = (
+    f"SELECT coalesce(sum(NOT {_LOST}), 0), coalesce(sum({_LOST}), 0) FROM chunks "
+    "WHERE NOT EXISTS (SELECT 1 FROM blocks WHERE id = chunks.block)"
+)
+_STATE = (
+    "SELECT NOT is_there AND NOT was_evicted, NOT is_there AND was_evicted FROM "
+    f"(SELECT EXISTS (SELECT 1 FROM blocks WHERE id = ?) AS is_there, {_EVICTED.format('?')} AS was_evicted)"
+)
+_USES = "SELECT count(*) FROM chunks WHERE block = ? AND document NOT IN (SELECT value FROM json_each(?))"

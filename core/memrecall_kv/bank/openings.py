@@ -60,14 +60,6 @@ class OpenedBlocks(CatalogueFile):
         """Return the bytes of the largest block; 0 if there is none."""
         return int(self._numbers("SELECT coalesce(max(length), 0) FROM blocks")[0][0])
 
-    def count_absent(self) -> tuple[int, int]:
-        """Return how many chunks wait for their first block, and how many lost theirs to the budget."""
-        (row,) = self._numbers(
-            "SELECT count(*), coalesce(sum(block IN (SELECT block FROM openings WHERE turn = 0)), 0) "
-            "FROM chunks WHERE block NOT IN (SELECT id FROM blocks)"
-        )
-        return row[0] - row[1], row[1]
-
     def _numbers(self, query: str) -> list[Any]:
         rows = self._rows(query)
         if not all(isinstance(number, int) and 0 <= number < 2**62 for row in rows for number in row):
