@@ -84,6 +84,11 @@ def is_of_index(metadata: Metadata) -> bool:
     return owner_of(metadata) not in (None, ENCODER)
 
 
+def is_of_nobody(metadata: Metadata) -> bool:
+    """Return whether LlamaIndex's nodes or documents were put into a bank by themselves: nobody looks after them."""
+    return HOST_KEY in metadata and owner_of(metadata) is None
+
+
 def ref_doc_of(metadata: Metadata) -> str | None:
     """Return the id of the document that a node in a bank was cut from; `None` if it does not say."""
     data = metadata.get(HOST_KEY, {}).get("node", {}).get(DATA_KEY, {})

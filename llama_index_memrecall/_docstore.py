@@ -1,11 +1,29 @@
-"""LlamaIndex's docstore, put back as it was when a write fails."""
+"""LlamaIndex's docstore: read in one go where it may be far away, and put back as it was when a write fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from llama_index.core.schema import BaseNode
 from llama_index.core.storage.docstore.types import BaseDocumentStore
+
+
+def read_nodes(docstore: BaseDocumentStore, ids: Sequence[str], size: int) -> list[BaseNode]:
+    """Return nodes in the order of their ids, those that are gone left out.
+
+    LlamaIndex's `get_nodes` asks for them one by one, and there is no other way to ask for some. Half of an index or
+    more is read as all that the docstore holds, which is one call.
+
+    Args:
+        docstore: Where they are.
+        ids: Which.
+        size: How many nodes the index has.
+    """
+    if not ids or 2 * len(ids) < size:
+        return docstore.get_nodes(list(ids), raise_error=False)
+    held = docstore.docs
+    return [held[node_id] for node_id in ids if node_id in held]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._candidates import Candidates
 from llama_index_memrecall._convert import known_to_filters, to_source_nodes, unit_of
+from llama_index_memrecall._docstore import read_nodes
 from llama_index_memrecall._holding import Holding
 from llama_index_memrecall._scope import Scope
 
@@ -113,7 +114,7 @@ class Mirror:
         """Make the bank this index's, and store its nodes; raises as `sync` and `Holding.claim` do."""
         with self._lock:
             state = self._state()
-            self.holding.claim(self._read(state), show_progress=show_progress)
+            self.holding.claim(self._read(list(state), len(state)), show_progress=show_progress)
             self._synced = state
 
     def sync(self) -> list[str]:
@@ -129,7 +130,7 @@ class Mirror:
             if state != self._synced:
                 self._synced = None  # should this fail, the next question tries again
                 changed = [name for name, digest in state.items() if name not in old or old[name] != digest]
-                nodes = self._read(changed)
+                nodes = self._read(changed, len(state))
                 self.holding.put(nodes)
                 self.holding.drop({*old, *changed}.difference(state) | set(changed).difference(_ids(nodes)))
                 self._synced = state
@@ -138,8 +139,8 @@ class Mirror:
     def _state(self) -> dict[str, str | None]:
         return hashes(self._index.docstore, node_ids(self._index))
 
-    def _read(self, ids: Iterable[str]) -> list[BaseNode]:
-        return self._index.docstore.get_nodes(list(ids), raise_error=False)
+    def _read(self, ids: Sequence[str], size: int) -> list[BaseNode]:
+        return read_nodes(self._index.docstore, ids, size)
 
     def close(self) -> None:
         """Close the bank; what was in a temporary one is compressed again when it is needed."""

@@ -36,7 +36,7 @@ from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._closing import Closing
 from llama_index_memrecall._convert import storable
-from llama_index_memrecall._docstore import restored
+from llama_index_memrecall._docstore import read_nodes, restored
 from llama_index_memrecall._holding import Holding
 from llama_index_memrecall._host_llm import checked_llm
 from llama_index_memrecall._sources import IndexSource
@@ -270,14 +270,13 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
 
     def _fill(self) -> None:
         ids = self._index_struct.nodes
-        self._holding.fill(
-            ids, lambda: self.docstore.get_nodes(ids, raise_error=False), is_elsewhere=self._is_elsewhere
-        )
+        self._holding.fill(ids, lambda: read_nodes(self.docstore, ids, len(ids)), is_elsewhere=self._is_elsewhere)
 
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
         """The documents whose nodes are in the index, by their id."""
-        nodes = self.docstore.get_nodes(self._index_struct.nodes, raise_error=False)
+        ids = self._index_struct.nodes
+        nodes = read_nodes(self.docstore, ids, len(ids))
         sources = {node.ref_doc_id for node in nodes if node.ref_doc_id is not None}
         found = {doc_id: self.docstore.get_ref_doc_info(doc_id) for doc_id in sorted(sources)}
         return {doc_id: info for doc_id, info in found.items() if info is not None}

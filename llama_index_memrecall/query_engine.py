@@ -75,6 +75,12 @@ class FillOptions(EngineOptions, total=False):
     show_progress: bool
 
 
+class DocumentOptions(FillOptions, total=False):
+    """What the ways to make one of documents or nodes accept besides; see `MemRecallRetriever.from_documents`."""
+
+    add: bool
+
+
 class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
     """Answers questions about a memory bank, with its sources: LlamaIndex's own query engine around our retriever.
 
@@ -150,14 +156,14 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
         )
 
     @classmethod
-    def from_documents(cls, documents: Sequence[HostDocument], **options: Unpack[FillOptions]) -> Self:
+    def from_documents(cls, documents: Sequence[HostDocument], **options: Unpack[DocumentOptions]) -> Self:
         """Return an engine over documents; see `MemRecallRetriever.from_documents`."""
-        return cls._made(partial(MemRecallRetriever.from_documents, documents), options)
+        return cls._made(partial(MemRecallRetriever.from_documents, documents), options, DocumentOptions)
 
     @classmethod
-    def from_nodes(cls, nodes: Sequence[BaseNode], **options: Unpack[FillOptions]) -> Self:
+    def from_nodes(cls, nodes: Sequence[BaseNode], **options: Unpack[DocumentOptions]) -> Self:
         """Return an engine over nodes that were cut elsewhere; see `MemRecallRetriever.from_nodes`."""
-        return cls._made(partial(MemRecallRetriever.from_nodes, nodes), options)
+        return cls._made(partial(MemRecallRetriever.from_nodes, nodes), options, DocumentOptions)
 
     @classmethod
     def from_bank(cls, bank: MemoryBank | str | Path, **options: Unpack[EngineOptions]) -> Self:
@@ -167,7 +173,7 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
     @classmethod
     def from_index(cls, index: BaseIndex[Any], **options: Unpack[FillOptions]) -> Self:
         """Return an engine over the nodes of an index, which it follows; see `MemRecallRetriever.from_index`."""
-        return cls._made(partial(MemRecallRetriever.from_index, index), options)
+        return cls._made(partial(MemRecallRetriever.from_index, index), options, FillOptions)
 
     @classmethod
     def from_args(  # type: ignore[override]  # ours are more, and some of the host's have no meaning here
@@ -176,12 +182,17 @@ class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
         """Return an engine that recalls among what a retriever finds; see `MemRecallRetriever.from_args`."""
         if isinstance(retriever, MemRecallRetriever):
             return cls(retriever, **options)
-        return cls._made(partial(MemRecallRetriever.from_args, retriever), options)
+        return cls._made(partial(MemRecallRetriever.from_args, retriever), options, EngineOptions)
 
     @classmethod
-    def _made(cls, make: Callable[..., MemRecallRetriever], options: EngineOptions | FillOptions) -> Self:
-        """Return an engine over the retriever that `make` makes with its share of the options."""
-        recall, answer = _split(cls, options)
+    def _made(
+        cls,
+        make: Callable[..., MemRecallRetriever],
+        options: EngineOptions | FillOptions | DocumentOptions,
+        takes: type,
+    ) -> Self:
+        """Return an engine over the retriever that `make` makes with its share of the options, of those it takes."""
+        recall, answer = _split(cls, options, takes)
         engine = cls(make(**recall), **answer)
         engine._closes_retriever = True
         return engine
@@ -286,9 +297,11 @@ def _retriever(
     return bank
 
 
-def _split(engine: type, options: EngineOptions | FillOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(
+    engine: type, options: EngineOptions | FillOptions | DocumentOptions, takes: type
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options for recall and those for the answer, refusing what is neither before anything is done."""
-    _refuse_unknown(engine, options, FillOptions)
+    _refuse_unknown(engine, options, takes)
     checked_mode(options.get("response_mode", ResponseMode.COMPACT))
     recall = {name: value for name, value in options.items() if name not in ENGINE_OPTIONS}
     answer = {name: value for name, value in options.items() if name in (*ENGINE_OPTIONS, "verbose")}

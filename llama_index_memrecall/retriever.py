@@ -23,7 +23,7 @@ from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.hosts.streaming import gathered
 
 from llama_index_memrecall._closing import Closing
-from llama_index_memrecall._convert import to_documents
+from llama_index_memrecall._convert import is_of_nobody, to_documents
 from llama_index_memrecall._filters import narrowed
 from llama_index_memrecall._holding import Holding
 from llama_index_memrecall._sources import BankSource, Mirror, MirrorSource, RetrieverSource, Source
@@ -118,6 +118,7 @@ class MemRecallRetriever(Closing, BaseRetriever):
         documents: Sequence[HostDocument],
         *,
         bank: MemoryBank | str | Path | None = None,
+        add: bool = False,
         show_progress: bool = False,
         **options: Unpack[RecallOptions],
     ) -> Self:
@@ -130,13 +131,15 @@ class MemRecallRetriever(Closing, BaseRetriever):
                 text (a blank page) is left out.
             bank: Where to: a bank, or a directory that is created if need be. `None` uses a temporary
                 one, which `close` removes.
+            add: Whether what earlier calls of `from_documents` and `from_nodes` put there stays. Otherwise what is not
+                among the documents any more is deleted. What came there by other routes stays in either case.
             show_progress: Whether to draw a progress bar.
             **options: As for the class.
 
         Raises:
-            InputError: If two different documents share an id.
+            InputError: If two different documents share an id, or there are none to replace those in the bank.
         """
-        return cls.from_nodes(documents, bank=bank, show_progress=show_progress, **options)
+        return cls.from_nodes(documents, bank=bank, add=add, show_progress=show_progress, **options)
 
     @classmethod
     def from_nodes(
@@ -144,6 +147,7 @@ class MemRecallRetriever(Closing, BaseRetriever):
         nodes: Sequence[BaseNode],
         *,
         bank: MemoryBank | str | Path | None = None,
+        add: bool = False,
         show_progress: bool = False,
         **options: Unpack[RecallOptions],
     ) -> Self:
@@ -152,19 +156,25 @@ class MemRecallRetriever(Closing, BaseRetriever):
         What it returns are these nodes again, whole and with their ids. What an `IndexNode` stands for is followed.
 
         Raises:
-            InputError: If two different nodes share an id.
+            InputError: If two different nodes share an id, or there are none to replace those in the bank.
         """
         plain, objects = _without_objects(nodes)
         options["object_map"] = {**objects, **(options.get("object_map") or {})}
         retriever = cls(bank, **options)
         documents = to_documents(plain)
-        silent = {node.node_id for node in nodes} - {document.id for document in documents}
+        kept, given = {document.id for document in documents}, {node.node_id for node in nodes}
         with retriever._bank.writing() as writable:
+            earlier = set() if add else set(writable.ids(lambda _, metadata: is_of_nobody(metadata)))
+            if earlier and not nodes:
+                raise InputError(
+                    f"Expected documents to replace the {len(earlier)} in {writable.path}, got none.",
+                    "Use from_bank for a bank as it is, or add=True to keep what it holds.",
+                )
             retriever.lazy_memory.get().ingest(
                 writable, documents, defer=retriever._bank.defer, show_progress=show_progress
             )
-            # what a node said before it became empty must not be recalled
-            writable.delete_many(node_id for node_id in sorted(silent) if node_id in writable)
+            # a node that became empty is not to be recalled by what it said before
+            writable.delete_many(name for name in sorted((earlier | given) - kept) if name in writable)
         return retriever
 
     @classmethod

@@ -7,6 +7,7 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex, load_in
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import TextNode
 from memrecall_kv.errors import BankError, InputError
+from memrecall_kv.types import Document as MemRecallDocument
 
 from llama_index_memrecall import MemoryBlockEncoder, MemRecallIndex, MemRecallQueryEngine, MemRecallRetriever
 
@@ -99,6 +100,49 @@ def test_the_same_program_on_two_days_keeps_nothing_that_was_deleted(memory, doc
     engine = MemRecallQueryEngine.from_bank(bank, memory=memory, top_k=9)
     assert DANA not in {source.text for source in engine.retrieve(QUESTION)}
     engine.close()
+
+
+@pytest.mark.parametrize("kind", [MemRecallQueryEngine, MemRecallRetriever])
+@pytest.mark.parametrize("make", ["from_documents", "from_nodes"])
+def test_an_engine_made_on_two_days_keeps_nothing_that_was_deleted(
+    memory, documents, nodes, bank, compressions, kind, make
+):
+    given = documents if make == "from_documents" else nodes
+    for day in (given, given[1:], [*given[1:], Document(text=NEW)], given[2:]):
+        made = getattr(kind, make)(day, memory=memory, bank=bank, top_k=99)
+        assert {source.get_content() for source in made.retrieve(QUESTION)} == {one.text for one in day}
+        made.close()
+        assert sorted(stored(memory, bank)) == sorted(one.text for one in day)
+    assert len(compressions) == len(set(compressions)) == 5
+    with pytest.raises(InputError, match="from_bank for a bank as it is"):
+        getattr(kind, make)([], memory=memory, bank=bank)
+    assert len(stored(memory, bank)) == 2
+
+
+@pytest.mark.parametrize("kind", [MemRecallQueryEngine, MemRecallRetriever])
+def test_who_asks_for_adding_keeps_what_the_bank_holds(memory, documents, bank, kind):
+    kind.from_documents(documents[:2], memory=memory, bank=bank).close()
+    kind.from_documents(documents[2:], memory=memory, bank=bank, add=True).close()
+    kind.from_documents([], memory=memory, bank=bank, add=True).close()
+    assert stored(memory, bank) == [document.text for document in documents]
+
+
+def test_documents_replace_only_what_documents_left(memory, documents, bank):
+    with memory.open_bank(bank) as opened:
+        memory.ingest(opened, [MemRecallDocument("cli", "Read from a folder.")])
+    MemoryBlockEncoder(bank=str(bank), memory=memory)([TextNode(id_="piped", text=NEW)])
+    MemRecallIndex.from_documents(documents[:1], memory=memory, bank=bank).close()
+    for day in (documents[1:], documents[2:]):
+        MemRecallQueryEngine.from_documents(day, memory=memory, bank=bank).close()
+    others = ["Read from a folder.", NEW, DANA]
+    assert sorted(stored(memory, bank)) == sorted([*others, *(document.text for document in documents[2:])])
+
+
+def test_documents_that_cannot_be_stored_replace_nothing(memory, documents, bank):
+    MemRecallQueryEngine.from_documents(documents, memory=memory, bank=bank).close()
+    with pytest.raises(InputError):
+        MemRecallQueryEngine.from_documents([Document(text="Bad.", metadata={"x": {1}})], memory=memory, bank=bank)
+    assert stored(memory, bank) == [document.text for document in documents]
 
 
 def test_following_an_index_that_is_made_anew_keeps_nothing_that_was_deleted(memory, documents, bank):

@@ -1,6 +1,7 @@
 """A write that fails leaves docstore, index and bank as they were, whatever failed and on whichever route."""
 
 import datetime
+import inspect
 import json
 
 import pytest
@@ -122,6 +123,29 @@ async def test_a_compressor_that_fails_changes_nothing(index, memory, tmp_path, 
     assert len(recalled(index)) == 4
 
 
+@pytest.mark.parametrize("route", ["refresh_ref_docs", "arefresh_ref_docs"])
+async def test_of_a_refresh_that_fails_midway_host_and_bank_keep_the_documents_before(index, memory, tmp_path, route):
+    changed = [
+        Document(id_="travel", text="Rui approves trips now."),
+        Document(id_="new", text="New."),
+        Document(id_="lunch", text="Lunch is at one.", metadata={"x": {1}}),
+        Document(id_="lift", text="The lift works."),
+    ]
+    with pytest.raises(InputError, match="set"):
+        await anyway(getattr(index, route)(changed))
+    after = {"Rui approves trips now.", "New.", "Lunch is at noon.", "The lift is broken.", "The limit is 800 euros."}
+    assert recalled(index) == after
+    assert {node.text for node in index.docstore.docs.values()} == after
+    assert {text for _, text in state(index, memory, tmp_path)[3]} == after
+    changed[2] = Document(id_="lunch", text="Lunch is at one.")
+    assert await anyway(getattr(index, route)(changed)) == [False, False, True, True]
+    assert recalled(index) == {*(document.text for document in changed), "The limit is 800 euros."}
+
+
+async def anyway(given):
+    return await given if inspect.isawaitable(given) else given
+
+
 def test_an_index_whose_building_is_interrupted_goes_on_where_it_stopped(memory, tmp_path, monkeypatch, compressions):
     documents = [Document(id_=f"d{number}", text=f"Room {number} is free.") for number in range(70)]
     spy = type(memory)._compress
@@ -183,16 +207,43 @@ def test_a_date_or_half_a_surrogate_is_stored_and_the_index_persists(memory, tmp
     again.close()
 
 
-def test_a_question_reads_no_docstore_and_a_follower_reads_it_once(memory, documents, monkeypatch):
-    own = MemRecallIndex.from_documents(documents, memory=memory)
-    hosts = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
-    follower = MemRecallRetriever.from_index(hosts, memory=memory, top_k=2)
-    reads = []
+@pytest.fixture
+def reads(monkeypatch):
+    """Lists what a key-value store under a docstore is asked."""
+    asked = []
     for name in ("get", "get_all"):
         works = getattr(SimpleKVStore, name)
         monkeypatch.setattr(
-            SimpleKVStore, name, lambda self, *a, f=works, n=name, **k: reads.append(n) or f(self, *a, **k)
+            SimpleKVStore, name, lambda self, *a, f=works, n=name, **k: asked.append(n) or f(self, *a, **k)
         )
+    return asked
+
+
+def test_a_loaded_index_reads_its_docstore_in_one_call(memory, documents, tmp_path, reads):
+    index = MemRecallIndex.from_documents(documents, memory=memory, bank=tmp_path / "bank")
+    index.storage_context.persist(str(tmp_path / "storage"))
+    index.close()
+    for bank in ({}, {"bank": tmp_path / "elsewhere"}):
+        context = StorageContext.from_defaults(persist_dir=str(tmp_path / "storage"))
+        again = load_index_from_storage(context, memory=memory, **bank)
+        reads.clear()
+        assert len(recalled(again)) == 4
+        assert reads == ["get_all"]
+        again.close()
+
+
+def test_who_begins_to_follow_an_index_reads_its_docstore_in_two_calls(memory, documents, reads):
+    hosts = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+    reads.clear()
+    MemRecallRetriever.from_index(hosts, memory=memory).close()
+    assert reads == ["get_all", "get_all"]  # the hashes, and the nodes
+
+
+def test_a_question_reads_no_docstore_and_a_follower_reads_it_once(memory, documents, reads):
+    own = MemRecallIndex.from_documents(documents, memory=memory)
+    hosts = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+    follower = MemRecallRetriever.from_index(hosts, memory=memory, top_k=2)
+    reads.clear()
     own.as_retriever(top_k=2).retrieve(QUESTION)
     own.as_query_engine().query(QUESTION)
     assert reads == []
