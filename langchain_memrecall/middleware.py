@@ -24,6 +24,7 @@ from memrecall_kv.errors import (
     UnsupportedModelError,
 )
 from memrecall_kv.filters import AmongIds, Compare, Filter, Operator, all_of
+from memrecall_kv.hosts.arguments import OwnNames
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.types import Document, Event, Recall
 
@@ -66,7 +67,7 @@ class RememberingState(AgentState[Any]):
     memrecall: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, _merged]]
 
 
-class MemRecallMiddleware(AgentMiddleware[RememberingState, Any]):
+class MemRecallMiddleware(OwnNames, AgentMiddleware[RememberingState, Any]):
     """Remembers an agent's conversation beyond what its model is shown.
 
     When a turn is over, question and answer are compressed into a bank. When the next begins, the gate opens

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
-from memrecall_kv.hosts.arguments import check_names
+from memrecall_kv.hosts.arguments import OwnNames, check_names
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
 from memrecall_kv.hosts.streaming import gathered, opened
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # both import torch
     from memrecall_kv import MemoryBank, MemRecall
 
 
-class MemRecallStore(VectorStore):
+class MemRecallStore(OwnNames, VectorStore):
     """Keeps documents compressed in a bank and gives back whole ones, in the order the gate opens them.
 
     For code that wants a `VectorStore`: `as_retriever`, `langchain_core.indexing.index`, and what is built on

@@ -32,6 +32,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import OwnNames, refuse_names_of_others
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
 from llama_index_memrecall._closing import Closing
@@ -69,7 +70,7 @@ class MemRecallStruct(IndexList):
         return cast(IndexStructType, "memrecall")
 
 
-class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
+class MemRecallIndex(OwnNames, Closing, BaseIndex[MemRecallStruct]):
     """Compresses documents once and answers out of memory blocks; used like a `VectorStoreIndex`.
 
     LlamaIndex's docstore holds the nodes and the bank their blocks. What is inserted is compressed at once, what is
@@ -163,6 +164,7 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
             transformations: How documents are cut into nodes.
             **kwargs: `bank`, `memory`, `name_or_path` and `device`, as for the class.
         """
+        refuse_names_of_others(cls.__name__, kwargs)  # before documents are cut
         context = storage_context or StorageContext.from_defaults()
         with restored(context.docstore, (), [document.id_ for document in documents]):
             return super().from_documents(
@@ -307,6 +309,7 @@ class MemRecallIndex(Closing, BaseIndex[MemRecallStruct]):
             InputError: If both numbers are given, or an option cannot be used as given.
             TypeError: If there is another option.
         """
+        refuse_names_of_others("as_retriever", kwargs)
         if kwargs:
             raise TypeError(f"as_retriever got an unexpected keyword argument {min(kwargs)!r}")
         if top_k is not None and similarity_top_k is not None:

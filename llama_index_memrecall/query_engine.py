@@ -23,6 +23,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.schema import Document as HostDocument
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.arguments import OwnNames, refuse_names_of_others
 
 from llama_index_memrecall._closing import Closing
 from llama_index_memrecall._host_llm import WRITES_NOTHING, checked_llm, checked_mode, make_synthesizer
@@ -81,7 +82,7 @@ class DocumentOptions(FillOptions, total=False):
     add: bool
 
 
-class MemRecallQueryEngine(Closing, RetrieverQueryEngine):
+class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):
     """Answers questions about a memory bank, with its sources: LlamaIndex's own query engine around our retriever.
 
     Neither `Settings.llm` nor `Settings.embed_model` is ever read. The backbone that made the bank answers,
@@ -309,6 +310,7 @@ def _split(
 
 
 def _refuse_unknown(engine: type, given: Iterable[str], known: type) -> None:
+    refuse_names_of_others(engine.__name__, given)
     takes = sorted(known.__annotations__)
     unknown = sorted(set(given).difference(takes))
     if unknown:

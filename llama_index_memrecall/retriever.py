@@ -19,6 +19,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from memrecall_kv.config import check_count
 from memrecall_kv.errors import InputError
 from memrecall_kv.filters import Filter
+from memrecall_kv.hosts.arguments import OwnNames
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 from memrecall_kv.hosts.streaming import gathered
 
@@ -54,7 +55,7 @@ RETRIEVER_OPTIONS = ("top_k", "similarity_top_k", "filters", "node_ids", "doc_id
 """What `MemRecallIndex.as_retriever` takes."""
 
 
-class MemRecallRetriever(Closing, BaseRetriever):
+class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
     """Returns what is recalled for a question, in order of recall.
 
     Args:

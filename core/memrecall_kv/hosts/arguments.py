@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import Field
 
@@ -12,6 +12,52 @@ from memrecall_kv.types import Document
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 """How many are wanted, as a field of a pydantic class; `memrecall_kv.config.check_count` is for all others."""
+
+
+_PLACES = frozenset({"persist_directory", "persist_dir", "persist_path", "folder_path", "uri", "connection_string"})
+_COLLECTIONS = frozenset({"collection", "collection_name", "index_name", "namespace", "table_name"})
+_CLIENTS = frozenset({"client", "client_settings", "connection", "vector_store"})
+_EMBEDDINGS = frozenset({"embed_model", "embedding", "embedding_function", "embedding_model", "embeddings"})
+_OTHERS = _PLACES | _COLLECTIONS | _CLIENTS | _EMBEDDINGS
+"""What other stores of the hosts' call their arguments."""
+
+
+class OwnNames:
+    """A class that tells who makes it with another store's argument what to write instead; first among the bases."""
+
+    _place: ClassVar[str] = 'bank="handbook.bank"'
+    """What names the directory that it keeps things in."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Look at the names before anything is made.
+
+        Raises:
+            InputError: If one is another store's.
+        """
+        refuse_names_of_others(cls.__name__, given, cls._place)
+        return super().__new__(cls)
+
+
+def refuse_names_of_others(taker: str, given: Iterable[str], place: str = OwnNames._place) -> None:
+    """Refuse arguments by the names they have with vector stores.
+
+    Args:
+        taker: What is given them.
+        given: Their names.
+        place: What names a directory instead.
+
+    Raises:
+        InputError: If one is another store's; it says what to write here.
+    """
+    for name in sorted(_OTHERS.intersection(given)):
+        hint = f"Name a directory: {place}."
+        if name in _COLLECTIONS:
+            hint = f"Give each collection a directory of its own: {place}."
+        elif name in _CLIENTS:
+            hint = f"There is no server; name a directory: {place}."
+        elif name in _EMBEDDINGS:
+            hint = "Leave it out: there are no vectors, and no embedding model is needed."
+        raise InputError(f"{taker} takes no {name}=, which is another store's.", hint)
 
 
 def check_memory(given: Any) -> None:

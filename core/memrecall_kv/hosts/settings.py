@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
-from memrecall_kv.hosts.arguments import Count, check_memory
+from memrecall_kv.hosts.arguments import Count, OwnNames, check_memory
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
 
@@ -40,7 +40,7 @@ class MemorySettings(BaseModel):
         self._memory = LazyMemory(self.memory, self.name_or_path, self.device)
 
 
-class BankSettings(MemorySettings):
+class BankSettings(OwnNames, MemorySettings):
     """Names a bank besides, which is opened when it is needed; pydantic wants it first among the bases.
 
     Attributes:
@@ -59,13 +59,15 @@ class BankSettings(MemorySettings):
         self._bank = LazyBank(self.bank, self._memory, defer=self.defer)
 
 
-class RerankerSettings(MemorySettings):
+class RerankerSettings(OwnNames, MemorySettings):
     """Says how many are kept of what is found, and where it is compressed; pydantic wants it first among the bases.
 
     Attributes:
         top_n: How many to return, exactly, as long as there are as many; `None` leaves it to the memory's settings.
         cache_path: Directory of the cache; `None` for a temporary one, removed by `close` or at the end.
     """
+
+    _place: ClassVar[str] = 'cache_path="cache"'
 
     top_n: Count | None = None
     cache_path: str | None = None

@@ -1,10 +1,21 @@
 """An argument in the wrong place is refused wherever LangChain would drop it: a lost filter shows another's text."""
 
+import inspect
+import tempfile
+
 import pytest
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import VectorStoreRetriever
 from memrecall_kv.errors import InputError
 
-from langchain_memrecall import MemRecallRetriever, MemRecallRunnable, MemRecallStore
+from langchain_memrecall import (
+    MemRecallDocumentCompressor,
+    MemRecallMiddleware,
+    MemRecallRetriever,
+    MemRecallRunnable,
+    MemRecallStore,
+)
 
 QUESTION = "Who approves trips?"
 FINANCE = {"team": "finance"}
@@ -84,3 +95,44 @@ def test_a_store_drops_no_argument_when_it_is_changed(store, documents, bank):
     with pytest.raises(InputError, match="got 'delete_all'"):
         store.delete(["travel"], delete_all=True)
     assert len(bank) == len(documents)
+
+
+NAMES = {
+    "persist_directory": 'Name a directory: (bank="handbook.bank"|cache_path="cache")',
+    "collection_name": "Give each collection a directory of its own",
+    "client": "There is no server",
+    "embedding": "no embedding model is needed",
+    "embedding_function": "no embedding model is needed",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "kind",
+    [MemRecallStore, MemRecallRetriever, MemRecallRunnable, MemRecallMiddleware, MemRecallDocumentCompressor],
+)
+def test_an_argument_of_another_store_says_what_to_write_here(kind, name):
+    with pytest.raises(InputError, match=f"{kind.__name__} takes no {name}=.*{NAMES[name]}"):
+        kind(**{name: "anything"})
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"embedding"}))
+@pytest.mark.parametrize("make", ["from_documents", "from_texts"])
+def test_so_does_the_way_other_stores_are_filled_and_nothing_is_written(memory, make, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    given = [Document("Dana approves trips.")] if make == "from_documents" else ["Dana approves trips."]
+    kinds = [MemRecallStore] if make == "from_texts" else [MemRecallStore, MemRecallRetriever, MemRecallRunnable]
+    for kind in kinds:
+        with pytest.raises(InputError, match=f"takes no {name}=.*{NAMES[name]}"):
+            getattr(kind, make)(given, memory=memory, **{name: tmp_path / "bank"})
+    assert not [*tmp_path.iterdir()]
+    made = getattr(MemRecallStore, make)(given, DeterministicFakeEmbedding(size=4), memory=memory)
+    assert len(made.similarity_search(QUESTION, k=1)) == 1
+    made.close()
+
+
+def test_the_signature_is_that_of_the_class(memory):
+    assert "metadata_keys" in inspect.signature(MemRecallStore).parameters
+    assert not {"args", "given"} & set(inspect.signature(MemRecallStore).parameters)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bnak'"):
+        MemRecallStore(bnak="x")
