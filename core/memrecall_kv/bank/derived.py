@@ -12,8 +12,9 @@ from memrecall_kv.bank import digest, index, tokens
 from memrecall_kv.bank.heading import unpacked
 
 Counts: TypeAlias = tuple[int, ...]
-"""Nine: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; chunks that wait for their
-first block, and those that lost theirs to the budget; postings of the index."""
+"""Ten: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; documents with a zero byte in
+their metadata; chunks that wait for their first block, and those that lost theirs to the budget; postings of the index.
+"""
 
 _LARGEST = 2**62
 """No number of ours comes near."""
@@ -66,7 +67,7 @@ def read(database: sqlite3.Connection) -> Counts | None:
 
 def count(database: sqlite3.Connection) -> Counts:
     """Return how much there is, from the rows themselves; what is no number counts as nothing."""
-    queries = (_DOCUMENTS, _CHUNKS, _BLOCKS, _ABSENT, index.COUNT)
+    queries = (_DOCUMENTS, _CHUNKS, _BLOCKS, _ZEROS, _ABSENT, index.COUNT)
     return tuple(number for query in queries for number in _row(database, query))
 
 
@@ -100,10 +101,11 @@ def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterabl
 def _share(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> tuple[int, ...]:
     """Return what documents and blocks add to the counts, all but the postings."""
     absent = [_row(database, f"{_ABSENT} AND document = ?", (place,)) for place in places]
+    zeros = [_row(database, f"{_ZEROS} AND place = ?", (place,)) for place in places]
     documents = [_row(database, f"{_DOCUMENTS} WHERE place = ?", (place,)) for place in places]
     chunks = [_row(database, f"{_CHUNKS} WHERE document = ?", (place,)) for place in places]
     used = [_row(database, f"{_BLOCKS} AND id = ?", (block_id,)) for block_id in blocks]
-    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3), *_sums(absent, 2))
+    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3), *_sums(zeros, 1), *_sums(absent, 2))
 
 
 def _absent(database: sqlite3.Connection, blocks: Iterable[bytes]) -> dict[bytes, tuple[int, ...]]:
@@ -166,6 +168,7 @@ _BLOCKS = (
     f"SELECT count(*), {_total('memory_tokens')}, {_total('length')} FROM blocks "
     "WHERE EXISTS (SELECT 1 FROM chunks WHERE block = blocks.id)"
 )
+_ZEROS = "SELECT count(*) FROM documents WHERE instr(metadata, '\\u0000')"
 _EVICTED = "EXISTS (SELECT 1 FROM openings WHERE block = {} AND turn = 0)"
 _LOST = _EVICTED.format("chunks.block")
 _ABSENT = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -14,8 +15,14 @@ from numpy.typing import NDArray
 from memrecall_kv.bank import index
 from memrecall_kv.bank.catalogue import AT, Catalogue, Entry
 from memrecall_kv.bank.failures import damaged
-from memrecall_kv.bank.where import UNKNOWN, Condition
+from memrecall_kv.bank.where import UNKNOWN, Condition, key_of
+from memrecall_kv.errors import BankFormatError
 from memrecall_kv.types import Chunk, Where
+
+_SCOPES = 4
+"""Scopes that are kept; one of a million documents takes eight megabytes."""
+_ZEROS = 6
+"""Of the counts, how many documents' metadata hold a zero byte."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,14 +41,26 @@ class Scope:
 
 
 class Finder(Catalogue):
-    """An open catalogue that is asked questions."""
+    """An open catalogue that is asked questions; it keeps the last scopes, as long as nothing is written."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._scopes: deque[tuple[tuple[object, ...], Scope]] = deque(maxlen=_SCOPES)
+        super().__init__(*args, **options)
 
     def scope(self, where: Where | None) -> Scope:
         """Return what a filter lets through."""
         if where is None:
             return Scope(None, None, self.count_chunks())
-        found = np.array(self._sizes(where), np.int64).reshape(-1, 2)
-        return Scope(where, np.sort(found[found[:, 1] > 0, 0]), int(found[:, 1].sum()))
+        key = key_of(where)
+        with self._derived_snapshot():
+            seen = (key, *self._state_of_rows())
+            kept = None if key is None else next((scope for known, scope in self._scopes if known == seen), None)
+            if kept is not None:
+                return replace(kept, where=where)
+            scope = Scope(where, *self._inside_of(where))
+            if key is not None:
+                self._scopes.appendleft((seen, scope))
+        return scope
 
     def ids(self, where: Where | None) -> list[str]:
         """Return the ids of all documents, or of those that a filter lets through, in the bank's order."""
@@ -57,9 +76,9 @@ class Finder(Catalogue):
             where: Lets them through.
         """
         if where is not None:
-            return sum(sorted((size for _, size in self._sizes(where)), reverse=True)[:count])
+            return int(np.sort(self._sizes(where)[1])[::-1][:count].sum())
         rows = self._rows("SELECT place, num_chunks FROM documents ORDER BY num_chunks DESC LIMIT ?", (count,))
-        return sum(size for _, size in self._confirmed_sizes(rows))
+        return int(self._confirmed_sizes(rows)[1].sum())
 
     def chunks(self, scope: Scope) -> list[Chunk]:
         """Return all chunks in a scope, in the bank's order."""
@@ -131,30 +150,60 @@ class Finder(Catalogue):
             if scope.where is None or scope.where(entry.id, self.parsed(entry.metadata)):
                 yield entry
 
-    def _sizes(self, where: Where) -> list[tuple[int, int]]:
+    def _state_of_rows(self) -> tuple[object, ...]:
+        """Return what is another one after every write, to be asked for inside a snapshot."""
+        ((version,),) = self._rows("PRAGMA data_version")  # of others' writes
+        return self._database, version, self._database.total_changes
+
+    def _inside_of(self, where: Where) -> tuple[NDArray[np.int64], int]:
+        """Return where the documents with chunks are that a filter lets through, sorted, and how many chunks they have.
+
+        As one text, since as many rows as documents would be as many objects, which Python's garbage collector visits.
+        """
+        asked = self._condition(where)
+        if not asked.is_decided:
+            places, sizes = self._sizes(where)
+            return np.sort(places[sizes > 0]), int(sizes.sum())
+        ((listed, total, empty, others),) = self._rows(f"SELECT {_PACKED} {_from(asked)}", asked.values)
+        if others:
+            raise self._no_size()
+        self._confirm_empty(_numbers(empty).tolist())
+        return np.sort(_numbers(listed)), total
+
+    def _condition(self, where: Where) -> Condition:
+        return Condition(where, has_zeros=self._counts()[_ZEROS] > 0)
+
+    def _sizes(self, where: Where) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return place and number of chunks of the documents that a filter lets through."""
         return self._confirmed_sizes(self._matches(where, "num_chunks"))
 
-    def _confirmed_sizes(self, rows: list[tuple[int, Any]]) -> list[tuple[int, int]]:
-        if not all(isinstance(size, int) and 0 <= size <= index.CHUNKS for _, size in rows):
-            raise damaged(self.path, "a document has no number of chunks")
-        empty = json.dumps([place for place, size in rows if size == 0])
-        # they are left out, so that nothing else would notice
-        if self._rows(f"SELECT 1 FROM chunks WHERE document IN {AT} LIMIT 1", (empty,)):
+    def _confirmed_sizes(self, rows: list[tuple[int, Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        places, sizes = zip(*rows, strict=True) if rows else ((), ())
+        if {*map(type, sizes)} - {int} or min(sizes, default=0) < 0 or max(sizes, default=0) > index.CHUNKS:
+            raise self._no_size()
+        where, counts = np.array(places, np.int64), np.array(sizes, np.int64)
+        self._confirm_empty(where[counts == 0].tolist())
+        return where, counts
+
+    def _confirm_empty(self, places: list[int]) -> None:
+        """Raise unless documents that say that they have no chunks have none: nothing else would notice."""
+        if self._rows(f"SELECT 1 FROM chunks WHERE document IN {AT} LIMIT 1", (json.dumps(places),)):
             raise damaged(self.path, "a document has chunks and says that it has none")
-        return rows
+
+    def _no_size(self) -> BankFormatError:
+        return damaged(self.path, "a document has no number of chunks")
 
     def _matches(self, where: Where, column: str) -> list[tuple[int, Any]]:
         """Return the places of the documents that a filter lets through, each with another column of its row."""
-        asked = Condition(where)
+        asked = self._condition(where)
         if asked.sql == UNKNOWN and not asked.ids:
             return list(self._matches_one_by_one(where, column, None))
+        if asked.is_decided:
+            return self._rows(f"SELECT place, {column} {_from(asked)}", asked.values)
         with self._snapshot():
-            # LIMIT keeps SQLite from working the condition out twice
+            among = f"{asked.ids} AND " if asked.ids else ""
             rows = self._rows(
-                f"SELECT place, {column}, verdict FROM (SELECT place, id, num_chunks, {asked.sql} AS verdict "
-                f"FROM documents{f' WHERE {asked.ids}' if asked.ids else ''} LIMIT -1) WHERE verdict IS NOT 0",
-                asked.values,
+                f"SELECT place, {column}, {asked.sql} FROM documents WHERE {among}({asked.sql}) IS NOT 0", asked.values
             )
             unsure = [place for place, _, verdict in rows if verdict is None]
             seen = list(self._matches_one_by_one(where, column, unsure)) if unsure else []
@@ -171,3 +220,20 @@ class Finder(Catalogue):
         for place, value, doc_id, metadata, head in rows:
             if where(doc_id, self.confirmed(doc_id, place, metadata, head)):
                 yield place, value
+
+
+_PACKED = (
+    "group_concat(CASE WHEN num_chunks > 0 THEN place END), coalesce(sum(num_chunks), 0), "
+    "group_concat(CASE WHEN num_chunks = 0 THEN place END), "
+    f"count(*) FILTER (WHERE typeof(num_chunks) <> 'integer' OR num_chunks NOT BETWEEN 0 AND {index.CHUNKS})"
+)
+"""Places of documents with chunks, how many chunks, places of documents without, and rows that are none of ours."""
+
+
+def _from(asked: Condition) -> str:
+    """Return where the documents are that a condition lets through, of which it is never unsure."""
+    return f"FROM documents WHERE {f'{asked.ids} AND ' if asked.ids else ''}{asked.sql}"
+
+
+def _numbers(listed: str | None) -> NDArray[np.int64]:
+    return np.fromstring(listed, np.int64, sep=",") if listed else np.zeros(0, np.int64)

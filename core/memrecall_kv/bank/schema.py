@@ -17,8 +17,9 @@ DERIVED = (
     PRIMARY KEY (part, term)) WITHOUT ROWID""",
     """CREATE TABLE counts (
     documents INTEGER NOT NULL, chunks INTEGER NOT NULL, source_tokens INTEGER NOT NULL, blocks INTEGER NOT NULL,
-    memory_tokens INTEGER NOT NULL, live_bytes INTEGER NOT NULL, chunks_deferred INTEGER NOT NULL,
-    chunks_evicted INTEGER NOT NULL, postings INTEGER NOT NULL, digest BLOB NOT NULL)""",
+    memory_tokens INTEGER NOT NULL, live_bytes INTEGER NOT NULL, documents_with_zeros INTEGER NOT NULL,
+    chunks_deferred INTEGER NOT NULL, chunks_evicted INTEGER NOT NULL, postings INTEGER NOT NULL,
+    digest BLOB NOT NULL)""",
 )
 """What is made from the other tables: the candidate index and how much there is."""
 

@@ -20,11 +20,14 @@ UNKNOWN = "NULL"
 _EXACT = 2**53
 """Beyond this, whole numbers and numbers with a point are not told apart everywhere."""
 _MOST_NUMBERS = 100
+_FEW = 4
+"""Texts that are looked for in the JSON before it is read: each look costs a third of reading it."""
 _DEEPEST = 12
 """Levels of a filter; the stack of SQLite's parser holds 100 things."""
 _MOST_PARTS = 500
 """Conditions; of those beside each other SQLite takes 1000."""
 _PLAIN_KEY = re.compile(r'[^"\\\x00-\x1f]+')
+_PLAIN = (str, int, float, bool, type(None))
 _ORDER = {Operator.GT: ">", Operator.GTE: ">=", Operator.LT: "<", Operator.LTE: "<="}
 
 
@@ -33,19 +36,22 @@ class Condition:
 
     Args:
         where: The filter.
+        has_zeros: Whether the metadata of some document may hold a zero byte, where SQLite's functions stop.
 
     Attributes:
         sql: The expression.
+        is_decided: Whether it is never NULL.
         ids: A condition on `id` alone that holds wherever the filter does; empty if it says nothing of ids.
         values: What its names stand for.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, *, has_zeros: bool) -> None:
         self.values: dict[str, Any] = {}
         self._parts = 0
         self.sql = self._of(where, _DEEPEST)
-        if self.sql != UNKNOWN:
+        if self.sql != UNKNOWN and has_zeros:
             self.sql = f"CASE WHEN instr(metadata, '\\u0000') THEN NULL ELSE {self.sql} END"
+        self.is_decided = UNKNOWN not in self.sql  # all that is the caller's is bound to a name
         among = [part for part in (where.parts if isinstance(where, And) else (where,)) if isinstance(part, AmongIds)]
         self.ids = self._of(among[0], 1) if among else ""
         if self.ids == UNKNOWN:
@@ -101,10 +107,11 @@ class Condition:
         if others or len(numbers) > _MOST_NUMBERS or not (_are_plain(texts) and _are_exact(numbers)):
             return UNKNOWN
         of_text = f"{value} IN {self._listed(texts)}" if texts else "0"
-        if len(texts) == len(operands) == 1 and (quoted := json.dumps(texts[0])) == f'"{texts[0]}"':
-            of_text = f"{value} = {self._bound(texts[0])}"
+        quoted = [f'"{text}"' for text in texts]
+        if 0 < len(operands) == len(texts) <= _FEW and [*map(json.dumps, texts)] == quoted:
             # finds most of what does not match before any JSON is read
-            return f"(instr(metadata, {self._bound(quoted)}) AND {kind} = 'text' AND {of_text})"
+            near = " OR ".join(f"instr(metadata, {self._bound(each)})" for each in quoted)
+            return f"(({near}) AND {kind} = 'text' AND {of_text})"
         of_number = f"{value} IN ({', '.join(map(self._bound, numbers))})" if numbers else "0"
         return (
             f"(CASE {kind} WHEN 'text' THEN {of_text} WHEN 'integer' THEN {of_number} WHEN 'true' THEN {of_number} "
@@ -142,6 +149,29 @@ class Condition:
         name = f"w{len(self.values)}"
         self.values[name] = value
         return f":{name}"
+
+
+def key_of(where: Where) -> tuple[object, ...] | None:
+    """Return what two filters have in common that let the same documents through; `None` if that cannot be told.
+
+    A filter's lists are the caller's, who may change them: the key holds what is in them now.
+    """
+    match where:
+        case And() | Or():
+            parts = tuple(key_of(part) for part in where.parts)
+            return None if None in parts else (type(where), *parts)
+        case Not():
+            part = key_of(where.part)
+            return None if part is None else (Not, part)
+        case AmongIds():
+            return AmongIds, where.ids
+        case Compare():
+            is_list = type(where.operand) in (list, tuple)
+            operands = tuple(where.operand) if is_list else (where.operand,)
+            if all(type(each) in _PLAIN for each in operands):
+                kinds = type(where.operand), *map(type, operands)  # 1 and True are equal, and not the same
+                return Compare, where.key, where.operator, kinds, operands
+    return None
 
 
 def _are_plain(texts: Sequence[str] | frozenset[str]) -> bool:
