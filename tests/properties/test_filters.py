@@ -233,6 +233,16 @@ def test_a_filter_is_a_query_that_reads_no_metadata_in_python(finder: Finder, mo
     assert len(read) == 3
 
 
+def test_what_a_filter_lets_through_in_a_transaction_that_fails_is_forgotten(finder: Finder) -> None:
+    row = (1, "1", "", '{"page": 1}', 1, digest.of_head(1, "1", '{"page": 1}'))
+    where = Compare("page", Operator.EQ, 1)
+    with pytest.raises(KeyboardInterrupt), finder.transaction():
+        finder._database.execute("INSERT INTO documents VALUES (?, ?, ?, ?, '', ?, ?, x'')", row)
+        assert finder.scope(where).chunks == 1
+        raise KeyboardInterrupt
+    assert finder.scope(where).chunks == 0
+
+
 def test_a_filter_may_be_as_large_or_deep_as_it_likes(finder: Finder) -> None:
     deep: Filter = Compare("page", Operator.EQ, 1)
     for _ in range(150):
