@@ -149,8 +149,8 @@ class GateConfig(Config):
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
         layers: `(first, last)`: a `classifier` reads the prompt with the layers below `first` once for all, reads
             on beside each block with those from `first` on, and stops before `last`. `None`: all read both.
-        tail_tokens: With `layers`, only so many last tokens of the prompt are read beside each block; what is before
-            them is read once for all.
+        seeing_tokens: With `layers`, only so many tokens of the prompt see a block, its rarest and its last few; the
+            others are read once for all.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -162,7 +162,7 @@ class GateConfig(Config):
     batch_size: int = Field(default=8, ge=1, le=1024)
     rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
     layers: tuple[int, int] | None = None
-    tail_tokens: int = Field(default=32, ge=1)
+    seeing_tokens: int = Field(default=32, ge=1)
     lexical_weight: float = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")

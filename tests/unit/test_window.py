@@ -14,7 +14,7 @@ from memrecall_kv.assemble import Parts
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.backbone.window import LayerWindow, narrowed
+from memrecall_kv.backbone.window import LayerWindow, narrowed, telling
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import (
     BankConfig,
@@ -63,13 +63,13 @@ def depth(backbone: Backbone) -> int:
 def test_a_window_of_all_layers_is_the_whole_gate(backbone: Backbone, budget: str) -> None:
     made = blocks(backbone, budget)
     (extent,) = {block.extent for block in made}
-    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent, tail=99)
+    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent, seeing=99)
     got = gate(backbone, window).score("which one?", NOTES, made)
     assert got == pytest.approx(gate(backbone, None).score("which one?", NOTES, made), abs=1e-5)
 
 
 def test_blocks_of_the_windows_layers_are_judged_as_whole_ones(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 1, 2, start=33, tail=99)
+    window = LayerWindow(backbone.kv, 1, 2, start=33, seeing=99)
     whole = gate(backbone, window).score("which one?", NOTES, blocks(backbone))
     held = blocks(backbone, layers=(1, 2))
     assert {len(block.keys) for block in held} == {1}
@@ -84,31 +84,33 @@ def test_what_a_block_holds_below_the_window_makes_no_difference(backbone: Backb
     blind = [replace(block, keys=block.keys.clone(), values=block.values.clone()) for block in made]
     for block in blind:
         block.keys[:1], block.values[:1] = 7.0, 7.0
-    judge = gate(backbone, LayerWindow(backbone.kv, 1, depth(backbone), start=33, tail=99))
+    judge = gate(backbone, LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=99))
     assert judge.score("which?", NOTES, blind) == pytest.approx(judge.score("which?", NOTES, made), abs=1e-6)
     for block in blind:
         block.values[1:] = 7.0
     assert judge.score("which?", NOTES, blind) != pytest.approx(judge.score("which?", NOTES, made), abs=1e-3)
 
 
-def test_only_the_tail_of_a_prompt_sees_a_block(backbone: Backbone) -> None:
+def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> None:
     """The reference: one plain forward over sink, chunk and prompt, under a mask that hides the chunk from the rest."""
-    chunk, prompt, tail = backbone.encode("one text here"), backbone.encode("what is known of it?"), 3
+    chunk, prompt, count = backbone.encode("one text here"), backbone.encode("what is known of it?"), 7
     kv, start = backbone.kv, 1 + len(chunk)
-    window = LayerWindow(kv, 0, depth(backbone), start=start, tail=tail)
+    window = LayerWindow(kv, 0, depth(backbone), start=start, seeing=count)
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
         got = window.read(window.read_prompt([prompt]), window.place([block]))
         ids = torch.tensor([[backbone.sink_id, *chunk, *prompt]])
         seen = torch.ones(len(ids[0]), len(ids[0]), dtype=torch.bool).tril()
-        seen[start:-tail, 1:start] = False
+        blind = [start + place for place in range(len(prompt)) if place not in telling(prompt, count)]
+        assert len(blind) == len(prompt) - count
+        seen[blind, 1:start] = False
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
         expected = kv.base(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33, tail=3)
+    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=3)
     prompts, made = (
         [backbone.encode(text) for text in ("who is it?", "what is known of it, and since when?")],
         blocks(backbone),
@@ -130,7 +132,7 @@ def test_a_block_is_the_same_whether_it_is_narrowed_or_made_narrow(backbone: Bac
 @pytest.mark.parametrize("layers", [(0, 9), (-1, 1), (1, 1)])
 def test_layers_that_are_not_there_are_refused(layers: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="layers"):
-        LayerWindow(tiny_backbone("llama").kv, *layers, start=9, tail=9)
+        LayerWindow(tiny_backbone("llama").kv, *layers, start=9, seeing=9)
 
 
 def settings(layers: str) -> MemRecallConfig:
@@ -152,7 +154,7 @@ def saved(tmp_path: Path) -> Callable[[str], Path]:
 
     def save(layers: str) -> Path:
         config = settings(layers)
-        window = LayerWindow(backbone.kv, 1, 2, start=33, tail=99)
+        window = LayerWindow(backbone.kv, 1, 2, start=33, seeing=99)
         deltas = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
         parts = Parts(
             backbone,

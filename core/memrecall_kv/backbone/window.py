@@ -21,6 +21,9 @@ from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import InputError
 from memrecall_kv.types import MemoryBlock
 
+_CLOSING = 4
+"""Last tokens of a prompt that always see the block: the word that is judged by."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlacedBlocks:
@@ -39,23 +42,27 @@ class PlacedBlocks:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Prompts of which all is read that no block changes.
+    """Prompts as far as they are read without a block.
 
     Attributes:
-        hidden: The last tokens of each as they enter the window. `[B, Q, hidden]`.
+        hidden: The tokens that are to see blocks, as they enter the window. `[B, Q, hidden]`.
         positions: Where those stand. `[B, Q]`.
-        before: The tokens before them as the window's layers hold them, without the sink.
+        keys: Of all tokens in the window's layers, none of which saw a block. `[N, B, K, T, D]`.
+        values: `[N, B, K, T, D]`.
+        seen: Which of them each token of `hidden` looks at: those before it that see no block. `[B, Q, T]` bool.
     """
 
     hidden: Tensor
     positions: Tensor
-    before: PlacedBlocks
+    keys: Tensor
+    values: Tensor
+    seen: Tensor
 
     def rows(self, numbers: Sequence[int]) -> Prompt:
         """Return rows by number, as often as they are named."""
         index = torch.tensor(numbers, device=self.hidden.device)
-        before = PlacedBlocks(self.before.keys[:, index], self.before.values[:, index], self.before.held[:, index])
-        return Prompt(self.hidden[index], self.positions[index], before)
+        keys, values = self.keys[:, index], self.values[:, index]
+        return Prompt(self.hidden[index], self.positions[index], keys, values, self.seen[index])
 
 
 class LayerWindow:
@@ -66,17 +73,17 @@ class LayerWindow:
         first: Layers below it see no block.
         last: The first layer that is not run.
         start: Where prompts stand: the same place behind every block.
-        tail: Last tokens of a prompt that see a block; those before are read once for all blocks.
+        seeing: Tokens of a prompt that see a block; the others are read once for all blocks.
 
     Raises:
         InputError: If the backbone has no such layers.
     """
 
-    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int, tail: int) -> None:
+    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int, seeing: int) -> None:
         depth = len(kv.base.layers)
         if not 0 <= first < last <= depth:
             raise InputError(f"Expected layers within 0 and {depth}, got {first} to {last}.", "Choose first < last.")
-        self.first, self.last, self.tail = first, last, tail
+        self.first, self.last, self.seeing = first, last, seeing
         self._kv, self._start = kv, start
         self._layers = list(kv.base.layers[:last])
 
@@ -89,26 +96,26 @@ class LayerWindow:
         return made
 
     def read_prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
-        """Read of prompts what needs no block: all in the layers below the window, and in it all but the tails."""
-        tail = min(self.tail, *map(len, rows))
+        """Read prompts without a block, as far as the window's last layer."""
         ids, lengths = self._kv.pad(rows)
-        steps = torch.arange(ids.shape[1], device=ids.device)
-        places = (steps + self._start)[None]
+        device = ids.device
+        steps = torch.arange(ids.shape[1], device=device)
+        positions = (steps + self._start)[None]
         below, inside = (
             self._placed([[]] * len(rows), *part, 0) for part in ((0, self.first), (self.first, self.last))
         )
         # rows are padded on the right: causal attention alone keeps real tokens from the others
-        hidden = self._run(self._kv.embed(ids), places, [below], 0)
-        size = ids.shape[1] - tail
-        keys, values = inside.keys[..., :0, :], inside.values[..., :0, :]
-        if size:
-            own: list[tuple[Tensor, Tensor]] = []
-            self._run(hidden[:, :size], places[:, :size], [inside], self.first, own)
-            keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
-        held = steps[:size] < (lengths - tail)[:, None]  # [B, P]
-        last = (lengths - tail)[:, None] + steps[:tail]  # [B, Q]
-        rows_of = torch.arange(len(rows), device=ids.device)[:, None]
-        return Prompt(hidden[rows_of, last], last + self._start, PlacedBlocks(keys, values, held[None, :, None]))
+        hidden = self._run(self._kv.embed(ids), positions, 0, below)
+        own: list[tuple[Tensor, Tensor]] = []
+        self._run(hidden, positions, self.first, inside, own=own)
+        keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
+        count = min(self.seeing, *map(len, rows))
+        chosen = torch.tensor([telling(row, count) for row in rows], device=device)  # [B, Q]
+        blind = (steps < lengths[:, None]).scatter(1, chosen, value=False)  # [B, T]
+        seen = blind[:, None] & (steps < chosen[..., None])
+        return Prompt(
+            hidden[torch.arange(len(rows), device=device)[:, None], chosen], chosen + self._start, keys, values, seen
+        )
 
     def place(self, rows: Sequence[Sequence[MemoryBlock]], *, width: int | None = None) -> PlacedBlocks:
         """Put the blocks of each row behind a sink, rotated to their places.
@@ -121,7 +128,7 @@ class LayerWindow:
 
     def read(self, prompt: Prompt, placed: PlacedBlocks) -> Tensor:
         """Read prompts on beside blocks and return the hidden state of each row's last token, normed, `[B, hidden]`."""
-        hidden = self._run(prompt.hidden, prompt.positions, [placed, prompt.before], self.first)
+        hidden = self._run(prompt.hidden, prompt.positions, self.first, placed, prompt)
         normed: Tensor = self._kv.base.norm(hidden[:, -1])
         return normed
 
@@ -138,8 +145,9 @@ class LayerWindow:
         self,
         hidden: Tensor,
         positions: Tensor,
-        beside: Sequence[PlacedBlocks],
         first: int,
+        placed: PlacedBlocks,
+        prompt: Prompt | None = None,
         own: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Run the layers from `first` on, as many as are placed, `[B, Q, hidden]`; `own` gets what each would keep."""
@@ -147,29 +155,38 @@ class LayerWindow:
         group = base.config.num_attention_heads // base.config.num_key_value_heads
         turned = base.rotary_emb(hidden, positions)
         steps = torch.arange(width, device=hidden.device)
-        causal = (steps <= steps[:, None]).expand(len(hidden), 1, -1, -1)  # [B, 1, Q, Q]
+        among = (steps <= steps[:, None]).expand(len(hidden), -1, -1)  # [B, Q, Q]
+        after = among if prompt is None else torch.cat([prompt.seen, among], dim=-1)
         allowed = torch.empty(0)
-        by_layer = any(len(part.held) > 1 for part in beside)
-        for number in range(len(beside[0].keys)):
-            if number == 0 or by_layer:
-                held = [part.held[number if len(part.held) > 1 else 0] for part in beside]  # [B, K or 1, C] each
-                heads = max(part.shape[1] for part in held)
-                seen = torch.cat([part.expand(-1, heads, -1) for part in held], dim=-1)[:, :, None]
-                whole = torch.cat([seen.expand(-1, -1, width, -1), causal.expand(-1, heads, -1, -1)], dim=-1)
-                allowed = attention.additive(
-                    whole if heads == 1 else whole.repeat_interleave(group, dim=1), hidden.dtype
-                )
-            cache = _Beside([(part.keys[number], part.values[number]) for part in beside], own)
+        for number in range(len(placed.keys)):
+            if number < len(placed.held):
+                held = placed.held[number][:, :, None].expand(-1, -1, width, -1)  # [B, K or 1, Q, C]
+                seen = torch.cat([held, after[:, None].expand(-1, held.shape[1], -1, -1)], dim=-1)
+                heads = seen if seen.shape[1] == 1 else seen.repeat_interleave(group, dim=1)
+                allowed = attention.additive(heads, hidden.dtype)
+            there = [(placed.keys[number], placed.values[number])]
+            if prompt is not None:
+                there.append((prompt.keys[number], prompt.values[number]))
             output: Any = self._layers[first + number](
                 hidden,
                 attention_mask=allowed,
                 position_ids=positions,
                 position_embeddings=turned,
                 use_cache=True,
-                **{self._kv.cache_name: cache},
+                **{self._kv.cache_name: _Beside(there, own)},
             )
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
+
+
+def telling(row: Sequence[int], count: int) -> list[int]:
+    """Return which tokens of a prompt are to see a block, in order: the last few, and the rarest of the others.
+
+    A tokenizer numbers its tokens by the order in which it merged them, so that a high number is a rare token.
+    """
+    closing = range(max(0, len(row) - _CLOSING), len(row))
+    others = sorted(range(closing.start), key=lambda place: (-row[place], place))
+    return sorted([*others[: max(0, count - len(closing))], *closing][-count:])
 
 
 def narrowed(block: MemoryBlock, first: int, last: int) -> MemoryBlock:

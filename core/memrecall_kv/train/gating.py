@@ -154,7 +154,7 @@ def train_gate(
         adapter = adapter.below(settings.layers[1])
     window = None
     if settings.layers:
-        window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK, tail=settings.tail_tokens)
+        window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK, seeing=settings.seeing_tokens)
     blocks = _Whole(backbone, settings.layers)
     loss = GateLoss(
         backbone,

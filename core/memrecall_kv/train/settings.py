@@ -150,7 +150,7 @@ class GateTraining(Config):
         positive_weight: Weight of a relevant block in the binary cross-entropy (the paper's 3).
         list_weight: Weight of the competition inside a list.
         layers: The layers it reads with, as in `memrecall_kv.config.GateConfig`; `None` for all.
-        tail_tokens: As in `memrecall_kv.config.GateConfig`.
+        seeing_tokens: As in `memrecall_kv.config.GateConfig`.
         start_from: Folder of a gate to go on from, or of a reader's adapter whose deltas the gate starts from; empty
             starts from zero.
     """
@@ -163,7 +163,7 @@ class GateTraining(Config):
     positive_weight: float = Field(default=3.0, gt=0)
     list_weight: float = Field(default=0.5, ge=0)
     layers: tuple[int, int] | None = None
-    tail_tokens: int = Field(default=32, ge=1)
+    seeing_tokens: int = Field(default=32, ge=1)
     start_from: str = ""
 
 
