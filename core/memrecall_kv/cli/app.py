@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from memrecall_kv.cli import archives, commands, measuring, syncing, training
+from memrecall_kv.cli import archives, commands, measuring, serving, syncing, training
 from memrecall_kv.cli.commands import Loader
 from memrecall_kv.cli.show import complain
 from memrecall_kv.errors import MemRecallError
@@ -52,6 +52,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (commands.compact, "Free space", "memrecall-kv compact handbook.bank"),
     (archives.export, "Write a bank to a file", "memrecall-kv export handbook.bank handbook.zip"),
     (archives.import_, "Make a bank of a file", "memrecall-kv import handbook.zip handbook.bank"),
+    (serving.serve, "Serve banks over HTTP", "memrecall-kv serve handbook.bank --port 8000"),
+    (serving.key, "Make a key for a server", "memrecall-kv key keys.json alice --bank handbook"),
     (training.train, "Train a part", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
     (
         measuring.evaluate,

@@ -52,7 +52,7 @@ class Choice:
         options: dict[str, Any] = {"kind": self.compressor, "compression_ratio": self.ratio}
         options = {name: value for name, value in options.items() if value is not None}
         own = (Path(self.model) if self.model else default_directory()) / _SETTINGS_FILE
-        settings = _read_settings(self.config or own) if self.config or own.is_file() else {}
+        settings = read_settings(self.config or own) if self.config or own.is_file() else {}
         operator = operator_of(made)
         if operator and not self.config and (not self.model or not own.is_file()):
             settings["compressor"] = operator.model_dump(exclude_unset=True)
@@ -79,7 +79,13 @@ def operator_of(made: Mapping[str, str]) -> CompressorConfig | None:
     return CompressorConfig(compression_ratio=int(made["compression_ratio"]), **named)
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return the settings of a JSON file.
+
+    Raises:
+        InputError: If it cannot be read.
+        ConfigError: If it is no JSON object.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

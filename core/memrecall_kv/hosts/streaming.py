@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, closing
 from typing import TypeVar
 
@@ -40,13 +40,19 @@ async def gathered(stream: Callable[[], Generator[T | None, None, None]]) -> lis
         return [item async for item in items]
 
 
-async def in_thread(stream: Callable[[], Generator[T | None, None, None]]) -> AsyncGenerator[T, None]:
-    """Yield what `stream()` yields but `None`, made in a thread of its own that sees the caller's context.
+async def in_thread(
+    stream: Callable[[], Generator[T | None, None, None]], thread: Executor | None = None
+) -> AsyncGenerator[T, None]:
+    """Yield what `stream()` yields but `None`, made in a thread that sees the caller's context.
 
     The generator runs from start to end in a single thread, because what it switches in PyTorch it
     switches for that thread, and it never waits for its reader. It takes none of the loop's few worker
     threads: what it waits for, such as a host's model, may need one.
     Leaving early (`aclose`, cancellation) closes the generator after the item it is working on.
+
+    Args:
+        stream: Makes the generator.
+        thread: Whose turn it waits for, if it is not to have a thread of its own.
     """
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
@@ -65,7 +71,7 @@ async def in_thread(stream: Callable[[], Generator[T | None, None, None]]) -> As
             if not abandoned.is_set():
                 loop.call_soon_threadsafe(items.put_nowait, None)
 
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memrecall")
+    executor = thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="memrecall")
     worker = loop.run_in_executor(executor, contextvars.copy_context().run, work)
     try:
         while (item := await items.get()) is not None:
@@ -74,4 +80,5 @@ async def in_thread(stream: Callable[[], Generator[T | None, None, None]]) -> As
     finally:
         abandoned.set()
         worker.cancel()  # not started yet: never will be; running: ends by the flag
-        executor.shutdown(wait=False)
+        if thread is None:
+            executor.shutdown(wait=False)

@@ -1,0 +1,107 @@
+"""Routes to evidence and answers, in this library's own words: what comes back has the form of its Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from memrecall_kv.recall.follow_up import Turn
+from memrecall_kv.serve.keys import Caller
+from memrecall_kv.serve.question import Question
+from memrecall_kv.serve.service import Asker, Parts, Service
+from memrecall_kv.serve.stream import STREAMED, event, gathered, streamed, while_connected
+from memrecall_kv.serve.where import JsonFilter, to_filter
+from memrecall_kv.types import Answer, Done, Event, Opened, Recall
+
+T = TypeVar("T")
+
+router = APIRouter(prefix="/v1", tags=["questions"])
+
+TopK = Annotated[int, Field(ge=1, le=1000, description="Open exactly this many blocks.")]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Recalling(_Strict):
+    """A question to a bank.
+
+    Attributes:
+        bank: Its name.
+        question: What is asked.
+        top_k: Open exactly this many blocks, whatever the settings say.
+        where: Recall only chunks of documents that match.
+    """
+
+    bank: str
+    question: str = Field(min_length=1)
+    top_k: TopK | None = None
+    where: JsonFilter | None = None
+
+
+class Said(_Strict):
+    """A question that was asked before, and its answer; an empty one if there was none."""
+
+    question: str
+    answer: str = ""
+
+
+class Asking(Recalling):
+    """A question that is to be answered.
+
+    Attributes:
+        turns: What was said before; the question may refer to it.
+        stream: Send what happens as server-sent events, the last one `done` with the answer.
+    """
+
+    turns: list[Said] = Field(default=[], max_length=100)
+    stream: bool = False
+
+
+class Recalled(BaseModel):
+    """What a question opens, in the order it was opened."""
+
+    recalls: list[Recall]
+
+
+@router.post("/recall")
+async def recall(body: Recalling, service: Parts, caller: Asker, request: Request) -> Recalled:
+    """Return the chunks that a question opens, without an answer."""
+    events = service.questions.ask(_question(body, service, caller, is_answered=False))
+    found = await while_connected(request, gathered(events))
+    return Recalled(recalls=[each.recall for each in found if isinstance(each, Opened)])
+
+
+@router.post("/ask", response_model=Answer, responses=STREAMED)
+async def ask(body: Asking, service: Parts, caller: Asker, request: Request) -> Answer | Response:
+    """Answer a question from a bank, with the spans of text that the answer rests on."""
+    question = _question(body, service, caller, turns=[Turn(said.question, said.answer) for said in body.turns])
+    events = service.questions.ask(question)
+    if body.stream:
+        return await streamed(request, service, events, _told)
+    return answer_of(await while_connected(request, gathered(events)))
+
+
+def answer_of(events: list[Event]) -> Answer:
+    """Return the answer that a question's events end with."""
+    last = events[-1]
+    if not isinstance(last, Done):
+        raise TypeError("the last event of a stream is Done")
+    return last.answer
+
+
+def _question(
+    body: Recalling, service: Service, caller: Caller, *, turns: list[Turn] | None = None, is_answered: bool = True
+) -> Question:
+    where = None if body.where is None else to_filter(body.where)
+    return Question(service.bank(body.bank, caller), body.question, turns or (), body.top_k, where, is_answered)
+
+
+def _told(happened: Event) -> Iterator[str]:
+    yield event(_EVENT.dump_json(happened).decode(), type(happened).__name__.lower())

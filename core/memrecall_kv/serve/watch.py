@@ -1,0 +1,54 @@
+"""What is told of every request: a line in the log and counts, neither with a text of the client's."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from memrecall_kv.serve.meters import Meters
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN = "unknown"
+
+
+class Watch:
+    """Middleware that counts, times and logs.
+
+    Args:
+        app: What is behind it.
+        meters: Are told.
+    """
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self._app, self._meters = app, meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and tell of it when its last byte was sent."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, number = time.perf_counter(), 500, secrets.token_hex(8)
+
+        async def marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, marked)
+        finally:
+            # the route, not the path: paths hold what clients write into them
+            route = getattr(scope.get("route"), "path", _UNKNOWN)
+            method = scope["method"] if route != _UNKNOWN else _UNKNOWN
+            seconds = time.perf_counter() - began
+            self._meters.requests.labels(route, method, status).inc()
+            self._meters.request_seconds.labels(route).observe(seconds)
+            caller = getattr(scope.get("state", {}).get("caller"), "name", "")
+            fields = {"request": number, "route": route, "method": method, "status": status, "key": caller}
+            logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 4)}})
