@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 from memrecall_kv.config import BankConfig, ChunkingConfig, GateConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.serve import build_app
+from patience import PATIENCE
 
 ANSWER = "Dana approves trips of more than fifty euros."
 TRAVEL = {"id": "travel.md", "text": f"{ANSWER} Nobody else does.", "metadata": {"year": 2024}}
@@ -51,6 +52,16 @@ async def listed(client, bank):
     """Return the ids of a bank's documents."""
     found = await client.get(f"/v1/banks/{bank}/documents")
     return [document["id"] for document in found.json()["documents"]]
+
+
+async def until(client, line):
+    """Wait until the meters say something."""
+    end = asyncio.get_running_loop().time() + PATIENCE
+    while asyncio.get_running_loop().time() < end:
+        if line in (await client.get("/metrics")).text:
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError(line)
 
 
 def events(response):
@@ -108,6 +119,12 @@ class Line:
     async def _send(self, message):
         self.got.append(message)
         self.arrived.set()
+
+    async def says(self, text, times=1):
+        """Wait until it was told something so many times."""
+        while self.text.count(text) < times:
+            self.arrived.clear()
+            await asyncio.wait_for(self.arrived.wait(), PATIENCE)
 
     def leave(self):
         """Hang up."""

@@ -104,6 +104,6 @@ def build_app(
     app.add_middleware(Door, keys=keys, settings=settings)
     if keys is None:
         # a page in the browser may not come in under a name of its own
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     app.add_middleware(Watch, meters=meters)
     return app

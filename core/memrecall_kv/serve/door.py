@@ -18,6 +18,8 @@ from memrecall_kv.serve.settings import ServeSettings
 OPEN = frozenset({"/healthz"})
 """Paths that need no key."""
 _MINUTE = 60.0
+_ZEROS = 20
+"""Of a number's digits, those that may stand in front for nothing."""
 
 
 class Door:
@@ -78,9 +80,11 @@ class Door:
         return caller
 
     def _check_length(self, length: str | None) -> None:
-        # what is no number is the server's to refuse
-        if length is not None and length.isdecimal() and int(length) > self._settings.max_request_bytes:
-            raise _too_large(self._settings)
+        # what is no number is the server's to refuse, and Python reads none of thousands of digits
+        if length is not None and length.isdecimal():
+            most = self._settings.max_request_bytes
+            if len(length) > len(str(most)) + _ZEROS or int(length) > most:
+                raise _too_large(self._settings)
 
 
 class Body:

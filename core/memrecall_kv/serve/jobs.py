@@ -88,7 +88,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = threading.Event()
-        meters.watch("memrecall_jobs_inside", "Changes of banks that wait or run.", self._inside)
+        meters.jobs_inside.set_function(self._inside)
 
     def submit(self, kind: Kind, bank: str, work: Work) -> Job:
         """Take a change on; to be called in the event loop.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -17,6 +15,8 @@ class Meters:
         request_seconds: How long one took until the last byte was sent, by route.
         stage_seconds: How long a question waited, was looked up, and was answered, by stage.
         questions: Questions, by how they ended: found, not_found, cancelled or failed.
+        questions_inside: Questions that wait or are answered at the moment.
+        jobs_inside: Changes that wait or run at the moment.
         jobs: Changes of banks, by kind and by how they ended.
     """
 
@@ -36,11 +36,11 @@ class Meters:
             registry=self._registry,
         )
         self.questions = Counter("memrecall_questions", "Questions.", ["outcome"], registry=self._registry)
+        self.questions_inside = Gauge(
+            "memrecall_questions_inside", "Questions that wait or are answered.", registry=self._registry
+        )
+        self.jobs_inside = Gauge("memrecall_jobs_inside", "Changes that wait or run.", registry=self._registry)
         self.jobs = Counter("memrecall_jobs", "Changes of banks.", ["kind", "outcome"], registry=self._registry)
-
-    def watch(self, name: str, text: str, length: Callable[[], int]) -> None:
-        """Show the length of something as it is at the time."""
-        Gauge(name, text, registry=self._registry).set_function(length)
 
     def text(self) -> bytes:
         """Return all of it as Prometheus reads it."""

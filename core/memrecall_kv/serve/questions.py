@@ -39,7 +39,7 @@ class QuestionQueue:
         self._memory, self._meters, self._most = memory, meters, most
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memrecall_questions")
         self._inside: set[object] = set()
-        meters.watch("memrecall_questions_inside", "Questions that wait or are answered.", lambda: len(self._inside))
+        meters.questions_inside.set_function(lambda: len(self._inside))
 
     def ask(self, question: Question) -> AsyncGenerator[Event, None]:
         """Return the events of a question, to be read until `Done`; closing it early stops the work.

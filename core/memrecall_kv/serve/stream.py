@@ -18,7 +18,12 @@ from memrecall_kv.serve.service import Service
 
 T = TypeVar("T")
 
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 """What a route that may stream says of it."""
 _END = object()
 _PING = ": still at work\n\n"

@@ -12,6 +12,7 @@ from memrecall_kv.serve.meters import Meters
 
 logger = logging.getLogger(__name__)
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _UNKNOWN = "unknown"
 
 
@@ -43,9 +44,9 @@ class Watch:
         try:
             await self._app(scope, receive, marked)
         finally:
-            # the route, not the path: paths hold what clients write into them
+            # the route, not the path: paths hold what clients write into them, and so do methods
             route = getattr(scope.get("route"), "path", _UNKNOWN)
-            method = scope["method"] if route != _UNKNOWN else _UNKNOWN
+            method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
             seconds = time.perf_counter() - began
             self._meters.requests.labels(route, method, status).inc()
             self._meters.request_seconds.labels(route).observe(seconds)
