@@ -9,10 +9,11 @@ ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo test check ends fix real storage docs terminal rooms sizes clean
+.PHONY: help demo serve-demo test check ends fix real storage docs terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
+	@echo "make serve-demo  serve a bank, add to it and stream an answer with curl"
 	@echo "make test    format, lint, types, import contracts and all tests (the same as make check)"
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
@@ -26,6 +27,9 @@ help:
 
 demo: $(VENV)/.model
 	@$(RUN) -m memrecall_kv demo
+
+serve-demo: $(VENV)/.model
+	@$(RUN) scripts/serve_demo.py
 
 test: check
 

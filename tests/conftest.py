@@ -29,8 +29,11 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def _no_network(request):
-    """Refuse sockets, except the local ones an event loop is made of."""
-    if request.node.get_closest_marker("real"):
+    """Refuse sockets, except the local ones an event loop is made of.
+
+    Where a test names the hosts it talks to, with the mark `allow_hosts`, pytest-socket itself refuses all others.
+    """
+    if request.node.get_closest_marker("real") or request.node.get_closest_marker("allow_hosts"):
         yield
         return
     disable_socket(allow_unix_socket=True)

@@ -18,6 +18,7 @@ from memrecall_kv.errors import ConfigError, MemRecallError
 from memrecall_kv.serve.app import LOOPBACK, build_app
 from memrecall_kv.serve.keys import KeyFile
 from memrecall_kv.serve.settings import ServeSettings
+from memrecall_kv.serve.shelf import bank_names
 
 if TYPE_CHECKING:  # imports torch
     from memrecall_kv.pipeline import MemRecall
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # imports torch
 logger = logging.getLogger(__name__)
 
 _MOST_CONNECTIONS = 1024
+_LOADING_SECONDS = 600
+"""A worker that does not answer for so long is replaced; while it loads a model it does not."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,16 @@ def serve(recipe: Recipe, *, host: str, port: int, workers: int) -> None:
             f"Expected one worker, got {workers}: a bank has one writer, and a job is known to the process it runs in.",
             "Add --read-only for more workers, and change the banks by another server or the command line.",
         )
-    if workers > 1:
-        config = _config(recipe, recipe, host, port, workers)
-        with config.bind_socket() as bound:
-            Multiprocess(config, sockets=[bound]).run()
-        return
-    app = recipe.app()
-    recipe.prepare()
-    server = _Server(_config(app, recipe, host, port, workers))
-    server.run()
-    if not server.started:
-        raise ConfigError(f"Cannot listen at {host} port {port}.", "Is another server there? Choose another --port.")
+    names = ", ".join(bank_names(recipe.banks))
+    with _bound(host, port) as listener:
+        app = recipe if workers > 1 else recipe.app()
+        config = _config(app, recipe, workers)
+        recipe.prepare()
+        logger.info("running on http://%s:%d with %s", host, listener.getsockname()[1], names)
+        if workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+        else:
+            _Server(config).run(sockets=[listener])
 
 
 def check_access(host: str, key_file: Path | None) -> None:
@@ -125,12 +127,20 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _config(app: FastAPI | Callable[[], FastAPI], recipe: Recipe, host: str, port: int, workers: int) -> uvicorn.Config:
+def _bound(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen at {host} port {port}: {error.strerror}.", "Choose another --port or --host."
+        ) from error
+
+
+def _config(app: FastAPI | Callable[[], FastAPI], recipe: Recipe, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=app is recipe,
-        host=host,
-        port=port,
         workers=workers,
         log_config=None,
         access_log=False,  # it would hold paths, and with them what clients wrote
@@ -139,5 +149,6 @@ def _config(app: FastAPI | Callable[[], FastAPI], recipe: Recipe, host: str, por
         ws="none",
         lifespan="on",
         limit_concurrency=_MOST_CONNECTIONS,
+        timeout_worker_healthcheck=_LOADING_SECONDS,
         timeout_graceful_shutdown=recipe.settings.shutdown_seconds,
     )

@@ -42,10 +42,7 @@ class Shelf:
         self.read_only, self.defer = read_only, defer
         self._banks: dict[str, LazyBank] = {}
         self._lazy = LazyMemory(memory, None, "auto")
-        for path in paths:
-            name = bank_name(path)
-            if name in self._banks:
-                raise InputError(f"Expected banks of different names, got {name!r} twice.", "Rename a directory.")
+        for name, path in bank_names(paths).items():
             with memory.open_bank(path, read_only=read_only) as bank:
                 stats = bank.stats()
             grows = (
@@ -79,16 +76,21 @@ class Shelf:
             bank.close()
 
 
-def bank_name(path: Path) -> str:
-    """Return the name a bank is served under: that of its directory, without `.bank`.
+def bank_names(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return banks by the names they are served under: those of their directories, without `.bank`.
 
     Raises:
-        InputError: If a client could not write it in a path.
+        InputError: If a client could not write one in a path, or two are the same.
     """
-    name = path.resolve().name.removesuffix(_SUFFIX)
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"Expected the name of a bank to be letters, digits, '.', '_' and '-', at most 64, got {name!r}.",
-            "Rename the directory.",
-        )
-    return name
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = path.resolve().name.removesuffix(_SUFFIX)
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"Expected the name of a bank to be letters, digits, '.', '_' and '-', at most 64, got {name!r}.",
+                "Rename the directory.",
+            )
+        if name in named:
+            raise InputError(f"Expected banks of different names, got {name!r} twice.", "Rename a directory.")
+        named[name] = path
+    return named
