@@ -66,10 +66,10 @@ def serve(
         ) from error
     check_access(host, api_key_file)
     choice = Choice(model, device=device, dtype=dtype, config=config)
-    settings = choice.settings(made_with(banks[0], create=not read_only))
+    made = next(filter(None, (made_with(bank, create=not read_only) for bank in banks)), {})
     load: Loader = ctx.obj
     recipe = Recipe(
-        load=partial(load, model, config=settings, device=device, dtype=dtype or "auto"),
+        load=partial(load, model, config=choice.settings(made), device=device, dtype=dtype or "auto"),
         banks=tuple(banks),
         key_file=api_key_file,
         read_only=read_only,
