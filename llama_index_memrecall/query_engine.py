@@ -79,7 +79,7 @@ class FillOptions(EngineOptions, total=False):
 class DocumentOptions(FillOptions, total=False):
     """What the ways to make one of documents or nodes accept besides; see `MemRecallRetriever.from_documents`."""
 
-    add: bool
+    replace: bool
 
 
 class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):

@@ -119,7 +119,7 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         documents: Sequence[HostDocument],
         *,
         bank: MemoryBank | str | Path | None = None,
-        add: bool = False,
+        replace: bool = False,
         show_progress: bool = False,
         **options: Unpack[RecallOptions],
     ) -> Self:
@@ -132,15 +132,15 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
                 text (a blank page) is left out.
             bank: Where to: a bank, or a directory that is created if need be. `None` uses a temporary
                 one, which `close` removes.
-            add: Whether what earlier calls of `from_documents` and `from_nodes` put there stays. Otherwise what is not
-                among the documents any more is deleted. What came there by other routes stays in either case.
+            replace: Whether what earlier calls of `from_documents` and `from_nodes` put there, and what is not among
+                the documents any more, is deleted. What came there by other routes stays in either case.
             show_progress: Whether to draw a progress bar.
             **options: As for the class.
 
         Raises:
             InputError: If two different documents share an id, or there are none to replace those in the bank.
         """
-        return cls.from_nodes(documents, bank=bank, add=add, show_progress=show_progress, **options)
+        return cls.from_nodes(documents, bank=bank, replace=replace, show_progress=show_progress, **options)
 
     @classmethod
     def from_nodes(
@@ -148,7 +148,7 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         nodes: Sequence[BaseNode],
         *,
         bank: MemoryBank | str | Path | None = None,
-        add: bool = False,
+        replace: bool = False,
         show_progress: bool = False,
         **options: Unpack[RecallOptions],
     ) -> Self:
@@ -165,11 +165,11 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         documents = to_documents(plain)
         kept, given = {document.id for document in documents}, {node.node_id for node in nodes}
         with retriever._bank.writing() as writable:
-            earlier = set() if add else set(writable.ids(lambda _, metadata: is_of_nobody(metadata)))
+            earlier = set(writable.ids(lambda _, metadata: is_of_nobody(metadata))) if replace else set()
             if earlier and not nodes:
                 raise InputError(
                     f"Expected documents to replace the {len(earlier)} in {writable.path}, got none.",
-                    "Use from_bank for a bank as it is, or add=True to keep what it holds.",
+                    "Use from_bank for a bank as it is, or leave replace=True out.",
                 )
             retriever.lazy_memory.get().ingest(
                 writable, documents, defer=retriever._bank.defer, show_progress=show_progress

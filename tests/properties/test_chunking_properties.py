@@ -101,9 +101,10 @@ def test_with_overlap_every_chunk_starts_inside_the_one_before(text, data):
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, BUDGETS)
+@example("\n\n\n\n각\n\n", 8)  # no place to cut leaves something to read on both sides
 def test_no_chunk_is_blank_unless_whitespace_fills_one(text, chunk_tokens):
-    longest = max(len(run.encode()) for run in _whitespace_runs(text))
-    if longest <= chunk_tokens - 4:  # 4 bytes for the one character that must go with it
+    longest = max(len((before + after).encode()) for before, after in itertools.pairwise(_whitespace_runs(text)))
+    if longest <= chunk_tokens - 4:  # 4 bytes for the one character between them
         assert all(chunk.text.strip() for chunk in cut(text, chunk_tokens))
 
 

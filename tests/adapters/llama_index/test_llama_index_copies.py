@@ -109,21 +109,21 @@ def test_an_engine_made_on_two_days_keeps_nothing_that_was_deleted(
 ):
     given = documents if make == "from_documents" else nodes
     for day in (given, given[1:], [*given[1:], Document(text=NEW)], given[2:]):
-        made = getattr(kind, make)(day, memory=memory, bank=bank, top_k=99)
+        made = getattr(kind, make)(day, memory=memory, bank=bank, replace=True, top_k=99)
         assert {source.get_content() for source in made.retrieve(QUESTION)} == {one.text for one in day}
         made.close()
         assert sorted(stored(memory, bank)) == sorted(one.text for one in day)
     assert len(compressions) == len(set(compressions)) == 5
     with pytest.raises(InputError, match="from_bank for a bank as it is"):
-        getattr(kind, make)([], memory=memory, bank=bank)
+        getattr(kind, make)([], memory=memory, bank=bank, replace=True)
     assert len(stored(memory, bank)) == 2
 
 
 @pytest.mark.parametrize("kind", [MemRecallQueryEngine, MemRecallRetriever])
-def test_who_asks_for_adding_keeps_what_the_bank_holds(memory, documents, bank, kind):
+def test_who_does_not_ask_for_replacing_keeps_what_the_bank_holds(memory, documents, bank, kind):
     kind.from_documents(documents[:2], memory=memory, bank=bank).close()
-    kind.from_documents(documents[2:], memory=memory, bank=bank, add=True).close()
-    kind.from_documents([], memory=memory, bank=bank, add=True).close()
+    kind.from_documents(documents[2:], memory=memory, bank=bank).close()
+    kind.from_documents([], memory=memory, bank=bank).close()
     assert stored(memory, bank) == [document.text for document in documents]
 
 
@@ -133,7 +133,7 @@ def test_documents_replace_only_what_documents_left(memory, documents, bank):
     MemoryBlockEncoder(bank=str(bank), memory=memory)([TextNode(id_="piped", text=NEW)])
     MemRecallIndex.from_documents(documents[:1], memory=memory, bank=bank).close()
     for day in (documents[1:], documents[2:]):
-        MemRecallQueryEngine.from_documents(day, memory=memory, bank=bank).close()
+        MemRecallQueryEngine.from_documents(day, memory=memory, bank=bank, replace=True).close()
     others = ["Read from a folder.", NEW, DANA]
     assert sorted(stored(memory, bank)) == sorted([*others, *(document.text for document in documents[2:])])
 
@@ -141,7 +141,9 @@ def test_documents_replace_only_what_documents_left(memory, documents, bank):
 def test_documents_that_cannot_be_stored_replace_nothing(memory, documents, bank):
     MemRecallQueryEngine.from_documents(documents, memory=memory, bank=bank).close()
     with pytest.raises(InputError):
-        MemRecallQueryEngine.from_documents([Document(text="Bad.", metadata={"x": {1}})], memory=memory, bank=bank)
+        MemRecallQueryEngine.from_documents(
+            [Document(text="Bad.", metadata={"x": {1}})], memory=memory, bank=bank, replace=True
+        )
     assert stored(memory, bank) == [document.text for document in documents]
 
 

@@ -267,10 +267,11 @@ def test_what_an_index_node_stands_for_is_followed_and_the_node_is_left_alone(me
     index.close()
 
 
-@pytest.mark.parametrize("options", [{"embed_model": "local"}, {"modle": "typo"}])
-def test_an_unknown_option_is_refused(memory, options):
+def test_an_unknown_option_is_refused(memory):
     with pytest.raises(TypeError):
-        MemRecallIndex([], memory=memory, **options)
+        MemRecallIndex([], memory=memory, modle="typo")
+    with pytest.raises(InputError, match="no embedding model is needed"):
+        MemRecallIndex([], memory=memory, embed_model="local")
 
 
 async def test_the_loop_goes_on_while_something_is_compressed(memory, waiting_compressor):
