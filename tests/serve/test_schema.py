@@ -45,7 +45,12 @@ def api(tmp_path_factory):
     path = tmp_path_factory.mktemp("banks") / "handbook.bank"
     with memory.open_bank(path) as bank:
         memory.ingest(bank, [Document(each["id"], each["text"], each["metadata"]) for each in (TRAVEL, LUNCH)])
-    return schemathesis.openapi.from_asgi("/openapi.json", build_app(memory, [path]), headers={"host": "localhost"})
+    app = build_app(memory, [path])
+    for part in app.openapi()["components"]["schemas"].values():
+        for name in ("all", "any"):
+            # to break the limit of conditions that hold conditions, so many are made at each level: gigabytes
+            part.get("properties", {}).get(name, {}).pop("maxItems", None)
+    return schemathesis.openapi.from_asgi("/openapi.json", app, headers={"host": "localhost"})
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +75,8 @@ def test_the_server_does_what_it_says(api, client, route, mode):
     operation = api.find_operation_by_label(route)
     answered = []
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    # the same requests every time: other ones are looked for by hand, with more examples and a seed
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case):
         for name, good in (("bank", "handbook"), ("model", "handbook")):

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
 
 from memrecall_kv.recall.follow_up import Turn
 from memrecall_kv.serve.keys import Caller
@@ -61,7 +61,7 @@ class Asking(Recalling):
     """
 
     turns: list[Said] = Field(default=[], max_length=100)
-    stream: bool = False
+    stream: StrictBool = False
 
 
 class Recalled(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, StrictBool
 
 from memrecall_kv.serve.asking import answer_of
 from memrecall_kv.serve.citation import Citation, citations, url_citations
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 class StreamOptions(BaseModel):
     """What a stream ends with."""
 
-    include_usage: bool | None = False
+    include_usage: StrictBool | None = False
 
 
 class ResponseFormat(BaseModel):

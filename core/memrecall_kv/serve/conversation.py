@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from memrecall_kv.errors import InputError
 from memrecall_kv.recall.follow_up import Turn
@@ -57,7 +57,7 @@ class Conversation(BaseModel):
     """
 
     model: str
-    stream: bool | None = False
+    stream: StrictBool | None = False
     tools: Annotated[list[object], Field(max_length=0)] | None = None
     top_k: TopK | None = None
     where: JsonFilter | None = None

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.lazy import LazyMemory
@@ -44,7 +44,7 @@ class Reranking(BaseModel):
     query: str = Field(min_length=1)
     documents: list[str | Text] = Field(min_length=1, max_length=_MOST)
     top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool | None = False
+    return_documents: StrictBool | None = False
 
 
 class Ranked(BaseModel):
