@@ -76,13 +76,19 @@ class WriterLock:
 
     def release(self) -> None:
         """Give the lock back; doing so twice is no mistake."""
+        if self._descriptor is not None and os.name != "nt":
+            import fcntl
+
+            # a child that was forked just now may still have a copy, which would keep the lock
+            with contextlib.suppress(OSError):  # closing it does as well, only later
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptor alone: in a forked child it is a copy, and the parent's lock lasts."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
-
-    def abandon(self) -> None:
-        """Close the copy of a forked child; the parent's lock lasts."""
-        self.release()
 
     def _try(self) -> int | None:
         descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT)

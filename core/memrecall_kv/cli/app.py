@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imports torch, which takes seconds; commands that need no m
     from memrecall_kv.pipeline import MemRecall
 
 _RESUMABLE = frozenset({"demo", "ingest", "sync", "eval", "bench"})
-_HELP = """Compress documents once into memory blocks; ask and get answers with their sources.
+_HELP = """Compress documents into memory blocks; ask, and get answers with sources.
 
 \b
 Examples:
@@ -31,7 +31,7 @@ Examples:
   memrecall-kv ask my.bank "Who pays?"
   memrecall-kv ask my.bank
 """
-_EPILOG = """Results go to standard output, progress and errors to standard error. COMMAND --help shows a command.
+_EPILOG = """Results go to stdout, all else to stderr. COMMAND --help shows a command.
 
 \b
 Exit codes:
