@@ -24,7 +24,7 @@ from memrecall_kv.config import (
     MemRecallConfig,
     ReasonerConfig,
 )
-from memrecall_kv.errors import ConfigError, FingerprintMismatchError, InputError
+from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
 from memrecall_kv.recall.gate import ClassifierGate
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
@@ -107,6 +107,12 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
         expected = kv.base(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> None:
+    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=3)
+    with pytest.raises(ContextOverflowError, match="4096"):
+        gate(backbone, window).score("x" * 5000, WorkingMemory(), blocks(backbone)[:1])
 
 
 def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: Backbone) -> None:

@@ -174,7 +174,7 @@ class KVAccess:
         sizes = torch.full((batch,), width, device=fresh.device) if lengths is None else lengths
         if positions is None:
             positions = state.next_positions[:, None] + steps
-            self._check_window(int((state.next_positions + sizes).max()))
+            self.check_window(int((state.next_positions + sizes).max()))
             state.next_positions = state.next_positions + sizes
         is_first = state.mask.shape[1] == 0
         state.mask = torch.cat([state.mask, steps < sizes[:, None]], dim=1)
@@ -359,7 +359,8 @@ class KVAccess:
         device = self._model.device
         return torch.tensor(filled, device=device), torch.tensor([len(row) for row in rows], device=device)
 
-    def _check_window(self, needed: int) -> None:
+    def check_window(self, needed: int) -> None:
+        """Raise `ContextOverflowError` if so many positions are more than the backbone has."""
         if needed > self._window:
             raise ContextOverflowError(
                 f"Blocks, working memory and question need {needed} positions, but {self._name} has {self._window}.",

@@ -1,8 +1,7 @@
 """A part of a backbone's layers, run on hidden states: what judges a block need not see it in every layer.
 
 Layers below the window read a prompt without any block, once for all blocks; those of the window read on beside
-each block; those above are not run. Probes of a trained gate say why: layers above two thirds add nothing to it, and
-those below a fifth need not see the block (docs/log.md).
+each block; those above are not run. What this costs and finds: docs/decisions/0015.
 """
 
 from __future__ import annotations
@@ -96,7 +95,12 @@ class LayerWindow:
         return made
 
     def read_prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
-        """Read prompts without a block, as far as the window's last layer."""
+        """Read prompts without a block, as far as the window's last layer.
+
+        Raises:
+            ContextOverflowError: If one would leave the backbone's window.
+        """
+        self._kv.check_window(self._start + max(map(len, rows)))
         ids, lengths = self._kv.pad(rows)
         device = ids.device
         steps = torch.arange(ids.shape[1], device=device)
