@@ -45,6 +45,7 @@ class MemRecallOutput(TypedDict):
         answer: The answer.
         usage: What it cost.
         trace: Every decision of the gate.
+        quotes: What each claim of the answer rests on, as `memrecall_kv.Quote` has it.
     """
 
     input: str
@@ -52,6 +53,7 @@ class MemRecallOutput(TypedDict):
     answer: str
     usage: dict[str, Any]
     trace: list[dict[str, Any]]
+    quotes: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

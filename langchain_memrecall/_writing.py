@@ -91,7 +91,9 @@ class Writing:
                 usage = asdict(answer.usage)
                 if self._writer is not None:
                     usage["llm"] = self._writer.usage
-                self._ready.append(AddableDict(usage=usage, trace=[asdict(step) for step in answer.trace.steps]))
+                trace = [asdict(step) for step in answer.trace.steps]
+                quotes = [asdict(quote) for quote in answer.quotes]
+                self._ready.append(AddableDict(usage=usage, trace=trace, quotes=quotes))
 
     def _begin(self) -> Telling:
         if not self._has_begun:

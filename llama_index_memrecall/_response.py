@@ -16,6 +16,7 @@ from llama_index.core.base.response.schema import (
     StreamingResponse,
 )
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from memrecall_kv.recall.quotes import quotes_of
 from memrecall_kv.types import Usage
 
 from llama_index_memrecall._walk import Found
@@ -25,8 +26,8 @@ from llama_index_memrecall.events import RecallFinishedEvent, dispatcher
 class ResponseMetadata(dict[str, Any]):
     """Each source node's metadata under its id, as LlamaIndex has it, and apart from them what the answer cost.
 
-    `metadata["usage"]` and `metadata["trace"]` are known once the answer is complete. They are no keys: whoever goes
-    through keys, values or items meets nodes alone.
+    `metadata["usage"]`, `metadata["trace"]` and `metadata["quotes"]` are known once the answer is complete. They are no
+    keys: whoever goes through keys, values or items meets nodes alone.
     """
 
     def __init__(self, nodes: dict[str, Any]) -> None:
@@ -124,7 +125,12 @@ class Ending:
         if is_complete and self._kept:
             cost = self._kept[-1].cost()
             usage = cost.usage
-            self._metadata.recall.update(usage=asdict(usage), trace=[asdict(step) for step in cost.trace.steps])
+            quotes = quotes_of(text, self._question, self._kept[-1].walk.recalls)
+            self._metadata.recall.update(
+                usage=asdict(usage),
+                trace=[asdict(step) for step in cost.trace.steps],
+                quotes=[asdict(quote) for quote in quotes],
+            )
         dispatcher.event(
             RecallFinishedEvent(
                 query=self._question,

@@ -220,6 +220,35 @@ class Usage:
     seconds: float = 0.0
 
 
+Verdict: TypeAlias = Literal["found", "partly", "not found"]
+"""Whether a span holds what a claim says: all of it, half of it or more, or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A claim of an answer, and the span of a document's text that it rests on.
+
+    Attributes:
+        claim: A sentence of the answer, or an item of a list.
+        claim_start: Where it begins in the answer's text.
+        verdict: Whether the span holds its words. A bare yes or no is "partly" at best.
+        chunk_id: Of the opened chunk; empty if nothing was found, as are all that follow.
+        doc_id: The document's.
+        start: First character of the span in the document.
+        end: The character after its last.
+        text: The span, as it stands there.
+    """
+
+    claim: str
+    claim_start: int
+    verdict: Verdict
+    chunk_id: str = ""
+    doc_id: str = ""
+    start: int = 0
+    end: int = 0
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A question's answer and what it rests on.
@@ -232,6 +261,7 @@ class Answer:
         working_memory: The notes at the end.
         trace: The gate's decisions.
         usage: The cost.
+        quotes: What each claim of the text rests on, in the order of the text; none if nothing was found.
     """
 
     text: str
@@ -241,6 +271,7 @@ class Answer:
     working_memory: WorkingMemory
     trace: Trace
     usage: Usage
+    quotes: tuple[Quote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

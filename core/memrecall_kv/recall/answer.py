@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.loop import Walk
+from memrecall_kv.recall.quotes import quotes_of
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
 
 _HELD_BACK = 24
@@ -86,7 +87,9 @@ class Reply:
 
 def answered(walk: Walk, text: str, *, found: bool, grounded: bool) -> Answer:
     """Return a text as the answer to a walk's question, with all that led to it."""
-    return Answer(text, tuple(walk.recalls), found, grounded, walk.notes, Trace(tuple(walk.steps)), _usage(walk))
+    quotes = quotes_of(text, walk.question, walk.recalls) if found else ()
+    trace = Trace(tuple(walk.steps))
+    return Answer(text, tuple(walk.recalls), found, grounded, walk.notes, trace, _usage(walk), quotes)
 
 
 def _usage(walk: Walk) -> Usage:

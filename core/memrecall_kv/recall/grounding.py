@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _WORD = re.compile(r"\w+", re.UNICODE)
-_STOPWORDS = frozenset(
+STOPWORDS = frozenset(
     """a an and are as at be by did do does for from had has have he her his i in is it its not of on or our she so
     that the their them then there these they this to was we were what when where which who will with you""".split()
 )
+"""Words of English that carry no meaning by themselves."""
 _ENDING = re.compile(r"(ing|ed|es|s|e)$")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
 
 
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each sentence of a text begins and ends."""
+    begin = 0
+    for start, stop in [*(match.span() for match in _SENTENCE_END.finditer(text)), (len(text), len(text))]:
+        if text[begin:start].strip():
+            yield start - len(text[begin:start].lstrip()), begin + len(text[begin:start].rstrip())
+        begin = stop
+
+
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, white space collapsed."""
-    return [" ".join(part.split()) for part in _SENTENCE_END.split(text.strip()) if part.strip()]
+    return [" ".join(text[start:end].split()) for start, end in sentence_spans(text)]
 
 
 def closest_sentences(text: str, wanted: str, count: int = 1) -> str:
@@ -39,7 +50,7 @@ def shared_lines(text: str, wanted: str) -> str:
 
 def content_words(text: str) -> set[str]:
     """Return the words that carry meaning, lower case."""
-    return {word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS}
+    return {word for word in _WORD.findall(text.lower()) if word not in STOPWORDS}
 
 
 def is_grounded(reply: str, texts: list[str], question: str = "") -> bool:

@@ -56,14 +56,16 @@ def total(chunks):
 def test_the_result_has_the_answer_its_sources_its_cost_and_every_decision(ask, documents):
     result = ask.invoke(QUESTION)
     texts = {document.id: document.page_content for document in documents}
-    assert list(result) == ["input", "context", "answer", "usage", "trace"]
+    assert list(result) == ["input", "context", "answer", "usage", "trace", "quotes"]
     assert result["input"] == QUESTION
     assert [source.metadata["memrecall"]["recall_step"] for source in result["context"]] == [0, 1]
     assert all(isinstance(source, Document) and source.page_content == texts[source.id] for source in result["context"])
     assert result["usage"]["blocks_opened"] == 2
     opened = {step["chunk_id"] for step in result["trace"] if step["opened"]}
     assert opened == {source.metadata["memrecall"]["chunk_id"] for source in result["context"]}
-    json.dumps([result["answer"], result["usage"], result["trace"]])
+    (quote,) = result["quotes"]
+    assert (quote["claim"], quote["verdict"]) == (result["answer"], "not found")
+    json.dumps([result["answer"], result["usage"], result["trace"], result["quotes"]])
 
 
 def test_a_filter_of_the_input_narrows_the_filter_of_the_runnable(memory, bank):
@@ -137,7 +139,7 @@ async def test_astream_events_has_steps_pieces_and_the_whole_output(ask):
         by_kind.setdefault(event["event"], []).append(event)
     assert {event["name"] for event in by_kind["on_custom_event"]} == {"memrecall_step"}
     output = by_kind["on_chain_end"][-1]["data"]["output"]
-    assert set(output) == {"input", "context", "answer", "usage", "trace"}
+    assert set(output) == {"input", "context", "answer", "usage", "trace", "quotes"}
     pieces = [event["data"]["chunk"].get("answer", "") for event in by_kind["on_chain_stream"]]
     assert "".join(pieces) == output["answer"]
 

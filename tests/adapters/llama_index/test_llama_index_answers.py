@@ -51,6 +51,10 @@ async def test_the_hosts_llm_answers_from_notes_and_recalled_text(answering, eng
     assert set(response.metadata) == set(ids(response.source_nodes))
     assert response.metadata["usage"]["blocks_opened"] == 4
     assert "Dana approves." in [step["note"] for step in response.metadata["trace"]]
+    (quote,) = response.metadata["quotes"]
+    assert (quote["claim"], quote["claim_start"]) == ("Dana says yes.", 0)
+    assert quote["verdict"] == "partly"
+    assert "Dana" in quote["text"]
     again = await answering.aquery(QUESTION)
     assert (again.response, again.source_nodes) == (response.response, response.source_nodes)
     assert llm.prompts == [prompt, prompt]
@@ -71,6 +75,7 @@ def test_the_hosts_llm_streams_and_the_first_word_comes_before_the_last_is_made(
     assert next(response.response_gen) == "Dana "
     assert llm.written == ["Dana "]
     assert response.metadata.get("usage") is None
+    assert response.metadata.get("quotes") is None
     assert "".join(response.response_gen) == "says yes."
     assert response.metadata["usage"]["blocks_opened"] == 4
     (finished,) = event_log.of("RecallFinishedEvent")
