@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.recall import grounding, prompts
+from memrecall_kv.recall.kind_asked import is_of_kind_asked
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.quotes import quotes_of
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
@@ -69,7 +70,8 @@ class Reply:
         """Return whether a reply says something that may be said; keep the verdict."""
         texts = [recall.chunk.read_text for recall in self._walk.recalls]
         grounded = grounding.is_grounded(reply, texts, self._walk.question)
-        self.found = not prompts.is_nothing(reply) and (grounded or not self._strict)
+        says_something = not prompts.is_nothing(reply) and is_of_kind_asked(self._walk.question, reply)
+        self.found = says_something and (grounded or not self._strict)
         self.grounded = self.found and grounded
         return self.found
 
