@@ -198,7 +198,7 @@ def _compressor(backbone: Backbone, settings: MemRecallConfig, folder: Path | No
 def _window(backbone: Backbone, config: MemRecallConfig) -> LayerWindow | None:
     """Return the layers that the gate reads with; its prompt stands behind the longest block there may be."""
     gate, start = config.gate, 1 + config.chunking.chunk_tokens
-    return LayerWindow(backbone.kv, *gate.layers, start=start, seeing=gate.seeing_tokens) if gate.layers else None
+    return LayerWindow(backbone.kv, *gate.layers, start=start) if gate.layers else None
 
 
 def _trained(folder: Path | None) -> Path:

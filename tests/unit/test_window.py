@@ -14,7 +14,7 @@ from memrecall_kv.assemble import Parts
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.backbone.window import LayerWindow, narrowed, telling
+from memrecall_kv.backbone.window import LayerWindow, narrowed
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import (
     BankConfig,
@@ -25,7 +25,8 @@ from memrecall_kv.config import (
     ReasonerConfig,
 )
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
-from memrecall_kv.recall.gate import ClassifierGate
+from memrecall_kv.recall.gate import ClassifierGate, seeing_of, telling
+from memrecall_kv.recall.prompts import gate_classify
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, WorkingMemory
@@ -46,13 +47,14 @@ def blocks(backbone: Backbone, budget: str = "uniform", layers: tuple[int, int] 
     return OperatorCompressor(backbone, config, layers=layers).compress(chunks)
 
 
-def gate(backbone: Backbone, window: LayerWindow | None) -> ClassifierGate:
+def gate(backbone: Backbone, window: LayerWindow | None, seeing: int = 99) -> ClassifierGate:
     adapter = LoraAdapter.create(backbone.model, ("q_proj", "down_proj"), rank=2, alpha=4)
     generator = torch.Generator().manual_seed(0)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=generator)
     weight = torch.randn(backbone.model.config.hidden_size, generator=generator)
-    return ClassifierGate(backbone, GateConfig(batch_size=3), adapter, weight, torch.tensor(0.1), window=window)
+    config = GateConfig(batch_size=3, seeing_tokens=seeing)
+    return ClassifierGate(backbone, config, adapter, weight, torch.tensor(0.1), window=window)
 
 
 def depth(backbone: Backbone) -> int:
@@ -63,13 +65,13 @@ def depth(backbone: Backbone) -> int:
 def test_a_window_of_all_layers_is_the_whole_gate(backbone: Backbone, budget: str) -> None:
     made = blocks(backbone, budget)
     (extent,) = {block.extent for block in made}
-    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent, seeing=99)
+    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent)
     got = gate(backbone, window).score("which one?", NOTES, made)
     assert got == pytest.approx(gate(backbone, None).score("which one?", NOTES, made), abs=1e-5)
 
 
 def test_blocks_of_the_windows_layers_are_judged_as_whole_ones(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 1, 2, start=33, seeing=99)
+    window = LayerWindow(backbone.kv, 1, 2, start=33)
     whole = gate(backbone, window).score("which one?", NOTES, blocks(backbone))
     held = blocks(backbone, layers=(1, 2))
     assert {len(block.keys) for block in held} == {1}
@@ -84,7 +86,7 @@ def test_what_a_block_holds_below_the_window_makes_no_difference(backbone: Backb
     blind = [replace(block, keys=block.keys.clone(), values=block.values.clone()) for block in made]
     for block in blind:
         block.keys[:1], block.values[:1] = 7.0, 7.0
-    judge = gate(backbone, LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=99))
+    judge = gate(backbone, LayerWindow(backbone.kv, 1, depth(backbone), start=33))
     assert judge.score("which?", NOTES, blind) == pytest.approx(judge.score("which?", NOTES, made), abs=1e-6)
     for block in blind:
         block.values[1:] = 7.0
@@ -95,13 +97,13 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     """The reference: one plain forward over sink, chunk and prompt, under a mask that hides the chunk from the rest."""
     chunk, prompt, count = backbone.encode("one text here"), backbone.encode("what is known of it?"), 7
     kv, start = backbone.kv, 1 + len(chunk)
-    window = LayerWindow(kv, 0, depth(backbone), start=start, seeing=count)
+    window, seeing = LayerWindow(kv, 0, depth(backbone), start=start), telling(backbone, prompt, count)
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
-        got = window.read(window.read_prompt([prompt]), window.place([block]))
+        got = window.read(window.read_prompt([prompt], [seeing]), window.place([block]))
         ids = torch.tensor([[backbone.sink_id, *chunk, *prompt]])
         seen = torch.ones(len(ids[0]), len(ids[0]), dtype=torch.bool).tril()
-        blind = [start + place for place in range(len(prompt)) if place not in telling(prompt, count)]
+        blind = [start + place for place in range(len(prompt)) if place not in seeing]
         assert len(blind) == len(prompt) - count
         seen[blind, 1:start] = False
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
@@ -109,23 +111,43 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_numbers_rare_words_and_the_end_of_a_prompt_are_telling(backbone: Backbone) -> None:
+    prompt = backbone.encode("in2022or{}asever?")  # of bytes, braces have the highest numbers
+    assert backbone.decode([prompt[place] for place in telling(backbone, prompt, 10)]) == "2022{}ver?"
+    assert telling(backbone, prompt, 99) == list(range(len(prompt)))
+    assert backbone.decode([prompt[place] for place in telling(backbone, prompt, 2)]) == "r?"
+
+
+def test_notes_are_seen_with_as_many_tokens_again(backbone: Backbone) -> None:
+    window = LayerWindow(backbone.kv, 0, depth(backbone), start=33)  # a state is seen by the layer after it
+    made, notes = blocks(backbone), WorkingMemory((Note("known", "d#0"),))
+    few, many = (gate(backbone, window, seeing) for seeing in (2, 99))
+    assert few.score("which?", WorkingMemory(), made) != many.score("which?", WorkingMemory(), made)
+    length = len(backbone.encode(gate_classify("which?", "known")))
+    whole, short = gate(backbone, window, (length + 1) // 2), gate(backbone, window, 99)
+    assert whole.score("which?", notes, made) == pytest.approx(short.score("which?", notes, made), abs=1e-6)
+    assert seeing_of(24, has_notes=True) == 2 * seeing_of(24, has_notes=False) == 48
+
+
 def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=3)
+    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33)
     with pytest.raises(ContextOverflowError, match="4096"):
         gate(backbone, window).score("x" * 5000, WorkingMemory(), blocks(backbone)[:1])
 
 
 def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33, seeing=3)
+    window = LayerWindow(backbone.kv, 1, depth(backbone), start=33)
     prompts, made = (
         [backbone.encode(text) for text in ("who is it?", "what is known of it, and since when?")],
         blocks(backbone),
     )
+    seeing = [telling(backbone, prompt, 3) for prompt in prompts]
     with torch.inference_mode():
-        begun = window.read_prompt(prompts)
+        begun = window.read_prompt(prompts, seeing)
         together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))
         for row, (prompt, block) in enumerate([(1, 0), (0, 1), (1, 1)]):
-            alone = window.read(window.read_prompt([prompts[prompt]]), window.place([[made[block]]]))
+            read = window.read_prompt([prompts[prompt]], [seeing[prompt]])
+            alone = window.read(read, window.place([[made[block]]]))
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -138,7 +160,7 @@ def test_a_block_is_the_same_whether_it_is_narrowed_or_made_narrow(backbone: Bac
 @pytest.mark.parametrize("layers", [(0, 9), (-1, 1), (1, 1)])
 def test_layers_that_are_not_there_are_refused(layers: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="layers"):
-        LayerWindow(tiny_backbone("llama").kv, *layers, start=9, seeing=9)
+        LayerWindow(tiny_backbone("llama").kv, *layers, start=9)
 
 
 def settings(layers: str) -> MemRecallConfig:
@@ -160,7 +182,7 @@ def saved(tmp_path: Path) -> Callable[[str], Path]:
 
     def save(layers: str) -> Path:
         config = settings(layers)
-        window = LayerWindow(backbone.kv, 1, 2, start=33, seeing=99)
+        window = LayerWindow(backbone.kv, 1, 2, start=33)
         deltas = LoraAdapter.create(backbone.model, ("q_proj",), rank=2, alpha=4)
         parts = Parts(
             backbone,

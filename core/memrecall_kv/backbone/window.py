@@ -20,9 +20,6 @@ from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.errors import InputError
 from memrecall_kv.types import MemoryBlock
 
-_CLOSING = 4
-"""Last tokens of a prompt that always see the block: the word that is judged by."""
-
 
 @dataclass(frozen=True, eq=False)
 class PlacedBlocks:
@@ -72,17 +69,16 @@ class LayerWindow:
         first: Layers below it see no block.
         last: The first layer that is not run.
         start: Where prompts stand: the same place behind every block.
-        seeing: Tokens of a prompt that see a block; the others are read once for all blocks.
 
     Raises:
         InputError: If the backbone has no such layers.
     """
 
-    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int, seeing: int) -> None:
+    def __init__(self, kv: KVAccess, first: int, last: int, *, start: int) -> None:
         depth = len(kv.base.layers)
         if not 0 <= first < last <= depth:
             raise InputError(f"Expected layers within 0 and {depth}, got {first} to {last}.", "Choose first < last.")
-        self.first, self.last, self.seeing = first, last, seeing
+        self.first, self.last = first, last
         self._kv, self._start = kv, start
         self._layers = list(kv.base.layers[:last])
 
@@ -94,8 +90,13 @@ class LayerWindow:
         ]
         return made
 
-    def read_prompt(self, rows: Sequence[Sequence[int]]) -> Prompt:
+    def read_prompt(self, rows: Sequence[Sequence[int]], seeing: Sequence[Sequence[int]]) -> Prompt:
         """Read prompts without a block, as far as the window's last layer.
+
+        Args:
+            rows: Token ids of each.
+            seeing: Which tokens of each are to see a block, in order, as many in every row, the last one of each
+                among them; the others are read once for all blocks.
 
         Raises:
             ContextOverflowError: If one would leave the backbone's window.
@@ -113,8 +114,7 @@ class LayerWindow:
         own: list[tuple[Tensor, Tensor]] = []
         self._run(hidden, positions, self.first, inside, own=own)
         keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
-        count = min(self.seeing, *map(len, rows))
-        chosen = torch.tensor([telling(row, count) for row in rows], device=device)  # [B, Q]
+        chosen = torch.tensor(seeing, device=device)  # [B, Q]
         blind = (steps < lengths[:, None]).scatter(1, chosen, value=False)  # [B, T]
         seen = blind[:, None] & (steps < chosen[..., None])
         return Prompt(
@@ -181,16 +181,6 @@ class LayerWindow:
             )
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
-
-
-def telling(row: Sequence[int], count: int) -> list[int]:
-    """Return which tokens of a prompt are to see a block, in order: the last few, and the rarest of the others.
-
-    A tokenizer numbers its tokens by the order in which it merged them, so that a high number is a rare token.
-    """
-    closing = range(max(0, len(row) - _CLOSING), len(row))
-    others = sorted(range(closing.start), key=lambda place: (-row[place], place))
-    return sorted([*others[: max(0, count - len(closing))], *closing][-count:])
 
 
 def narrowed(block: MemoryBlock, first: int, last: int) -> MemoryBlock:

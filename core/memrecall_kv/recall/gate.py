@@ -27,6 +27,8 @@ _MEMORY_TOKENS = 72
 """Tokens of the working memory that a classifier reads, in training and after."""
 _BUCKET = 32
 """Memory tokens are padded to a multiple of this, so that equal blocks meet equal shapes."""
+_CLOSING = 4
+"""Last tokens of a prompt that always see the block: the word that is judged by."""
 _AT_ONCE = 128
 """Tokens that are read in one forward."""
 _PIECE = 64
@@ -177,7 +179,7 @@ class ClassifierGate:
         probabilities: list[float] = []
         window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
-            last_of = self._last_of(prompt, window)
+            last_of = self._last_of(prompt, bool(known), window)
             for batch in _fixed_batches(blocks, self._config.batch_size):
                 probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
@@ -188,7 +190,7 @@ class ClassifierGate:
         return self._window and self._window.with_deltas(self._backbone.model, self._adapter)
 
     def _last_of(
-        self, prompt: list[int], window: LayerWindow | None
+        self, prompt: list[int], has_notes: bool, window: LayerWindow | None
     ) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
         kv = self._backbone.kv
@@ -201,12 +203,30 @@ class ClassifierGate:
 
         if window is None:
             return whole
-        begun = window.read_prompt([prompt])
+        count = seeing_of(self._config.seeing_tokens, has_notes=has_notes)
+        begun = window.read_prompt([prompt], [telling(self._backbone, prompt, count)])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))
 
         return windowed
+
+
+def telling(backbone: Backbone, prompt: Sequence[int], count: int) -> list[int]:
+    """Return which tokens of a prompt are to see a block, in order: its last few, its numbers, and its rarest words.
+
+    A tokenizer numbers tokens by the order in which it merged them, so that a high number is a rare token, in every
+    language it knows. Digits are among its first and tell most.
+    """
+    closing = range(max(0, len(prompt) - _CLOSING), len(prompt))
+    numerals = backbone.numerals
+    others = sorted(range(closing.start), key=lambda place: (prompt[place] not in numerals, -prompt[place], place))
+    return sorted([*others[: max(0, count - len(closing))], *closing][-count:])
+
+
+def seeing_of(tokens: int, *, has_notes: bool) -> int:
+    """Return how many tokens of a prompt see a block: `GateConfig.seeing_tokens`, and as many again for notes."""
+    return 2 * tokens if has_notes else tokens
 
 
 def latest(backbone: Backbone, notes: str) -> str:

@@ -21,7 +21,7 @@ from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.backbone.window import LayerWindow
 from memrecall_kv.compress.compressor import batches
 from memrecall_kv.recall import grounding, prompts
-from memrecall_kv.recall.gate import HEAD_FILE, latest
+from memrecall_kv.recall.gate import HEAD_FILE, latest, seeing_of, telling
 from memrecall_kv.train.adapters import named_parameters, new_adapter
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.judgements import GateSampler, GateTask, Judgement
@@ -46,6 +46,7 @@ class GateLoss:
         positive_weight: Weight of a relevant block in the cross-entropy.
         list_weight: Weight of the competition inside a list.
         window: The layers it reads with; `None` for all.
+        seeing_tokens: As in `GateConfig`, for a window.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class GateLoss:
         positive_weight: float,
         list_weight: float,
         window: LayerWindow | None = None,
+        seeing_tokens: int = 0,
     ) -> None:
         self._backbone = backbone
         self._blocks = blocks
         self._window = window
+        self._seeing_tokens = seeing_tokens
         self._positive_weight = positive_weight
         self._list_weight = list_weight
 
@@ -71,7 +74,7 @@ class GateLoss:
             blocks = self._blocks(task.chunks)
         share = 1 / len(task.judgements)
         for judgement in task.judgements:
-            (scores,) = self.logits(adapter, weight, bias, blocks, [judgement])
+            scores = self.logits(adapter, weight, bias, blocks, judgement)
             relevant = torch.tensor(judgement.relevant, device=scores.device)
             positive = scores.new_tensor(self._positive_weight)
             binary = binary_cross_entropy_with_logits(scores, relevant.float(), pos_weight=positive)
@@ -89,36 +92,33 @@ class GateLoss:
         weight: Tensor,
         bias: Tensor,
         blocks: Sequence[MemoryBlock],
-        judgements: Sequence[Judgement],
-    ) -> list[Tensor]:
-        """Return the logits of each judgement's chunks."""
-        encode, backbone = self._backbone.encode, self._backbone
-        asked = [
-            encode(prompts.gate_classify(judgement.question, latest(backbone, judgement.memory)))
-            for judgement in judgements
-        ]
-        rows = [(number, place) for number, judgement in enumerate(judgements) for place in judgement.chunks]
-        rows.sort(key=lambda row: (len(asked[row[0]]), blocks[row[1]].num_memory_tokens))
-        found: dict[tuple[int, int], Tensor] = {}
+        judgement: Judgement,
+    ) -> Tensor:
+        """Return the logits of a judgement's chunks, `[N]`."""
+        backbone = self._backbone
+        known = latest(backbone, judgement.memory)
+        asked = backbone.encode(prompts.gate_classify(judgement.question, known))
+        order = sorted(range(len(judgement.chunks)), key=lambda n: blocks[judgement.chunks[n]].num_memory_tokens)
+        size = max(1, _ROW_TOKENS // len(asked))
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
         with adapter.active(backbone.model):
-            begun = self._window.read_prompt(asked) if self._window else None
-            start = 0
-            while start < len(rows):
-                batch = rows[start : start + max(1, _ROW_TOKENS // len(asked[rows[start][0]]))]
-                start += len(batch)
-                numbers, placed = [number for number, _ in batch], [[blocks[place]] for _, place in batch]
-                if self._window and begun:
-                    last = self._window.read(begun.rows(numbers), self._window.place(placed))
-                else:
-                    ids, lengths = backbone.kv.pad([asked[number] for number in numbers])
-                    hidden = backbone.kv.forward(backbone.kv.place(placed), ids=ids, lengths=lengths)
-                    last = hidden[torch.arange(len(batch)), lengths - 1]
-                scores = last.float() @ weight + bias
-                found.update(dict(zip(batch, scores, strict=True)))
-        return [
-            torch.stack([found[number, place] for place in judgement.chunks])
-            for number, judgement in enumerate(judgements)
-        ]
+            read = self._reader(asked, has_notes=bool(known))
+            last = [read([[blocks[judgement.chunks[number]]] for number in part]).float() for part in parts]
+        return (torch.cat(last) @ weight + bias)[torch.tensor(order).argsort()]
+
+    def _reader(self, asked: list[int], *, has_notes: bool) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
+        """Return what reads a prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
+        kv, window = self._backbone.kv, self._window
+        if window is None:
+
+            def whole(placed: Sequence[Sequence[MemoryBlock]]) -> Tensor:
+                ids, _ = kv.pad([asked] * len(placed))
+                return kv.forward(kv.place(placed), ids=ids)[:, -1]
+
+            return whole
+        count = seeing_of(self._seeing_tokens, has_notes=has_notes)
+        begun = window.read_prompt([asked], [telling(self._backbone, asked, count)])
+        return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
 
 
 def competition(scores: Tensor, relevant: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def train_gate(
         adapter = adapter.below(settings.layers[1])
     window = None
     if settings.layers:
-        window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK, seeing=settings.seeing_tokens)
+        window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK)
     blocks = _Whole(backbone, settings.layers)
     loss = GateLoss(
         backbone,
@@ -162,6 +162,7 @@ def train_gate(
         positive_weight=settings.positive_weight,
         list_weight=settings.list_weight,
         window=window,
+        seeing_tokens=settings.seeing_tokens,
     )
     sampler = GateSampler(
         backbone.encode,
@@ -223,7 +224,7 @@ def _recall(
     every = tuple(range(len(made)))
 
     def scores(memory: str) -> Tensor:
-        return loss.logits(*gate, made, [Judgement(row.question, memory, every, (False,) * len(every))])[0]
+        return loss.logits(*gate, made, Judgement(row.question, memory, every, (False,) * len(every)))
 
     first = scores("")
     opened = [int(first.argmax())]
