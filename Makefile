@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check install
+WORKERS ?= 2
 ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ check: $(VENV)/.model $(VENV)/.test-model
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 ends: $(ENDS:%=ends-%)
 
