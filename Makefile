@@ -73,7 +73,7 @@ docs: $(VENV)/.installed
 # In an environment of its own: what builds the site reads the code and does not import it.
 site: $(VENV)/site/.installed
 	$(VENV)/site/bin/python scripts/site.py
-	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/python -m mkdocs build --quiet --config-file build/mkdocs.yml
 
 package: $(VENV)/.installed
 	@$(PIP) --group package

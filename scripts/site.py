@@ -1,13 +1,14 @@
-"""Lay out the pages of the site in build/pages, as mkdocs.yml names them; `make site` then builds them.
+"""Lay out the site in build: its pages, and mkdocs.yml; `make site` then builds it, strictly.
 
-Pages are the repository's own: `docs/`, and those beside the code. Their links are turned to where the pages stand on
-the site. What the site has no page for, such as a program of ours, is copied beside it. The pages of the API are made
-from what the packages export.
+docs/index.md is the navigation. Pages are the repository's own: `docs/`, and those beside the code. Their links are
+turned to where the pages stand on the site. What the site has no page for, such as a program of ours, is copied
+beside it. The pages of the API are made from what the packages export.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -56,6 +57,8 @@ def main() -> int:
         page = TARGET / "api" / f"{package}.md"
         page.parent.mkdir(exist_ok=True)
         page.write_text(reference(package, title), encoding="utf-8")
+    settings = (ROOT / "scripts" / "site.yml").read_text(encoding="utf-8")
+    (TARGET.parent / "mkdocs.yml").write_text(f"{settings}\nnav: {json.dumps(navigation())}\n", encoding="utf-8")
     sys.stdout.write(f"{len(pages) + len(API)} pages in {TARGET.relative_to(ROOT)}\n")
     return 0
 
@@ -64,6 +67,20 @@ def places() -> dict[str, str]:
     """Return the page of the site for every page of the repository that has one."""
     docs = [page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").rglob("*.md"))]
     return {page: page.removeprefix("docs/") for page in docs} | MOVED
+
+
+def navigation() -> list[dict[str, list[dict[str, str]]]]:
+    """Return the sections of docs/index.md with their pages, and the reference, as mkdocs wants them."""
+    known = places()
+    sections = []
+    for section in (ROOT / "docs" / "index.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        pages = []
+        for title, link, about in re.findall(r"^- \[(.+)\]\(([^)]+\.md)\): (.+)", section, re.M):
+            source = os.path.normpath(Path("docs") / link)
+            pages.append({f"{title}: {about}" if title.isdigit() else title: known[source]})
+        sections.append({section.partition("\n")[0]: pages})
+    sections[0][next(iter(sections[0]))].append({"All pages": known["docs/index.md"]})
+    return [*sections, {"Reference": [{title: f"api/{package}.md"} for package, title in API.items()]}]
 
 
 def turned(text: str, source: str, pages: dict[str, Path]) -> str:

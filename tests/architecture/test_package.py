@@ -76,11 +76,6 @@ def test_forms_for_issues_are_whole(form: Path) -> None:
 
 def test_the_site_has_every_page_once() -> None:
     site = runpy.run_path(str(ROOT / "scripts" / "site.py"))
-    nav = yaml.safe_load(read("mkdocs.yml"))["nav"]
-    listed = [page for section in nav for entry in next(iter(section.values())) for page in paths(entry)]
+    listed = [page for section in site["navigation"]() for pages in section.values() for page in pages]
     pages = [*site["places"]().values(), *(f"api/{package}.md" for package in site["API"])]
-    assert sorted(listed) == sorted(pages)
-
-
-def paths(entry: str | dict[str, str]) -> list[str]:
-    return [entry] if isinstance(entry, str) else list(entry.values())
+    assert sorted(page for entry in listed for page in entry.values()) == sorted(pages)
