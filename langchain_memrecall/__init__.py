@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from memrecall_kv.errors import MissingDependencyError
+
+try:
+    import_module("langchain_core")
+except ModuleNotFoundError as error:
+    raise MissingDependencyError("LangChain is not installed.", 'Run: pip install "memrecall-kv[langchain]"') from error
 
 from langchain_memrecall.compressor import MemRecallDocumentCompressor
 from langchain_memrecall.retriever import MemRecallRetriever

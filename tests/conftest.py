@@ -1,7 +1,9 @@
 """What every test relies on: one thread, no network, and tiny backbones built once."""
 
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,6 +18,8 @@ from memrecall_kv.testing import tiny_backbone
 from pytest_socket import disable_socket, enable_socket
 
 ROOT = Path(__file__).parent.parent
+RAM = Path("/dev/shm")  # noqa: S108 - only pytest's own folder is made there
+ENOUGH = 2 * 2**30
 
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,6 +29,9 @@ def pytest_configure(config):
     settings.load_profile("untimed")  # a busy machine is no failure
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     torch.set_num_threads(1)  # a tiny model is tens of times slower with two threads on a busy machine
+    if "TMPDIR" not in os.environ and RAM.is_dir() and shutil.disk_usage(RAM).free > ENOUGH:
+        # thousands of tests make a bank each, and wait for the disk at every commit
+        tempfile.tempdir = os.environ["TMPDIR"] = str(RAM)
 
 
 @pytest.fixture(autouse=True)

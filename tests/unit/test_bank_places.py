@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -344,10 +345,13 @@ def as_user(number: int) -> Iterator[None]:
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     """Return root's bank where everybody may look."""
-    make(tmp_path / "p" / "bank", 2)
-    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path, tmp_path / "p", tmp_path / "p" / "bank"):
+    bank = tmp_path / "p" / "bank"
+    make(bank, 2)
+    for folder in (bank, *bank.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)
-    return tmp_path / "p" / "bank"
+    return bank
 
 
 @needs_root

@@ -25,7 +25,10 @@ PAGES = sorted(
         ROOT / "core" / "memrecall_kv" / "default" / "README.md",
     ]
 )
-PLAIN = ("README.md", "docs/results.md", "docs/index.md", "benchmarks/results/README.md")
+GUIDES = [
+    f"docs/{page}.md" for page in ("choosing", "deleting", "faq", "how-it-works", "migration", "own-files", "swap")
+]
+PLAIN = ("README.md", "docs/results.md", "docs/index.md", "benchmarks/results/README.md", *GUIDES)
 """Pages whose lines have at most 100 characters, links apart, and whose sentences have at most 20 words."""
 
 
@@ -148,8 +151,9 @@ def test_the_figures_of_the_readme_stand_among_the_results() -> None:
     assert [f for f in figures if not re.search(rf"(?<![\d.,]){re.escape(f)}(?![\d]|[.,]\d)", results)] == []
 
 
-def test_every_interval_of_the_results_stands_in_the_log_or_the_rows() -> None:
-    page = re.sub(r"<!-- table -->.*<!-- end of table -->", "", read("docs/results.md"), flags=re.S)
+@pytest.mark.parametrize("name", ["docs/results.md", "docs/choosing.md"])
+def test_every_interval_stands_in_the_log_or_the_rows(name: str) -> None:
+    page = re.sub(r"<!-- table -->.*<!-- end of table -->", "", read(name), flags=re.S)
     measured = " ".join(
         (read("docs/log.md") + read("benchmarks/results/table/summary.md")).replace("*", "").replace(" %", "").split()
     )

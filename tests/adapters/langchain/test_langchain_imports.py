@@ -81,3 +81,20 @@ def test_the_wheel_holds_the_packages_and_no_tests():
     packages = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert packages == ["core/memrecall_kv", "llama_index_memrecall", "langchain_memrecall"]
     assert not any((ROOT / package / "tests").exists() for package in packages)
+
+
+WITHOUT_THE_HOST = """
+import sys
+sys.modules["langchain_core"] = None  # as if it were not installed
+from memrecall_kv.errors import MissingDependencyError
+try:
+    import langchain_memrecall
+except MissingDependencyError as error:
+    print(error)
+"""
+
+
+def test_without_the_host_the_extra_is_named():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_HOST], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'pip install "memrecall-kv[langchain]"' in done.stdout

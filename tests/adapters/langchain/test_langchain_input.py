@@ -155,4 +155,5 @@ def test_the_schemas_name_every_key(ask):
         "chat_history",
     }
     assert {"type": "string"} in asked_for["anyOf"]
-    assert set(given["$defs"]["MemRecallOutput"]["properties"]) == {"input", "context", "answer", "usage", "trace"}
+    keys = {"input", "context", "answer", "quotes", "usage", "trace"}
+    assert set(given["$defs"]["MemRecallOutput"]["properties"]) == keys

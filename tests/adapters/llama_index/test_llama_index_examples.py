@@ -130,7 +130,7 @@ def run_block(block, names):
 def test_the_stock_program_and_the_changed_one_answer_from_a_real_book(capsys):
     kept = dict(vars(Settings))
     try:
-        runpy.run_path(str(EXAMPLES / "llama_index_swap.py"))["main"]()
+        runpy.run_path(str(EXAMPLES / "llama_index_swap.py"))["main"](characters=8_000)
     finally:
         vars(Settings).update(kept)
     out = capsys.readouterr().out

@@ -25,3 +25,20 @@ def test_the_public_names_are_sorted_and_exist():
 
     assert llama_index_memrecall.__all__ == sorted(llama_index_memrecall.__all__, key=str.lower)
     assert all(hasattr(llama_index_memrecall, name) for name in llama_index_memrecall.__all__)
+
+
+WITHOUT_THE_HOST = """
+import sys
+sys.modules["llama_index.core"] = None  # as if it were not installed
+from memrecall_kv.errors import MissingDependencyError
+try:
+    import llama_index_memrecall
+except MissingDependencyError as error:
+    print(error)
+"""
+
+
+def test_without_the_host_the_extra_is_named():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_HOST], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'pip install "memrecall-kv[llama-index]"' in done.stdout

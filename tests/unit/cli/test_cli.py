@@ -33,7 +33,7 @@ def test_wrong_usage_is_exit_code_2(run, arguments):
     assert "Usage:" in err
 
 
-@pytest.mark.parametrize("script", ["cli_docs.py", "results_table.py"])
+@pytest.mark.parametrize("script", ["cli_docs.py", "llms_txt.py", "results_table.py"])
 def test_what_scripts_wrote_into_the_documentation_is_fresh(script):
     check = subprocess.run(
         [sys.executable, f"scripts/{script}", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
