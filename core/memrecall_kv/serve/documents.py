@@ -65,11 +65,20 @@ class NewDocuments(_Strict):
     documents: list[NewDocument] = Field(min_length=1, max_length=_MOST)
 
 
+class Reader(BaseModel):
+    """What a bank is read with, as far as its answers tell of it."""
+
+    backbone: str
+    not_found: str
+    readback: str
+
+
 class Bank(BaseModel):
-    """A bank, and how much is in it."""
+    """A bank, how much is in it, and what reads it."""
 
     name: str
     stats: BankStats
+    reader: Reader
 
 
 class Banks(BaseModel):
@@ -79,11 +88,12 @@ class Banks(BaseModel):
 
 
 class Listed(BaseModel):
-    """A document in a bank; its text where it was asked for by id."""
+    """A document in a bank; its text and heading where it was asked for by id."""
 
     id: str
     metadata: dict[str, JsonValue]
     text: str | None = None
+    heading: Heading | None = None
 
 
 class Documents(BaseModel):
@@ -127,7 +137,11 @@ def list_documents(
         if unknown:
             raise RefusedError(404, f"There is no document {unknown[0]!r} in {bank}.", "List them without id.")
         found = [opened.document(each) for each in id]
-        return Documents(documents=[Listed(id=one.id, metadata=dict(one.metadata), text=one.text) for one in found])
+        return Documents(
+            documents=[
+                Listed(id=one.id, metadata=dict(one.metadata), text=one.text, heading=one.heading) for one in found
+            ]
+        )
     ids = opened.ids()
     page = ids[after : after + limit]
     return Documents(
@@ -221,4 +235,6 @@ def _told(job: Job) -> Iterator[str]:
 
 
 def _shown(service: Service, name: str) -> Bank:
-    return Bank(name=name, stats=service.shelf[name].get().stats())
+    config = service.memory.config.reasoner
+    reader = Reader(backbone=service.memory.backbone.name, not_found=config.not_found, readback=config.readback)
+    return Bank(name=name, stats=service.shelf[name].get().stats(), reader=reader)
