@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,11 +44,13 @@ class Reader:
         backbone: The model's name.
         not_found: What an answer says when the bank does not hold it.
         readback: As in `ReasonerConfig`.
+        threshold: Of the gate.
     """
 
     backbone: str
     not_found: str
-    readback: str
+    readback: Literal["answer", "verify", "off"]
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)

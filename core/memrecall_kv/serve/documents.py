@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from memrecall_kv.bank.metadata import storable
-from memrecall_kv.hosts.arguments import distinct
-from memrecall_kv.hosts.lazy import LazyBank
-from memrecall_kv.serve.jobs import Job, Kind
+from memrecall_kv.serve import changes
+from memrecall_kv.serve.jobs import BankWork, Job, Kind
 from memrecall_kv.serve.keys import Caller
 from memrecall_kv.serve.refused import RefusedError
 from memrecall_kv.serve.service import Asker, Parts, Service
 from memrecall_kv.serve.stream import STREAMED, event, streamed
-from memrecall_kv.types import BankStats, Document, Heading, Progress
+from memrecall_kv.types import BankStats, Document, Heading
 
 router = APIRouter(prefix="/v1", tags=["banks"])
 
@@ -71,6 +70,7 @@ class Reader(BaseModel):
     backbone: str
     not_found: str
     readback: str
+    threshold: float
 
 
 class Bank(BaseModel):
@@ -156,14 +156,7 @@ async def add_documents(bank: Name, body: NewDocuments, service: Parts, caller: 
 
     A document is in the bank, for good, when its job is done. The same request again goes on where one stopped.
     """
-    documents = distinct(each.checked() for each in body.documents)
-
-    def add(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            report = service.memory.ingest(writable, documents, defer=service.shelf.defer, progress=progress)
-        return {"report": report}
-
-    return _submit(service, caller, "add", bank, add, response)
+    return _submit(service, caller, "add", bank, changes.add(service, body.documents), response)
 
 
 @router.delete("/banks/{bank}/documents", status_code=202)
@@ -175,25 +168,13 @@ async def delete_documents(
     response: Response,
 ) -> Job:
     """Delete documents: all of them, or none if one is not there. Their blocks' bytes go with the next compact."""
-    wanted = frozenset(id)
-
-    def delete(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            writable.delete_many(sorted(wanted))
-        return {"deleted": len(wanted)}
-
-    return _submit(service, caller, "delete", bank, delete, response)
+    return _submit(service, caller, "delete", bank, changes.delete(id), response)
 
 
 @router.post("/banks/{bank}/compact", status_code=202)
 async def compact(bank: Name, service: Parts, caller: Asker, response: Response) -> Job:
     """Rewrite a bank without what was deleted."""
-
-    def shrink(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            return {"freed_bytes": writable.compact()}
-
-    return _submit(service, caller, "compact", bank, shrink, response)
+    return _submit(service, caller, "compact", bank, changes.compact, response)
 
 
 @router.get("/jobs/{job}")
@@ -209,23 +190,8 @@ async def follow_job(job: str, service: Parts, caller: Asker, request: Request) 
     return await streamed(request, service, service.jobs.follow(found.id), _told)
 
 
-def _submit(
-    service: Service,
-    caller: Caller,
-    kind: Kind,
-    name: str,
-    change: Callable[[LazyBank, Progress], Mapping[str, Any]],
-    response: Response,
-) -> Job:
-    held = service.bank(name, caller)
-    if service.shelf.read_only:
-        raise RefusedError(
-            405,
-            "Expected a server that may change its banks; this one only reads.",
-            "Start one without --read-only.",
-            {"Allow": "GET"},
-        )
-    job = service.jobs.submit(kind, name, lambda progress: change(held, progress))
+def _submit(service: Service, caller: Caller, kind: Kind, name: str, work: BankWork, response: Response) -> Job:
+    job = changes.submit(service, kind, name, service.bank(name, caller), work)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -235,6 +201,11 @@ def _told(job: Job) -> Iterator[str]:
 
 
 def _shown(service: Service, name: str) -> Bank:
-    config = service.memory.config.reasoner
-    reader = Reader(backbone=service.memory.backbone.name, not_found=config.not_found, readback=config.readback)
+    config = service.memory.config
+    reader = Reader(
+        backbone=service.memory.backbone.name,
+        not_found=config.reasoner.not_found,
+        readback=config.reasoner.readback,
+        threshold=config.gate.threshold,
+    )
     return Bank(name=name, stats=service.shelf[name].get().stats(), reader=reader)
