@@ -116,7 +116,7 @@ async def test_langchains_runnable_answers_and_streams_as_a_local_one(handbook, 
     near, far = MemRecallRunnable(**local), MemRecallRunnable.from_url(url, "handbook")
 
     def kept(found):
-        return {name: found[name] for name in ("input", "context", "answer", "trace")}
+        return {name: found[name] for name in ("input", "context", "answer", "trace", "quotes")}
 
     assert kept(far.invoke(QUESTION)) == kept(near.invoke(QUESTION))
     assert kept(await far.ainvoke(QUESTION)) == kept(near.invoke(QUESTION))

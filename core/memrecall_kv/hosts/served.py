@@ -312,10 +312,12 @@ class ServedMemory:
             yield from walk.conclusion()
             return
         from memrecall_kv.recall.answer import Reply  # it imports torch
+        from memrecall_kv.recall.quotes import quotes_of
 
         reply = Reply(walk, self.config.reasoner, write)  # type: ignore[arg-type]  # all that it looks at is there
         yield from reply.events()
-        yield Done(replace(walk.cost, text=reply.text, found=reply.found, grounded=reply.grounded))
+        quotes = quotes_of(reply.text, walk.question, walk.recalls) if reply.found else ()
+        yield Done(replace(walk.cost, text=reply.text, found=reply.found, grounded=reply.grounded, quotes=quotes))
 
 
 def at_url(url: str, bank: str | None, api_key: str | None, timeout: float | None) -> tuple[ServedMemory, ServedBank]:
