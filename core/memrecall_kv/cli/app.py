@@ -26,7 +26,6 @@ _HELP = """Compress documents into memory blocks; ask, and get answers with sour
 
 \b
 Examples:
-  memrecall-kv demo
   memrecall-kv sync notes/ my.bank
   memrecall-kv ask my.bank "Who pays?"
   memrecall-kv ask my.bank
