@@ -16,6 +16,7 @@ from langchain_core.load import Serializable
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
+from memrecall_kv.hosts.served import at_url
 from memrecall_kv.hosts.settings import BankSettings
 from pydantic import ConfigDict, field_serializer, field_validator
 
@@ -62,7 +63,7 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
     another model answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
 
     Attributes:
-        bank: A bank, or the directory of one, which is opened for reading on first use.
+        bank: A bank, or the directory of one, which is opened for reading on first use; or the URL of a served one.
         filter: Metadata that a document must have to be recalled; a filter in a call narrows it further.
         metadata_keys: Metadata that models judge and read with the text of a document that is given here.
         name_or_path, device, memory: Which `MemRecall`; see `MemorySettings`.
@@ -130,6 +131,33 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        bank: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Return a runnable over a bank that `memrecall-kv serve` serves; no model is loaded here.
+
+        What is saved of it, or pickled, is the bank's URL; the key then comes from the environment.
+
+        Args:
+            url: Of the server, or of the bank.
+            bank: The bank's name on the server.
+            api_key: For a server with keys; `None` for that in `MEMRECALL_API_KEY`.
+            timeout: Seconds to wait for the next sign of the server's.
+            **settings: As for the class.
+
+        Raises:
+            InputError: If URL or name is none.
+        """
+        memory, served = at_url(url, bank, api_key, timeout)
+        return cls(bank=served, memory=memory, **settings)
 
     @classmethod
     def from_documents(

@@ -19,7 +19,7 @@ def check_bank(given: Any) -> None:
     Raises:
         InputError: If it is something else.
     """
-    if given == "" or not (isinstance(given, str | Path) or hasattr(given, "put_document")):
+    if given == "" or not (isinstance(given, str | Path) or hasattr(given, "delete_many")):
         raise InputError(
             f"Expected a bank, got {type(given).__name__} {given!r}.", "Pass an open bank or the path of one."
         )

@@ -11,6 +11,8 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from memrecall_kv.config import check_count
 from memrecall_kv.hosts.arguments import Count
+from memrecall_kv.hosts.served import ServedMemory
+from memrecall_kv.remote import RemoteMemRecall
 from memrecall_kv.types import Event
 from pydantic import ConfigDict
 
@@ -53,7 +55,8 @@ class MemRecallRetriever(OverBank[str, list[Document]], BaseRetriever):
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         """Return what tracers are told; the model's name only if it is known without loading it."""
-        model = self.name_or_path or (self.memory.backbone.name if self.memory is not None else None)
+        is_here = self.memory is not None and not isinstance(self.memory, ServedMemory | RemoteMemRecall)
+        model = self.name_or_path or (self.memory.backbone.name if is_here else None)
         named = super()._get_ls_params(**kwargs)
         return {**named, "ls_embedding_provider": PROVIDER, "ls_embedding_model": model}
 

@@ -16,6 +16,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.arguments import OwnNames, check_names
 from memrecall_kv.hosts.documents import walk_documents
 from memrecall_kv.hosts.lazy import LazyMemory
+from memrecall_kv.hosts.served import at_url, settled
 from memrecall_kv.hosts.streaming import gathered, opened
 from memrecall_kv.types import Where
 
@@ -36,8 +37,8 @@ class MemRecallStore(OwnNames, VectorStore):
     vector, maximal marginal relevance) is refused.
 
     Args:
-        bank: An open bank; the directory of one, created if need be; `None` for a temporary one, removed by
-            `close` or with this object.
+        bank: An open bank; the directory of one, created if need be; the URL of a served one; `None` for a
+            temporary one, removed by `close` or with this object.
         name_or_path: What `MemRecall.from_pretrained` loads on first use; `None` for its default.
         device: Where it is loaded.
         memory: A `MemRecall` to use instead of loading one.
@@ -66,6 +67,7 @@ class MemRecallStore(OwnNames, VectorStore):
         defer: bool = False,
     ) -> None:
         self._metadata_keys = check_names("metadata_keys", metadata_keys)
+        memory, bank = settled(memory, bank)
         self._named: dict[str, Any] = {
             "bank": bank,
             "name_or_path": name_or_path,
@@ -129,6 +131,20 @@ class MemRecallStore(OwnNames, VectorStore):
         store = cls(**kwargs)
         store.add_documents(documents, ids=ids)
         return store
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        bank: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        metadata_keys: Sequence[str] = (),
+    ) -> Self:
+        """Return a store over a bank that `memrecall-kv serve` serves; arguments as of the retriever's `from_url`."""
+        _, served = at_url(url, bank, api_key, timeout)
+        return cls(served, metadata_keys=metadata_keys)  # type: ignore[arg-type]  # what a store asks of a bank is there
 
     @property
     def embeddings(self) -> Embeddings | None:

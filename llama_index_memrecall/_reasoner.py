@@ -95,7 +95,7 @@ class ReasonerSynthesizer(BaseSynthesizer):
                 yield None
         found, text = kept[0], ""
         try:
-            with closing(found.memory.conclude(found.walk)) as events:
+            with closing(found.conclude()) as events:
                 for event in events:
                     if isinstance(event, Token):
                         if not text:

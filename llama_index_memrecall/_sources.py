@@ -16,6 +16,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.filters import AmongIds, Filter, all_of
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.served import ServedBank
 
 from llama_index_memrecall._candidates import Candidates
 from llama_index_memrecall._convert import known_to_filters, to_source_nodes, unit_of
@@ -68,7 +69,8 @@ class BankSource:
         self._bank.close()
 
     def _scope(self, where: Filter | None) -> Scope:
-        bank = self._bank.get()
+        opened = self._bank.get()
+        bank = opened.for_a_question() if isinstance(opened, ServedBank) else opened
         return Scope(bank, where, lambda recalls: to_source_nodes(recalls, bank), unit_of)
 
 

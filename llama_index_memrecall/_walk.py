@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_index.core.schema import NodeWithScore
+from memrecall_kv.hosts.served import ServedWalk
 from memrecall_kv.types import Answer, Event, Noted, Opened, Recall, Scored
 
 from llama_index_memrecall._scope import Scope
@@ -49,7 +50,7 @@ class Found:
     """
 
     memory: MemRecall
-    walk: Walk
+    walk: Walk | ServedWalk
     to_sources: Callable[[Sequence[Recall]], list[NodeWithScore]]
     answer: Answer | None = None
 
@@ -72,11 +73,20 @@ class Found:
         walk = memory.begin(scope.bank, question, top_k=top_k, where=scope.where, search=search, unit=scope.unit)
         return cls(memory, walk, lambda recalls: scope.sources(recalls)[:top_k])
 
+    def expect_answer(self) -> None:
+        """Say that the walk will be concluded: a server then walks and answers in one go."""
+        if isinstance(self.walk, ServedWalk):
+            self.walk.is_answered = True
+
     def events(self) -> Generator[Event, None, None]:
         """Walk, telling the dispatcher of each event."""
         for event in self.walk.events():
             tell(event)
             yield event
+
+    def conclude(self) -> Generator[Event, None, None]:
+        """Yield the answer's events, once `events` has been walked."""
+        yield from self.memory.conclude(self.walk)  # type: ignore[arg-type]  # a memory is given its own walk
 
     def sources(self) -> list[NodeWithScore]:
         """Return the host's nodes, in the order they were opened."""
@@ -86,4 +96,6 @@ class Found:
         """Return the answer, or if another model writes it an empty one, for what it says of cost and decisions."""
         from memrecall_kv.recall.answer import answered
 
+        if isinstance(self.walk, ServedWalk):
+            return self.walk.cost
         return self.answer or answered(self.walk, "", found=self.walk.has_found, grounded=False)

@@ -172,6 +172,20 @@ class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):
         return cls(bank, **options)
 
     @classmethod
+    def from_url(
+        cls,
+        url: str,
+        bank: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> Self:
+        """Return an engine over a bank that `memrecall-kv serve` serves; see `MemRecallRetriever.from_url`."""
+        make = partial(MemRecallRetriever.from_url, url, bank, api_key=api_key, timeout=timeout)
+        return cls._made(make, options, EngineOptions)
+
+    @classmethod
     def from_index(cls, index: BaseIndex[Any], **options: Unpack[FillOptions]) -> Self:
         """Return an engine over the nodes of an index, which it follows; see `MemRecallRetriever.from_index`."""
         return cls._made(partial(MemRecallRetriever.from_index, index), options, FillOptions)
@@ -204,6 +218,11 @@ class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):
             self.retriever.close()
         if isinstance(self._response_synthesizer, ReasonerSynthesizer):
             self._response_synthesizer.close()
+
+    @property
+    def _is_reasoned(self) -> bool:
+        """Whether the memory's own reasoner answers."""
+        return isinstance(self._response_synthesizer, ReasonerSynthesizer)
 
     @property
     def retriever(self) -> MemRecallRetriever:
@@ -248,7 +267,7 @@ class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         kept: list[Found] = []
         with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
-            nodes = self.retriever.keeping(kept).retrieve(query_bundle)
+            nodes = self.retriever.keeping(kept, expects_answer=self._is_reasoned).retrieve(query_bundle)
             nodes = self._apply_node_postprocessors(nodes, query_bundle)
             response = ending.complete(self._writer.write(query_bundle, nodes, kept, asked_for=self.retriever.top_k))
             event.on_end(payload={EventPayload.RESPONSE: response})
@@ -258,7 +277,7 @@ class MemRecallQueryEngine(OwnNames, Closing, RetrieverQueryEngine):
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         kept: list[Found] = []
         with self._querying(query_bundle) as event, Ending(query_bundle, kept) as ending:
-            nodes = await self.retriever.keeping(kept).aretrieve(query_bundle)
+            nodes = await self.retriever.keeping(kept, expects_answer=self._is_reasoned).aretrieve(query_bundle)
             nodes = await self._async_apply_node_postprocessors(nodes, query_bundle)
             response = await ending.acomplete(
                 await self._writer.awrite(query_bundle, nodes, kept, asked_for=self.retriever.top_k)

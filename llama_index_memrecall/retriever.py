@@ -21,6 +21,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.filters import Filter
 from memrecall_kv.hosts.arguments import OwnNames
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.served import at_url, settled
 from memrecall_kv.hosts.streaming import gathered
 
 from llama_index_memrecall._closing import Closing
@@ -59,7 +60,7 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
     """Returns what is recalled for a question, in order of recall.
 
     Args:
-        bank: A bank, or the directory of one, which is opened for reading on first use.
+        bank: A bank, or the directory of one, which is opened for reading on first use; or the URL of a served one.
         memory: What recalls. Otherwise it is loaded on first use, by the next two arguments.
         name_or_path: What `MemRecall.from_pretrained` loads; `None` for its default.
         device: Where it is loaded.
@@ -107,10 +108,12 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
             callback_manager or Settings.callback_manager, object_map=dict(object_map or {}), verbose=verbose
         )
         self.top_k = check_count("top_k", top_k)
+        memory, bank = settled(memory, bank)
         self.lazy_memory = LazyMemory(memory, name_or_path, device)
         self._bank = LazyBank(bank, self.lazy_memory, defer=defer)
         self._where = narrowed(filters, node_ids, doc_ids)
         self._kept: list[Found] | None = None
+        self._expects_answer = False
         self._source: Source = BankSource(self._bank, self._where)
 
     @classmethod
@@ -184,6 +187,31 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         return cls(bank, **options)
 
     @classmethod
+    def from_url(
+        cls,
+        url: str,
+        bank: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[RecallOptions],
+    ) -> Self:
+        """Return a retriever over a bank that `memrecall-kv serve` serves; no model is loaded here.
+
+        Args:
+            url: Of the server, or of the bank.
+            bank: The bank's name on the server.
+            api_key: For a server with keys; `None` for that in `MEMRECALL_API_KEY`.
+            timeout: Seconds to wait for the next sign of the server's.
+            **options: As for the class.
+
+        Raises:
+            InputError: If URL or name is none.
+        """
+        _, served = at_url(url, bank, api_key, timeout)
+        return cls(served, **options)  # type: ignore[arg-type]  # what a retriever asks of a bank is there
+
+    @classmethod
     def from_index(
         cls,
         index: BaseIndex[Any],
@@ -238,10 +266,15 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         self._source, self.lazy_memory = source(self._where), memory
         return self
 
-    def keeping(self, kept: list[Found]) -> Self:
-        """Return a copy that puts all it finds into a list, for who is to answer from it."""
+    def keeping(self, kept: list[Found], *, expects_answer: bool) -> Self:
+        """Return a copy that puts all it finds into a list, for who is to answer from it.
+
+        Args:
+            kept: The list.
+            expects_answer: Whether the memory itself is going to answer.
+        """
         keeper = copy(self)
-        keeper._kept = kept
+        keeper._kept, keeper._expects_answer = kept, expects_answer
         return keeper
 
     def close(self) -> None:
@@ -265,6 +298,8 @@ class MemRecallRetriever(OwnNames, Closing, BaseRetriever):
         scope, memory = self._source.scope(proposed), self.lazy_memory.get()
         search = "\n".join(query_bundle.embedding_strs) if query_bundle.custom_embedding_strs else None
         found = Found.begin(memory, scope, query_bundle.query_str, top_k=self.top_k, search=search)
+        if self._expects_answer:
+            found.expect_answer()
         for _ in found.events():
             yield None
         if self._kept is not None:

@@ -29,7 +29,7 @@ def main() -> int:
         say(f"$ {shlex.join(['memrecall-kv', *command[1:]])}")
         server = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.DEVNULL)  # noqa: S603 - ours
         try:
-            curl("/healthz", "--no-show-error", "--retry", "60", "--retry-connrefused", "--retry-delay", "1")
+            curl("/healthz", "--no-show-error", "--retry", "600", "--retry-connrefused", "--retry-delay", "1")
             taken = json.loads(curl("/v1/banks/handbook/documents", "--json", json.dumps({"documents": DOCUMENTS})))
             curl(f"/v1/jobs/{taken['id']}/events", "--no-buffer")
             told = curl("/v1/chat/completions", "--no-buffer", "--json", json.dumps(QUESTION))

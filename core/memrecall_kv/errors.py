@@ -15,6 +15,10 @@ MemRecallError
 │  └─ BankFullError
 ├─ ContextOverflowError
 ├─ ReasonerOutputError
+├─ RemoteError
+│  ├─ AccessDeniedError
+│  ├─ ServerBusyError
+│  └─ ServerUnreachableError
 └─ TrainingError
    └─ NonFiniteLossError
 ```
@@ -101,6 +105,43 @@ class ReasonerOutputError(MemRecallError):
     def __init__(self, message: str, hint: str, text: str) -> None:
         super().__init__(message, hint)
         self.text = text
+
+
+class RemoteError(MemRecallError):
+    """A server failed, or what answered in its place is none of ours; what a local call raises too, it raises itself.
+
+    Args:
+        message: What was expected and what was got.
+        hint: What to do.
+        status: Of HTTP; `None` if there was no answer.
+    """
+
+    def __init__(self, message: str, hint: str, status: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class AccessDeniedError(RemoteError):
+    """A server does not know the API key, or the key does not open what was asked for."""
+
+
+class ServerBusyError(RemoteError):
+    """A server takes on no more, or not so many requests at once; nothing was done.
+
+    Args:
+        message: As for `RemoteError`.
+        hint: As there.
+        status: As there.
+        retry_after: Seconds after which it asks to be asked again; `None` if it did not say.
+    """
+
+    def __init__(self, message: str, hint: str, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint, status)
+        self.retry_after = retry_after
+
+
+class ServerUnreachableError(RemoteError):
+    """A server cannot be reached, is not trusted, or fell silent."""
 
 
 class TrainingError(MemRecallError):

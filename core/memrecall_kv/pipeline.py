@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
@@ -41,6 +42,9 @@ from memrecall_kv.types import (
     Where,
     Writer,
 )
+
+if TYPE_CHECKING:
+    from memrecall_kv.remote.memory import RemoteMemRecall
 
 
 class MemRecall:
@@ -77,6 +81,15 @@ class MemRecall:
             MemRecallError: If there is no such model, it cannot be stored, or its parts do not fit.
         """
         return cls(assemble.load(name_or_path, config, device=device, dtype=dtype, revision=revision))
+
+    @staticmethod
+    def from_url(
+        url: str, bank: str | None = None, *, api_key: str | None = None, timeout: float | None = None
+    ) -> RemoteMemRecall:
+        """Return a client of a bank that `memrecall-kv serve` serves; arguments and errors as of `RemoteMemRecall`."""
+        from memrecall_kv.remote.memory import DEFAULT_TIMEOUT, RemoteMemRecall
+
+        return RemoteMemRecall(url, bank, api_key=api_key, timeout=DEFAULT_TIMEOUT if timeout is None else timeout)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write settings and trained parts; `from_pretrained` reads them back."""

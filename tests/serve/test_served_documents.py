@@ -17,7 +17,8 @@ async def test_documents_are_added_replaced_and_deleted(client):
     job = await add(client, "handbook", TRAVEL, {**LUNCH, "text": "Lunch is at one."})
     assert (job["report"]["documents_unchanged"], job["report"]["documents_updated"]) == (1, 1)
     (shown,) = (await client.get("/v1/banks/handbook/documents", params={"id": LUNCH["id"]})).json()["documents"]
-    assert shown == {"id": LUNCH["id"], "metadata": LUNCH["metadata"], "text": "Lunch is at one."}
+    bare = {"heading": {"judged": "", "read": ""}}
+    assert shown == {"id": LUNCH["id"], "metadata": LUNCH["metadata"], "text": "Lunch is at one.", **bare}
     gone = await client.delete("/v1/banks/handbook/documents", params={"id": [LUNCH["id"], TRAVEL["id"]]})
     assert (await ended(client, gone))["deleted"] == 2
     assert await listed(client, "handbook") == []

@@ -26,7 +26,6 @@ _HELP = """Compress documents into memory blocks; ask, and get answers with sour
 
 \b
 Examples:
-  memrecall-kv demo
   memrecall-kv sync notes/ my.bank
   memrecall-kv ask my.bank "Who pays?"
   memrecall-kv ask my.bank
@@ -53,6 +52,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (archives.export, "Write a bank to a file", "memrecall-kv export handbook.bank handbook.zip"),
     (archives.import_, "Make a bank of a file", "memrecall-kv import handbook.zip handbook.bank"),
     (serving.serve, "Serve banks over HTTP", "memrecall-kv serve handbook.bank --port 8000"),
+    (serving.mcp, "Offer banks to agents", "memrecall-kv mcp handbook.bank"),
     (serving.key, "Make a key for a server", "memrecall-kv key keys.json alice --bank handbook"),
     (training.train, "Train a part", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
     (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,7 @@ from memrecall_kv.cli.commands import AsJson, ConfigFile, Device, Dtype, Loader,
 from memrecall_kv.errors import MissingDependencyError
 
 if TYPE_CHECKING:  # imports FastAPI, which is an extra
+    from memrecall_kv.serve.server import Recipe
     from memrecall_kv.serve.settings import ServeSettings
 
 _HOST = "127.0.0.1"
@@ -57,27 +60,53 @@ def serve(
     A bank is served under the name of its directory, without .bank. Clients name it as the model. SIGTERM or Ctrl-C
     ends what was begun and closes the banks. The log goes to standard error, one JSON object a line.
     """
+    listen = _listener()
+    recipe = _recipe(
+        ctx, banks, api_key_file, model, device, dtype, config, host=host, read_only=read_only, defer=defer
+    )
+    listen(replace(recipe, settings=_limits(limits)), host=host, port=port, workers=workers)
+
+
+def mcp(
+    ctx: typer.Context,
+    banks: Banks,
+    http: Annotated[bool, typer.Option("--http", help="Serve over HTTP, at /mcp, all that serve does too.")] = False,
+    host: Annotated[str, typer.Option(help="With --http: address to listen at; others need keys.")] = _HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --http: port to listen at.")] = _PORT,
+    api_key_file: KeyPath = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Change no bank.")] = False,
+    defer: Annotated[
+        bool, typer.Option("--defer", help="Store texts alone; a question compresses what it comes near.")
+    ] = False,
+    limits: Limits = None,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+) -> None:
+    """Offer banks as tools of the Model Context Protocol: ask, recall, add, forget, list documents.
+
+    A client starts the command and speaks over its standard input and output. The log goes to standard error.
+    """
+    listen = _listener()
     try:
-        from memrecall_kv.serve.server import Recipe, check_access
-        from memrecall_kv.serve.server import serve as listen
+        import mcp.server  # noqa: F401 - an extra
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"Serving needs {error.name}, which is not installed.", 'pip install "memrecall-kv[serve]"'
+            f"The protocol needs {error.name}, which is not installed.", 'pip install "memrecall-kv[mcp]"'
         ) from error
-    check_access(host, api_key_file)
-    choice = Choice(model, device=device, dtype=dtype, config=config)
-    made = next(filter(None, (made_with(bank, create=not read_only) for bank in banks)), {})
-    load: Loader = ctx.obj
-    recipe = Recipe(
-        load=partial(load, model, config=choice.settings(made), device=device, dtype=dtype or "auto"),
-        banks=tuple(banks),
-        key_file=api_key_file,
-        read_only=read_only,
-        defer=defer,
-        settings=_limits(limits),
-        prepare=log_in_json,
+    recipe = _recipe(
+        ctx, banks, api_key_file, model, device, dtype, config, host=host, read_only=read_only, defer=defer
     )
-    listen(recipe, host=host, port=port, workers=workers)
+    recipe = replace(recipe, settings=_limits(limits), with_mcp=True)
+    if http:
+        listen(recipe, host=host, port=port, workers=1)
+        return
+    import anyio
+
+    from memrecall_kv.serve.mcp import over_pipe
+
+    anyio.run(partial(over_pipe, recipe.load, banks, read_only=read_only, defer=defer, settings=recipe.settings))
 
 
 def key(
@@ -102,6 +131,48 @@ def key(
         return
     made = keys.add(name, bank or None)
     typer.echo(json.dumps({"name": name, "key": made}) if as_json else made)
+
+
+def _listener() -> Callable[..., None]:
+    try:
+        from memrecall_kv.serve.server import serve as listen
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Serving needs {error.name}, which is not installed.", 'pip install "memrecall-kv[serve]"'
+        ) from error
+    return listen
+
+
+def _recipe(
+    ctx: typer.Context,
+    banks: list[Path],
+    key_file: Path | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    config: Path | None,
+    *,
+    host: str,
+    read_only: bool,
+    defer: bool,
+) -> Recipe:
+    """Return what is served, after a look at who may come in, and before anything is loaded."""
+    from memrecall_kv.serve.server import Recipe, check_access
+    from memrecall_kv.serve.settings import ServeSettings
+
+    check_access(host, key_file)
+    choice = Choice(model, device=device, dtype=dtype, config=config)
+    made = next(filter(None, (made_with(bank, create=not read_only) for bank in banks)), {})
+    load: Loader = ctx.obj
+    return Recipe(
+        load=partial(load, model, config=choice.settings(made), device=device, dtype=dtype or "auto"),
+        banks=tuple(banks),
+        key_file=key_file,
+        read_only=read_only,
+        defer=defer,
+        settings=ServeSettings(),
+        prepare=log_in_json,
+    )
 
 
 def log_in_json() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from memrecall_kv.config import check_count
 from memrecall_kv.filters import AmongIds, Filter
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.served import ServedBank, ServedMemory
 from memrecall_kv.types import NO_HEADING, Document, Event, Heading, Opened, Where
 
 if TYPE_CHECKING:  # both import torch
@@ -34,6 +35,9 @@ def walk_documents(
         InputError: If the question is empty or `top_n` below 1.
     """
     check_count("top_n", top_n)
+    if isinstance(memory, ServedMemory) and isinstance(bank, ServedBank):
+        yield from memory.walk_documents(bank, question, top_n, where)
+        return
     seen: set[str] = set()
     blocks = None if top_n is None else blocks_for(bank, top_n, where)
     with closing(memory.walk(bank, question, top_k=blocks, where=where)) as events:

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memrecall_kv.errors import BankLockedError
+from memrecall_kv.errors import BankLockedError, InputError
 from memrecall_kv.hosts.arguments import check_memory
+from memrecall_kv.hosts.served import ServedBank
+from memrecall_kv.remote.address import is_url
+from memrecall_kv.remote.memory import RemoteMemRecall
 from memrecall_kv.types import Document, Where
 
 if TYPE_CHECKING:  # both import torch, which importing an adapter must not
@@ -47,8 +50,16 @@ class LazyMemory:
         self._lock = threading.Lock()
 
     def get(self) -> MemRecall:
-        """Return the memory, loading it the first time."""
+        """Return the memory, loading it the first time.
+
+        Raises:
+            InputError: If it is a client of a server, and what is wanted a model.
+        """
         with self._lock:
+            if isinstance(self._memory, RemoteMemRecall):
+                raise InputError(
+                    f"Expected a memory that is here, got {self._memory!r}.", "Use from_url of a class that has it."
+                )
             if self._memory is None:
                 self._memory = _load(self._name_or_path, self._device)
             return self._memory
@@ -71,6 +82,8 @@ class LazyBank:
     """
 
     def __init__(self, bank: MemoryBank | str | Path | None, memory: LazyMemory, *, defer: bool = False) -> None:
+        if is_url(bank):
+            raise InputError(f"Expected a directory, got {bank!r}.", "Use from_url of a class that has it.")
         self.defer = defer
         self._given = bank if not isinstance(bank, (str, Path)) else None
         # where it is now: what a relative path means changes with the working directory
@@ -170,6 +183,8 @@ class LazyBank:
         self._begin_in_fork()
         with self._one_writes, self._lock:
             _close(self._reading)
+            if isinstance(self._given, ServedBank):
+                self._given.release()
             if self._cleanup is not None:
                 self._cleanup()
                 self._cleanup = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from memrecall_kv.hosts.arguments import Count, OwnNames, check_memory
 from memrecall_kv.hosts.documents import TextCache
 from memrecall_kv.hosts.lazy import LazyBank, LazyMemory
+from memrecall_kv.hosts.served import settled
 
 
 class MemorySettings(BaseModel):
@@ -44,7 +45,7 @@ class BankSettings(OwnNames, MemorySettings):
     """Names a bank besides, which is opened when it is needed; pydantic wants it first among the bases.
 
     Attributes:
-        bank: A bank, its directory, or `None` for a temporary one.
+        bank: A bank, its directory, the URL of a served one, or `None` for a temporary one.
         defer: Store texts alone; a question compresses what it comes near. The bank is then kept open for writing.
     """
 
@@ -55,8 +56,10 @@ class BankSettings(OwnNames, MemorySettings):
 
     def model_post_init(self, context: Any, /) -> None:
         """Prepare the model and the bank, loading neither."""
+        memory, bank = settled(self.memory, self.bank)
         super().model_post_init(context)
-        self._bank = LazyBank(self.bank, self._memory, defer=self.defer)
+        self._memory = LazyMemory(memory, self.name_or_path, self.device)
+        self._bank = LazyBank(bank, self._memory, defer=self.defer)
 
 
 class RerankerSettings(OwnNames, MemorySettings):

@@ -6,26 +6,21 @@ A request comes in by `watch.py` and `door.py`, is read by one of the routes (`d
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from pydantic import BaseModel
 
 from memrecall_kv.serve import asking, chat, documents, operations, rerank, responses
 from memrecall_kv.serve.door import Door
-from memrecall_kv.serve.jobs import Jobs
 from memrecall_kv.serve.keys import KeyFile
 from memrecall_kv.serve.meters import Meters
-from memrecall_kv.serve.problems import MEDIA_TYPE, explain_on, explained
-from memrecall_kv.serve.questions import QuestionQueue
-from memrecall_kv.serve.service import Service
+from memrecall_kv.serve.problems import MEDIA_TYPE, explain_on
+from memrecall_kv.serve.service import running as working
 from memrecall_kv.serve.settings import ServeSettings
 from memrecall_kv.serve.shelf import Shelf
 from memrecall_kv.serve.watch import Watch
@@ -60,6 +55,7 @@ def build_app(
     read_only: bool = False,
     defer: bool = False,
     settings: ServeSettings | None = None,
+    with_mcp: bool = False,
 ) -> FastAPI:
     """Return an ASGI app that serves banks.
 
@@ -70,6 +66,7 @@ def build_app(
         read_only: Whether no bank may be changed.
         defer: Whether only texts are stored, and a question compresses what it comes near.
         settings: Limits.
+        with_mcp: Whether the Model Context Protocol is spoken too, at `/mcp`; needs the extra `mcp`.
 
     Raises:
         ConfigError: If questions were to compress what may only be read.
@@ -86,18 +83,18 @@ def build_app(
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncGenerator[None, None]:
-        questions = QuestionQueue(memory, meters, settings.max_waiting_questions)
-        explain = partial(explained, places=shelf.places)
-        jobs = Jobs(meters, explain, most=settings.max_waiting_jobs, kept=settings.max_kept_jobs)
-        app.state.service = Service(memory, shelf, questions, jobs, meters, settings, int(time.time()))
-        try:
-            yield
-        finally:
-            await jobs.close()
-            await anyio.to_thread.run_sync(questions.close)
-            shelf.close()
+        async with AsyncExitStack() as parts:
+            app.state.service = await parts.enter_async_context(working(memory, shelf, meters, settings))
+            if with_mcp:
+                from memrecall_kv.serve.mcp import build_mcp, here, mounted  # an extra
 
-    app = FastAPI(title="memrecall-kv", lifespan=running, responses=described)
+                server = build_mcp(lambda: here(app.state.service), read_only=read_only)
+                await parts.enter_async_context(mounted(app, server, LOOPBACK if keys is None else None))
+            yield
+
+    # FastAPI's own spans and logs hold paths and inputs; spans.py has ours, which do not
+    quiet: Any = {"tracing": False, "operation_spans": False, "logs": False}
+    app = FastAPI(title="memrecall-kv", lifespan=running, responses=described, telemetry=quiet)
     explain_on(app, shelf.places)
     for room in (operations, documents, asking, chat, responses, rerank):
         app.include_router(room.router)

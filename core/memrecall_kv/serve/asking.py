@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Request
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
 from memrecall_kv.recall.follow_up import Turn
 from memrecall_kv.serve.keys import Caller
 from memrecall_kv.serve.question import Question
+from memrecall_kv.serve.refused import RefusedError
 from memrecall_kv.serve.service import Asker, Parts, Service
 from memrecall_kv.serve.stream import STREAMED, event, gathered, streamed, while_connected
 from memrecall_kv.serve.where import JsonFilter, to_filter
@@ -22,6 +24,7 @@ T = TypeVar("T")
 router = APIRouter(prefix="/v1", tags=["questions"])
 
 TopK = Annotated[int, Field(ge=1, le=1000, description="Open exactly this many blocks.")]
+TopN = Annotated[int, Field(ge=1, le=1000, description="Find exactly this many documents.")]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
@@ -37,12 +40,24 @@ class Recalling(_Strict):
         question: What is asked.
         top_k: Open exactly this many blocks, whatever the settings say.
         where: Recall only chunks of documents that match.
+        stream: Send what happens as server-sent events, the last one `done` with the answer.
     """
 
     bank: str
     question: str = Field(min_length=1)
     top_k: TopK | None = None
     where: JsonFilter | None = None
+    stream: StrictBool = False
+
+
+class Finding(Recalling):
+    """A question that is not to be answered.
+
+    Attributes:
+        top_n: Find exactly so many documents, of each the chunk that is opened first; instead of `top_k`.
+    """
+
+    top_n: TopN | None = None
 
 
 class Said(_Strict):
@@ -57,11 +72,9 @@ class Asking(Recalling):
 
     Attributes:
         turns: What was said before; the question may refer to it.
-        stream: Send what happens as server-sent events, the last one `done` with the answer.
     """
 
     turns: list[Said] = Field(default=[], max_length=100)
-    stream: StrictBool = False
 
 
 class Recalled(BaseModel):
@@ -70,10 +83,15 @@ class Recalled(BaseModel):
     recalls: list[Recall]
 
 
-@router.post("/recall")
-async def recall(body: Recalling, service: Parts, caller: Asker, request: Request) -> Recalled:
-    """Return the chunks that a question opens, without an answer."""
-    events = service.questions.ask(_question(body, service, caller, is_answered=False))
+@router.post("/recall", response_model=Recalled, responses=STREAMED)
+async def recall(body: Finding, service: Parts, caller: Asker, request: Request) -> Recalled | Response:
+    """Return the chunks that a question opens, without an answer; that of the event `done` is empty."""
+    if body.top_k is not None and body.top_n is not None:
+        raise RefusedError(422, "Expected top_k or top_n, got both.", "Leave one out.")
+    asked = _question(body, service, caller)
+    events = service.questions.ask(replace(asked, is_answered=False, top_n=body.top_n))
+    if body.stream:
+        return await streamed(request, service, events, _told)
     found = await while_connected(request, gathered(events))
     return Recalled(recalls=[each.recall for each in found if isinstance(each, Opened)])
 
@@ -96,11 +114,9 @@ def answer_of(events: list[Event]) -> Answer:
     return last.answer
 
 
-def _question(
-    body: Recalling, service: Service, caller: Caller, *, turns: list[Turn] | None = None, is_answered: bool = True
-) -> Question:
+def _question(body: Recalling, service: Service, caller: Caller, *, turns: Sequence[Turn] = ()) -> Question:
     where = None if body.where is None else to_filter(body.where)
-    return Question(service.bank(body.bank, caller), body.question, turns or (), body.top_k, where, is_answered)
+    return Question(service.bank(body.bank, caller), body.question, turns, body.top_k, where)
 
 
 def _told(happened: Event) -> Iterator[str]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from memrecall_kv.bank.metadata import storable
-from memrecall_kv.hosts.arguments import distinct
-from memrecall_kv.hosts.lazy import LazyBank
-from memrecall_kv.serve.jobs import Job, Kind
+from memrecall_kv.serve import changes
+from memrecall_kv.serve.jobs import BankWork, Job, Kind
 from memrecall_kv.serve.keys import Caller
 from memrecall_kv.serve.refused import RefusedError
 from memrecall_kv.serve.service import Asker, Parts, Service
 from memrecall_kv.serve.stream import STREAMED, event, streamed
-from memrecall_kv.types import BankStats, Document, Heading, Progress
+from memrecall_kv.types import BankStats, Document, Heading
 
 router = APIRouter(prefix="/v1", tags=["banks"])
 
@@ -65,11 +64,21 @@ class NewDocuments(_Strict):
     documents: list[NewDocument] = Field(min_length=1, max_length=_MOST)
 
 
+class Reader(BaseModel):
+    """What a bank is read with, as far as its answers tell of it."""
+
+    backbone: str
+    not_found: str
+    readback: str
+    threshold: float
+
+
 class Bank(BaseModel):
-    """A bank, and how much is in it."""
+    """A bank, how much is in it, and what reads it."""
 
     name: str
     stats: BankStats
+    reader: Reader
 
 
 class Banks(BaseModel):
@@ -79,11 +88,12 @@ class Banks(BaseModel):
 
 
 class Listed(BaseModel):
-    """A document in a bank; its text where it was asked for by id."""
+    """A document in a bank; its text and heading where it was asked for by id."""
 
     id: str
     metadata: dict[str, JsonValue]
     text: str | None = None
+    heading: Heading | None = None
 
 
 class Documents(BaseModel):
@@ -127,7 +137,11 @@ def list_documents(
         if unknown:
             raise RefusedError(404, f"There is no document {unknown[0]!r} in {bank}.", "List them without id.")
         found = [opened.document(each) for each in id]
-        return Documents(documents=[Listed(id=one.id, metadata=dict(one.metadata), text=one.text) for one in found])
+        return Documents(
+            documents=[
+                Listed(id=one.id, metadata=dict(one.metadata), text=one.text, heading=one.heading) for one in found
+            ]
+        )
     ids = opened.ids()
     page = ids[after : after + limit]
     return Documents(
@@ -142,14 +156,7 @@ async def add_documents(bank: Name, body: NewDocuments, service: Parts, caller: 
 
     A document is in the bank, for good, when its job is done. The same request again goes on where one stopped.
     """
-    documents = distinct(each.checked() for each in body.documents)
-
-    def add(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            report = service.memory.ingest(writable, documents, defer=service.shelf.defer, progress=progress)
-        return {"report": report}
-
-    return _submit(service, caller, "add", bank, add, response)
+    return _submit(service, caller, "add", bank, changes.add(service, body.documents), response)
 
 
 @router.delete("/banks/{bank}/documents", status_code=202)
@@ -161,25 +168,13 @@ async def delete_documents(
     response: Response,
 ) -> Job:
     """Delete documents: all of them, or none if one is not there. Their blocks' bytes go with the next compact."""
-    wanted = frozenset(id)
-
-    def delete(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            writable.delete_many(sorted(wanted))
-        return {"deleted": len(wanted)}
-
-    return _submit(service, caller, "delete", bank, delete, response)
+    return _submit(service, caller, "delete", bank, changes.delete(id), response)
 
 
 @router.post("/banks/{bank}/compact", status_code=202)
 async def compact(bank: Name, service: Parts, caller: Asker, response: Response) -> Job:
     """Rewrite a bank without what was deleted."""
-
-    def shrink(held: LazyBank, progress: Progress) -> Mapping[str, Any]:
-        with held.writing() as writable:
-            return {"freed_bytes": writable.compact()}
-
-    return _submit(service, caller, "compact", bank, shrink, response)
+    return _submit(service, caller, "compact", bank, changes.compact, response)
 
 
 @router.get("/jobs/{job}")
@@ -195,23 +190,8 @@ async def follow_job(job: str, service: Parts, caller: Asker, request: Request) 
     return await streamed(request, service, service.jobs.follow(found.id), _told)
 
 
-def _submit(
-    service: Service,
-    caller: Caller,
-    kind: Kind,
-    name: str,
-    change: Callable[[LazyBank, Progress], Mapping[str, Any]],
-    response: Response,
-) -> Job:
-    held = service.bank(name, caller)
-    if service.shelf.read_only:
-        raise RefusedError(
-            405,
-            "Expected a server that may change its banks; this one only reads.",
-            "Start one without --read-only.",
-            {"Allow": "GET"},
-        )
-    job = service.jobs.submit(kind, name, lambda progress: change(held, progress))
+def _submit(service: Service, caller: Caller, kind: Kind, name: str, work: BankWork, response: Response) -> Job:
+    job = changes.submit(service, kind, name, service.bank(name, caller), work)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -221,4 +201,11 @@ def _told(job: Job) -> Iterator[str]:
 
 
 def _shown(service: Service, name: str) -> Bank:
-    return Bank(name=name, stats=service.shelf[name].get().stats())
+    config = service.memory.config
+    reader = Reader(
+        backbone=service.memory.backbone.name,
+        not_found=config.reasoner.not_found,
+        readback=config.reasoner.readback,
+        threshold=config.gate.threshold,
+    )
+    return Bank(name=name, stats=service.shelf[name].get().stats(), reader=reader)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from memrecall_kv.errors import MemRecallError
+from memrecall_kv.hosts.lazy import LazyBank
 from memrecall_kv.serve.meters import Meters
 from memrecall_kv.serve.refused import RefusedError
 from memrecall_kv.types import IngestReport, Progress
@@ -64,6 +65,9 @@ class Job:
 
 Work: TypeAlias = Callable[[Progress], Mapping[str, Any]]
 """Does a change in a thread, calls the progress now and then, and returns the fields of the job that it knows."""
+
+BankWork: TypeAlias = Callable[[LazyBank, Progress], Mapping[str, Any]]
+"""The same of a bank."""
 
 
 class _Stopped(Exception):  # noqa: N818 - it is none

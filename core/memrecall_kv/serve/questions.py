@@ -16,6 +16,7 @@ from memrecall_kv.hosts.streaming import in_thread
 from memrecall_kv.serve.meters import Meters
 from memrecall_kv.serve.question import Question
 from memrecall_kv.serve.refused import RefusedError
+from memrecall_kv.serve.spans import stage
 from memrecall_kv.types import Done, Event, Token
 
 if TYPE_CHECKING:  # imports torch
@@ -89,21 +90,26 @@ class QuestionQueue:
 
     def _timed(self, events: Generator[Event, None, None], asked: float) -> Generator[Event, None, None]:
         """Yield events, and tell the meters of their stages and of how they ended."""
-        began, seconds = time.perf_counter(), self._meters.stage_seconds
-        seconds.labels("wait").observe(began - asked)
+        began = time.perf_counter()
+        self._ended("wait", began - asked)
         outcome, recalled = "failed", 0.0
         try:
             with closing(events):
                 for event in events:
                     if not recalled and isinstance(event, Token | Done):
                         recalled = time.perf_counter()
-                        seconds.labels("recall").observe(recalled - began)
+                        self._ended("recall", recalled - began)
                     if isinstance(event, Done):
-                        seconds.labels("answer").observe(time.perf_counter() - recalled)
-                        outcome = "found" if event.answer.found else "not_found"
+                        usage, outcome = event.answer.usage, "found" if event.answer.found else "not_found"
+                        counts = {"blocks_scored": usage.blocks_scored, "blocks_opened": usage.blocks_opened}
+                        self._ended("answer", time.perf_counter() - recalled, outcome=outcome, **counts)
                     yield event
         except GeneratorExit:
             outcome = "cancelled" if outcome == "failed" else outcome
             raise
         finally:
             self._meters.questions.labels(outcome).inc()
+
+    def _ended(self, name: str, seconds: float, **counts: int | str) -> None:
+        self._meters.stage_seconds.labels(name).observe(seconds)
+        stage(name, seconds, **counts)

@@ -42,6 +42,7 @@ class Recipe:
         defer: Whether only texts are stored, and a question compresses what it comes near.
         settings: Limits.
         prepare: Sets up the process, such as its log.
+        with_mcp: Whether the Model Context Protocol is spoken too.
     """
 
     load: Callable[[], MemRecall]
@@ -51,6 +52,7 @@ class Recipe:
     defer: bool
     settings: ServeSettings
     prepare: Callable[[], None]
+    with_mcp: bool = False
 
     def app(self) -> FastAPI:
         """Return the app.
@@ -60,7 +62,13 @@ class Recipe:
         """
         keys = None if self.key_file is None else KeyFile(self.key_file)
         return build_app(
-            self.load(), self.banks, keys=keys, read_only=self.read_only, defer=self.defer, settings=self.settings
+            self.load(),
+            self.banks,
+            keys=keys,
+            read_only=self.read_only,
+            defer=self.defer,
+            settings=self.settings,
+            with_mcp=self.with_mcp,
         )
 
     def __call__(self) -> FastAPI:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
+import anyio.to_thread
 from fastapi import Depends, Request
 
 from memrecall_kv.hosts.lazy import LazyBank
 from memrecall_kv.serve.jobs import Job, Jobs
 from memrecall_kv.serve.keys import Caller
 from memrecall_kv.serve.meters import Meters
+from memrecall_kv.serve.problems import explained
 from memrecall_kv.serve.questions import QuestionQueue
 from memrecall_kv.serve.refused import not_there
 from memrecall_kv.serve.settings import ServeSettings
@@ -65,6 +71,22 @@ class Service:
         if job is None or not caller.may_use(job.bank):
             raise not_there("job", job_id, "Jobs are forgotten when the server ends; what is done stays done.")
         return job
+
+
+@asynccontextmanager
+async def running(
+    memory: MemRecall, shelf: Shelf, meters: Meters, settings: ServeSettings
+) -> AsyncGenerator[Service, None]:
+    """Yield the parts of a server, at work; at the end what was begun is ended, and the banks are closed."""
+    questions = QuestionQueue(memory, meters, settings.max_waiting_questions)
+    explain = partial(explained, places=shelf.places)
+    jobs = Jobs(meters, explain, most=settings.max_waiting_jobs, kept=settings.max_kept_jobs)
+    try:
+        yield Service(memory, shelf, questions, jobs, meters, settings, int(time.time()))
+    finally:
+        await jobs.close()
+        await anyio.to_thread.run_sync(questions.close)
+        shelf.close()
 
 
 def service_of(request: Request) -> Service:

@@ -6,9 +6,12 @@ import logging
 import secrets
 import time
 
+from opentelemetry.trace import Span
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memrecall_kv.serve.meters import Meters
+from memrecall_kv.serve.spans import request_span, told
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +44,19 @@ class Watch:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode())]}
             await send(message)
 
-        try:
-            await self._app(scope, receive, marked)
-        finally:
-            # the route, not the path: paths hold what clients write into them, and so do methods
-            route = getattr(scope.get("route"), "path", _UNKNOWN)
-            method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
-            seconds = time.perf_counter() - began
-            self._meters.requests.labels(route, method, status).inc()
-            self._meters.request_seconds.labels(route).observe(seconds)
-            caller = getattr(scope.get("state", {}).get("caller"), "name", "")
-            fields = {"request": number, "route": route, "method": method, "status": status, "key": caller}
-            logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 4)}})
+        with request_span(Headers(scope=scope)) as span:
+            try:
+                await self._app(scope, receive, marked)
+            finally:
+                self._tell(scope, span, number, status, time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, span: Span, number: str, status: int, seconds: float) -> None:
+        # the route, not the path: paths hold what clients write into them, and so do methods
+        route = getattr(scope.get("route"), "path", _UNKNOWN)
+        method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
+        told(span, method=method, route=route, status=status)
+        self._meters.requests.labels(route, method, status).inc()
+        self._meters.request_seconds.labels(route).observe(seconds)
+        caller = getattr(scope.get("state", {}).get("caller"), "name", "")
+        fields = {"request": number, "route": route, "method": method, "status": status, "key": caller}
+        logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 4)}})
