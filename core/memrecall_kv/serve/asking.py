@@ -73,7 +73,7 @@ class Recalled(BaseModel):
 @router.post("/recall")
 async def recall(body: Recalling, service: Parts, caller: Asker, request: Request) -> Recalled:
     """Return the chunks that a question opens, without an answer."""
-    events = service.questions.ask(_question(body, service, caller, is_answered=False))
+    events = service.questions.ask(question_from(body, service, caller, is_answered=False))
     found = await while_connected(request, gathered(events))
     return Recalled(recalls=[each.recall for each in found if isinstance(each, Opened)])
 
@@ -81,7 +81,7 @@ async def recall(body: Recalling, service: Parts, caller: Asker, request: Reques
 @router.post("/ask", response_model=Answer, responses=STREAMED)
 async def ask(body: Asking, service: Parts, caller: Asker, request: Request) -> Answer | Response:
     """Answer a question from a bank, with the spans of text that the answer rests on."""
-    question = _question(body, service, caller, turns=[Turn(said.question, said.answer) for said in body.turns])
+    question = question_from(body, service, caller, turns=[Turn(said.question, said.answer) for said in body.turns])
     events = service.questions.ask(question)
     if body.stream:
         return await streamed(request, service, events, _told)
@@ -96,9 +96,14 @@ def answer_of(events: list[Event]) -> Answer:
     return last.answer
 
 
-def _question(
+def question_from(
     body: Recalling, service: Service, caller: Caller, *, turns: list[Turn] | None = None, is_answered: bool = True
 ) -> Question:
+    """Return the question that a request puts.
+
+    Raises:
+        RefusedError: If the caller may not use its bank, or there is none.
+    """
     where = None if body.where is None else to_filter(body.where)
     return Question(service.bank(body.bank, caller), body.question, turns or (), body.top_k, where, is_answered)
 
