@@ -3,10 +3,12 @@
 import html
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from memrecall_kv.config import ChunkingConfig, GateConfig, MemRecallConfig, ScanConfig
 from memrecall_kv.errors import MissingDependencyError
+from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.report import page as pages
 from memrecall_kv.report.foreign import shown
 from memrecall_kv.report.marking import marked
@@ -15,6 +17,7 @@ from memrecall_kv.types import Answer, Document, Step
 from page_reading import HOSTILE, answer, checked, chunk
 from pydantic import TypeAdapter
 
+DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 QUESTION = "Where hangs the key of Dana's room?"
 TRIPS = "Dana Whitfield approves trips. She works in room nine."
 LUNCH = "Lunch is served at noon in the large canteen downstairs. "
@@ -110,7 +113,7 @@ def test_the_page_shows_how_an_answer_came_about(recalled):
         assert said in page.text
     # the cited span is in the text around it, and in it stands what the answer says
     (house,) = re.findall(r'<span class="around">(.*?)</span><span class="span">(.*?)</span>', written)
-    assert house[0] == LUNCH
+    assert house[0] == LUNCH.rstrip()
     assert house[1] == "The key of room nine hangs <mark>at the entrance</mark> of the house."
     # the order of opening, and what was known after each
     notes = section(written, "notes")
@@ -199,8 +202,8 @@ def test_a_page_of_much_stays_small_and_says_what_it_leaves_out():
 def test_chunks_between_that_were_not_judged_are_counted():
     texts = Texts({"a": "x" * 1000})
     given = answer(chunks=[chunk("a", 3, "x" * 100, 300)], looks=[{"a#3": 0.9, "a#7": 0.2}])
-    assert re.findall(r"(\d+) not judged", given.to_html(texts)) == ["3", "3", "2"]
-    assert re.findall(r"(\d+) not judged", given.to_html()) == ["3", "3"]
+    assert re.findall(r'⋯(\d+)<span class="unseen"> not judged', given.to_html(texts)) == ["3", "3", "2"]
+    assert re.findall(r'⋯(\d+)<span class="unseen"> not judged', given.to_html()) == ["3", "3"]
 
 
 def test_an_answer_that_kept_no_looks_shows_its_decisions():
@@ -244,6 +247,17 @@ def test_nothing_opened_is_an_answer_too():
 def test_what_was_refused_above_the_threshold_is_said_so():
     page = answer(looks=[{"travel.md#0": 0.9, "b#0": 0.75}]).to_html()
     assert "0.25 above" in section(page, "refused")
+
+
+def test_the_program_of_the_docs_writes_a_page(tmp_path, monkeypatch):
+    memory = tiny_memory()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemRecall, "from_pretrained", lambda: memory)
+    with memory.open_bank("handbook.bank") as bank:
+        memory.ingest(bank, DOCUMENTS)
+    (program,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    exec(compile(program, "report.md", "exec"), {})  # noqa: S102 - it is ours
+    assert "Who approves trips?" in checked(Path("report.html").read_text(encoding="utf-8")).text
 
 
 def test_a_notebook_shows_the_page_in_a_frame_that_can_run_nothing():

@@ -163,10 +163,10 @@ class View:
         start = max(0, first - _SPAN // 4)
         end = min(len(text), start + _SPAN)
         document = self._documents.of(chunk)
-        before = document.text[max(0, chunk.start - _AROUND) : chunk.start] if document and start == 0 else ""
-        after = document.text[chunk.end : chunk.end + _AROUND] if document and end == len(text) else ""
+        before = _end_of(document.text[: chunk.start]) if document and start == 0 else ""
+        after = _start_of(document.text[chunk.end :]) if document and end == len(text) else ""
         place = place_of(recall.metadata, chunk.start, chunk.end)
-        pieces = list(_pieces(text[start:end], said))
+        pieces = list(_pieces(text[start:end].strip("\n"), said))
         return Passage(recall, step, place, before, pieces, after, len(text) - (end - start))
 
     def _chunk(self, doc_id: str, index: int) -> Chunk | None:
@@ -225,6 +225,16 @@ def _with_gaps(cells: Mapping[int, Cell], total: int) -> Iterator[Cell | int]:
             yield index - before - 1
         if index in cells:
             yield cells[index]
+
+
+def _end_of(text: str) -> str:
+    """Return the last words of a text."""
+    return text.strip() if len(text) <= _AROUND else f"… {text[-_AROUND:].partition(' ')[2].rstrip()}"
+
+
+def _start_of(text: str) -> str:
+    """Return the first words of a text."""
+    return text.strip() if len(text) <= _AROUND else f"{text[:_AROUND].rpartition(' ')[0].lstrip()} …"
 
 
 def _pieces(text: str, said: str) -> Iterator[Piece]:

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -357,6 +358,14 @@ def test_inspect_writes_a_page(run, bank, tmp_path):
     code, out, err = run("inspect", bank, "--html", page)
     assert (code, out, f"Written to {page}." in err) == (0, "", True)
     assert "travel.md" in page.read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_docs_write_their_pages(run, bank, monkeypatch):
+    monkeypatch.chdir(bank.parent)
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.S)
+    commands = [shlex.split(block)[1:] for block in blocks if "--report" in block or "--html" in block]
+    assert [run(*command)[0] for command in commands] == [0, 0]
+    assert [Path(name).is_file() for name in ("report.html", "bank.html")] == [True, True]
 
 
 def test_a_trace_shows_what_was_opened_and_refused(run, bank):
