@@ -76,7 +76,8 @@ def server(tmp_path_factory, browser):
     )
     try:
         url = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        rest = threading.Thread(target=process.stderr.read)
+        rest.start()
         headers = {"Authorization": f"Bearer {operator}"}
         job = browser.request.post(
             f"{url}/v1/banks/handbook/documents", headers=headers, data={"documents": [TRAVEL, WEIRD]}
@@ -86,3 +87,5 @@ def server(tmp_path_factory, browser):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
+        rest.join(PATIENCE)
+        process.stderr.close()

@@ -83,6 +83,17 @@ def test_nothing_moves_for_who_wants_that(page, report):
     assert page.evaluate(behaviour) == "smooth"
 
 
+def test_a_notebook_can_follow_links_inside_its_frame(page, tmp_path):
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><title>Notebook</title>{answer()._repr_html_()}", encoding="utf-8")
+    page.goto(notebook.as_uri())
+    frame = page.frame_locator("iframe")
+    for _ in range(2):
+        frame.locator("nav a").last.click()
+        assert frame.locator("h1").inner_text() == "Who approves trips?"
+    assert page.frames[1].url == "about:srcdoc#cost"
+
+
 @pytest.fixture
 def explorer(tmp_path):
     memory = tiny_memory()
@@ -133,6 +144,7 @@ def test_the_server_is_asked_in_a_page(page, server):
     assert frame.locator(".answer").inner_text().startswith("Dana approves trips of more than fifty euros.")
     assert frame.locator("mark").first.inner_text() == "Dana approves trips of more than fifty euros"
     frame.locator("nav a").last.click()
+    assert frame.locator("#cost").is_visible()
     check(page)
     with page.expect_download() as saved:
         page.get_by_role("link", name="Save this page").click()

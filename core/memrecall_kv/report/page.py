@@ -57,6 +57,8 @@ def page_policy(scripts: Iterable[str] = (), *, also: str = "") -> str:
 
 def in_frame(page: str) -> str:
     """Return a page inside a frame, in which it can neither run scripts nor touch what is around it."""
+    # in a frame a bare #place would be one of the page around it
+    page = page.replace('href="#', 'href="about:srcdoc#')
     return (
         f'<iframe srcdoc="{html.escape(page)}" sandbox="" title="Recall report" width="100%" height="720" '
         'style="border: 0"></iframe>'

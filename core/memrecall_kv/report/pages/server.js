@@ -44,7 +44,8 @@ function show(page, title, file, sandbox) {
   const frame = document.createElement("iframe");
   frame.title = title;
   frame.setAttribute("sandbox", sandbox);
-  frame.srcdoc = page;
+  // in a frame a bare #place would be one of the page around it
+  frame.srcdoc = page.replaceAll('href="#', 'href="about:srcdoc#');
   if (sandbox === "allow-same-origin") frame.addEventListener("load", () => fit(frame));
   at("shown").replaceChildren(frame);
   URL.revokeObjectURL(at("save").href);
