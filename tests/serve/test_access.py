@@ -51,6 +51,8 @@ ROUTES = [
     ("POST", "/v1/chat/completions", {"model": "a", "messages": [{"role": "user", "content": QUESTION}]}),
     ("POST", "/v1/responses", {"model": "a", "input": QUESTION}),
     ("GET", "/v1/models/a", None),
+    ("POST", "/v1/report", {"bank": "a", "question": QUESTION}),
+    ("GET", "/v1/banks/a/page", None),
 ]
 
 

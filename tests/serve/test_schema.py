@@ -29,6 +29,8 @@ ROUTES = [
     "POST /v1/chat/completions",
     "POST /v1/responses",
     "POST /v1/rerank",
+    "POST /v1/report",
+    "GET /v1/banks/{bank}/page",
 ]
 
 TALKATIVE = [

@@ -34,7 +34,7 @@ from memrecall_kv.bank.verification import verify_bank
 from memrecall_kv.bank.writer_lock import WriterLock
 from memrecall_kv.config import BankConfig
 from memrecall_kv.errors import BankError, BlockCorruptError, InputError
-from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Where
+from memrecall_kv.types import BankStats, Chunk, Document, MemoryBlock, Metadata, Outline, Where
 
 
 class MemoryBank:
@@ -305,6 +305,10 @@ class MemoryBank:
     def ids(self, where: Where | None = None) -> list[str]:
         """Return the ids of all documents, or of those a filter lets through, in order; `where` as for `scope`."""
         return self._catalogue.ids(where)
+
+    def outlines(self, limit: int) -> list[Outline]:
+        """Return what there is to say of the first so many documents, in the bank's order, without reading texts."""
+        return self._catalogue.outlines(limit)
 
     def chunks(self, where: Where | None = None) -> list[Chunk]:
         """Return the chunks of all documents, or of those a filter lets through, in the bank's order."""

@@ -18,7 +18,7 @@ from memrecall_kv.bank.openings import OpenedBlocks
 from memrecall_kv.bank.schema import FORMAT_VERSION
 from memrecall_kv.bank.segment import Place
 from memrecall_kv.errors import BankFormatError
-from memrecall_kv.types import BankStats, Chunk, Document, Heading, Metadata
+from memrecall_kv.types import BankStats, Chunk, Document, Heading, Metadata, Outline
 
 _LARGEST = 2**62
 """No number of ours comes near; sums of two are still numbers of SQLite's."""
@@ -127,6 +127,32 @@ class Catalogue(OpenedBlocks):
         """Yield id and metadata of all documents in the order they were added; no text is read."""
         for doc_id, *row in self._rows(f"{_HEADS} ORDER BY place"):
             yield doc_id, self.confirmed(doc_id, *row)
+
+    def outlines(self, limit: int) -> list[Outline]:
+        """Return what there is to say of the first so many documents without their texts.
+
+        Raises:
+            BankFormatError: If a document's metadata or the numbers of its chunks cannot be right.
+        """
+        with self._snapshot():
+            heads = self._rows(f"{_HEADS} ORDER BY place LIMIT ?", (limit,))
+            places = (json.dumps([place for _, place, *_ in heads]),)
+            sizes, absent = self._rows(_SIZES_AT, places), self._rows(_ABSENT_AT, places)
+        if not all(_is_count(number) for row in (*sizes, *absent) for number in row):
+            raise damaged(self.path, "a chunk's place is no number")
+        size_of = {place: size for place, *size in sizes}
+        lost: dict[tuple[int, int], list[int]] = {}
+        for place, number, was_evicted in absent:
+            lost.setdefault((place, was_evicted), []).append(number)
+        return [
+            Outline(
+                doc_id,
+                self.confirmed(doc_id, place, *head),
+                *size_of.get(place, (0, 0)),
+                *(tuple(lost.get((place, state), ())) for state in (0, 1)),
+            )
+            for doc_id, place, *head in heads
+        ]
 
     def confirmed(self, doc_id: str, place: int, metadata: str, head: bytes | None) -> dict[str, Any]:
         """Return a row's metadata; raises `BankFormatError` if it is not as it was entered."""
@@ -432,6 +458,11 @@ _LIVE_BLOCKS = (
     "WHERE id IN (SELECT block FROM chunks) ORDER BY segment, start"
 )
 _DEFERRED = "SELECT id, block FROM chunks JOIN documents ON place = document WHERE block NOT IN (SELECT id FROM blocks)"
+_SIZES_AT = f"SELECT document, max(stop), count(*) FROM chunks WHERE document IN {AT} GROUP BY document"
+_ABSENT_AT = (
+    "SELECT document, number, EXISTS (SELECT 1 FROM openings WHERE block = chunks.block AND turn = 0) FROM chunks "
+    f"WHERE document IN {AT} AND NOT EXISTS (SELECT 1 FROM blocks WHERE id = chunks.block) ORDER BY document, number"
+)
 _PLACE = "SELECT place FROM documents WHERE id = ?"
 _BLOCKS_OF_ONE = "SELECT DISTINCT block FROM chunks JOIN documents ON place = document WHERE id = ?"
 

@@ -13,6 +13,7 @@ import typer
 from memrecall_kv.cli import demo as demonstration
 from memrecall_kv.cli import show
 from memrecall_kv.cli.choice import Choice, CompressorName
+from memrecall_kv.cli.pages import check_place, write_page
 from memrecall_kv.cli.reading import Reading
 from memrecall_kv.cli.session import Session, piped_lines, typed_lines
 from memrecall_kv.errors import BankError, InputError
@@ -156,6 +157,11 @@ def ask(
             metavar="FILE", help="Keep a session's questions in a file, for the arrow keys.", show_default=False
         ),
     ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Also show what was judged, opened and noted.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write how one question was answered as a page.", show_default=False),
+    ] = None,
     model: Model = None,
     ratio: Ratio = None,
     compressor: Kind = None,
@@ -171,22 +177,31 @@ def ask(
 
     The exit code is 1 if an answer was not found, but not where questions are typed.
     """
+    if report is not None and len(questions or ()) != 1:
+        raise InputError(f"Expected one question for {report}, got {len(questions or ())}.", "Ask them one by one.")
+    check_place(report)
     memory = load_memory(ctx, Choice(model, ratio, compressor, device, dtype, config), made=made_with(bank))
     with _asked(memory, bank) as opened:
         if not questions:
-            raise typer.Exit(_hold_session(memory, opened, top_k, history, as_json=as_json))
+            raise typer.Exit(_hold_session(memory, opened, top_k, history, as_json=as_json, trace=trace))
         answers = [
             show.tell(
-                question, memory.stream(opened, question, top_k=top_k), as_json=as_json, heading=len(questions) > 1
+                question,
+                memory.stream(opened, question, top_k=top_k),
+                as_json=as_json,
+                heading=len(questions) > 1,
+                trace=trace,
             )
             for question in questions
         ]
+        if report is not None:
+            write_page(report, answers[0].to_html(opened))
     if not all(answer.found for answer in answers):
         raise typer.Exit(1)
 
 
 def _hold_session(
-    memory: MemRecall, bank: MemoryBank, top_k: int | None, history: Path | None, *, as_json: bool
+    memory: MemRecall, bank: MemoryBank, top_k: int | None, history: Path | None, *, as_json: bool, trace: bool
 ) -> int:
     typed = sys.stdin.isatty()
     if typed:
@@ -194,7 +209,7 @@ def _hold_session(
             f"{bank.path.name} holds {bank.stats().documents} documents. Ctrl-C stops an answer, Ctrl-D or exit ends.",
             err=True,
         )
-    session = Session(memory, bank, top_k, as_json, typed)
+    session = Session(memory, bank, top_k, as_json, typed, trace)
     return session.run(typed_lines(history) if typed else piped_lines())
 
 
@@ -227,9 +242,21 @@ def recall(
         raise typer.Exit(1)
 
 
-def inspect(bank: BankPath, as_json: AsJson = False) -> None:
+def inspect(
+    bank: BankPath,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page instead, to search in.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a bank holds and what it was made with; needs no model."""
+    from memrecall_kv.report.bank import bank_page
+
+    check_place(html)
     with open_bank(bank, read_only=True) as opened:
+        if html is not None:
+            write_page(html, bank_page(opened))
+            return
         stats, fingerprint = opened.stats(), dict(opened.fingerprint)
         documents = opened.documents()
     if as_json:

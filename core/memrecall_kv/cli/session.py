@@ -36,6 +36,7 @@ class Session:
         top_k: As in `MemRecall.stream`.
         as_json: Print JSON, one object a question.
         typed: Whether somebody types: then Ctrl-C stops an answer, and no answer is no failure.
+        trace: As in `show.tell`.
 
     Attributes:
         asked: Questions so far.
@@ -48,6 +49,7 @@ class Session:
     top_k: int | None
     as_json: bool
     typed: bool
+    trace: bool = False
     asked: int = 0
     not_found: int = 0
     failed: int = 0
@@ -93,7 +95,9 @@ class Session:
         with show.status("Reading the question"):
             asked = stand_alone(self.memory.backbone, question, self._turns)
         with closing(self.memory.stream(self.bank, asked, top_k=self.top_k)) as events:
-            answer = show.tell(question, events, as_json=self.as_json, heading=not self.typed, asked=asked)
+            answer = show.tell(
+                question, events, as_json=self.as_json, heading=not self.typed, asked=asked, trace=self.trace
+            )
         self._turns.append(Turn(asked, answer.text if answer.found else ""))
         return answer
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imports torch, which takes seconds
 _SNIPPET = 160
 _HELD_BACK = 40
 _LISTED = 20
-"""Changes of a kind that are listed after a sync; a plan lists all."""
+"""Changes of a kind that are listed after a sync, while a plan lists all; and refused chunks of a trace."""
 _UNBOUNDED = 10_000
 """Columns where nobody folds lines."""
 _LOG_SECONDS = 10.0
@@ -39,7 +39,15 @@ _LOG_SECONDS = 10.0
 _CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), " ")
 
 
-def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool, asked: str | None = None) -> Answer:
+def tell(
+    question: str,
+    events: Iterator[Event],
+    *,
+    as_json: bool,
+    heading: bool,
+    asked: str | None = None,
+    trace: bool = False,
+) -> Answer:
     """Follow an answer as it is written and print what it rests on.
 
     Args:
@@ -48,6 +56,7 @@ def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool
         as_json: Print one JSON object, at the end.
         heading: Print the question first.
         asked: The question as it was asked, where it may have been rewritten.
+        trace: Also print what was judged, opened and noted; JSON holds it in any case.
     """
     if as_json:
         answer = next(event.answer for event in events if isinstance(event, Done))
@@ -60,6 +69,9 @@ def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool
     answer = _follow(events)
     for recalled in answer.evidence:
         typer.echo(cited(recalled, f"{asked or question} {answer.text}"))
+    if trace:
+        for line in traced(answer):
+            typer.echo(safe(line))
     usage = answer.usage
     grounded = "" if answer.grounded or not answer.found else "; not all words of the answer are in the cited text"
     typer.echo(
@@ -67,6 +79,25 @@ def tell(question: str, events: Iterator[Event], *, as_json: bool, heading: bool
         f"{usage.seconds:.1f} s{grounded}"
     )
     return answer
+
+
+def traced(answer: Answer) -> Iterator[str]:
+    """Yield what was opened and noted, in order, then what was refused, the closest first, and the stages' times."""
+    threshold, opened = answer.trace.threshold, {recall.chunk.id for recall in answer.evidence}
+    for step in answer.trace.steps:
+        if step.opened:
+            yield f"  round {step.round + 1}  {step.gate_probability:.2f}  opened   {step.chunk_id}"
+            yield from [f"      noted: {step.note}"] if step.note else []
+    highest: dict[str, float] = {}
+    for look in answer.trace.looks:
+        for chunk_id in look.keys() - opened:
+            highest[chunk_id] = max(look[chunk_id], highest.get(chunk_id, 0.0))
+    for chunk_id in sorted(highest, key=lambda each: (-highest[each], each))[:_LISTED]:
+        away = f"{abs(highest[chunk_id] - threshold):.2f} {'above' if highest[chunk_id] > threshold else 'below'}"
+        yield f"           {highest[chunk_id]:.2f}  refused  {chunk_id} ({away} the threshold)"
+    if len(highest) > _LISTED:
+        yield f"  {len(highest) - _LISTED:,} more refused"
+    yield "  " + ", ".join(f"{stage.name} {stage.seconds:.2f} s" for stage in answer.usage.stages)
 
 
 def _follow(events: Iterator[Event]) -> Answer:

@@ -78,8 +78,8 @@ class Reply:
     def _pieces(self) -> Iterator[str]:
         walk = self._walk
         if self._write is not None:
-            return self._write(walk.question, walk.notes, walk.recalls)
-        return walk.scheduler.each(self._written())
+            return walk.stages.each("answer", self._write(walk.question, walk.notes, walk.recalls))
+        return walk.scheduler.each(walk.stages.each("answer", self._written()))
 
     def _written(self) -> Iterator[str]:
         walk = self._walk
@@ -90,7 +90,7 @@ class Reply:
 def answered(walk: Walk, text: str, *, found: bool, grounded: bool) -> Answer:
     """Return a text as the answer to a walk's question, with all that led to it."""
     quotes = quotes_of(text, walk.question, walk.recalls) if found else ()
-    trace = Trace(tuple(walk.steps))
+    trace = Trace(tuple(walk.steps), walk.relevance.looks, walk.question, walk.gate.threshold)
     return Answer(text, tuple(walk.recalls), found, grounded, walk.notes, trace, _usage(walk), quotes)
 
 
@@ -104,4 +104,5 @@ def _usage(walk: Walk) -> Usage:
         generated_tokens=walk.tally.generated_tokens,
         bytes_per_source_token=walk.bank.bytes_per_source_token,
         seconds=time.perf_counter() - walk.started,
+        stages=walk.stages.taken,
     )

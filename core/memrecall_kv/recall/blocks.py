@@ -10,6 +10,7 @@ from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.compress.compressor import Compressor
 from memrecall_kv.errors import BlockCorruptError
 from memrecall_kv.ingest.ingest import compress_into
+from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, MemoryBlock
 
 
@@ -20,13 +21,19 @@ class BlockReader:
         bank: Where they are.
         compressor: Makes those that are not there yet.
         backbone: Is to read them.
+        stages: Are told how much was read.
         layers: Which `(first, last)` they hold; `None` for all.
     """
 
     def __init__(
-        self, bank: MemoryBank, compressor: Compressor, backbone: Backbone, layers: tuple[int, int] | None = None
+        self,
+        bank: MemoryBank,
+        compressor: Compressor,
+        backbone: Backbone,
+        stages: Stages,
+        layers: tuple[int, int] | None = None,
     ) -> None:
-        self._bank, self._compressor, self._backbone = bank, compressor, backbone
+        self._bank, self._compressor, self._backbone, self._stages = bank, compressor, backbone, stages
         self._shape = backbone.kv.block_shape(layers)
 
     def read(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
@@ -42,6 +49,7 @@ class BlockReader:
             for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
                 pass  # each group is durable by now
             blocks = self._bank.blocks(chunks, shape=self._shape)
+        self._stages.read(sum(block.keys.nbytes + block.values.nbytes for block in blocks))
         return [self._read_by_backbone(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
 
     def _read_by_backbone(self, chunk: Chunk, block: MemoryBlock) -> MemoryBlock:

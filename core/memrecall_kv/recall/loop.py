@@ -16,6 +16,7 @@ from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.recall.scan import Decision, best_elsewhere, scan, second_look
+from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, WorkingMemory
 
 
@@ -34,6 +35,7 @@ class Walk:
     scheduler: Scheduler
     scan: ScanConfig
     gate: GateConfig
+    stages: Stages
     unit: Callable[[Recall], str] | None = None
     started: float = field(default_factory=time.perf_counter)
     tally: Tally = field(default_factory=Tally)
@@ -95,12 +97,13 @@ class Walk:
         notes = self.scheduler.call(lambda: self._read(recall))
         if notes is not self.notes:
             self.relevance.notes = notes
-            self.steps[-1] = replace(self.steps[-1], note=notes.notes[-1].text)
+            self.steps[-1] = replace(self.steps[-1], note=notes.notes[-1].text, memory=notes)
             yield Noted(notes.notes[-1])
 
     def _read(self, recall: Recall) -> WorkingMemory:
-        (block,) = self.blocks.read([recall.chunk])
-        return self.reasoner.update(self.question, self.notes, recall.chunk, block, self.tally)
+        with self.stages.timed("note"):
+            (block,) = self.blocks.read([recall.chunk])
+            return self.reasoner.update(self.question, self.notes, recall.chunk, block, self.tally)
 
     def _believed(self, gate_probability: float) -> bool:
         return gate_probability > self.gate.threshold

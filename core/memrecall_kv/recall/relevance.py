@@ -9,6 +9,7 @@ from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidate, Candidates
 from memrecall_kv.recall.gate import Gate, shift_odds
+from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, WorkingMemory
 
 
@@ -23,6 +24,7 @@ class Relevance:
         gate: Judges.
         blocks: Reads what is judged.
         scheduler: Runs it.
+        stages: Are told what it takes.
         limit: Most candidates under one state of the notes; `None` for all.
         again: Of the candidates judged under earlier notes, so many of the most probable, and so many of those that
             share most words with the notes of the moment, are judged anew; `None` for all.
@@ -40,13 +42,15 @@ class Relevance:
         gate: Gate,
         blocks: BlockReader,
         scheduler: Scheduler,
+        stages: Stages,
         *,
         limit: int | None,
         again: int | None,
         word_weight: float,
     ) -> None:
         self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
-        self._scheduler, self._limit, self._again, self._word_weight = scheduler, limit, again, word_weight
+        self._scheduler, self._stages = scheduler, stages
+        self._limit, self._again, self._word_weight = limit, again, word_weight
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
         self._chunks: dict[str, Chunk] = {}
         self._scores: dict[tuple[str, str, bool], float] = {}
@@ -58,6 +62,14 @@ class Relevance:
     def total(self) -> int:
         """Return how many blocks could be judged."""
         return self._candidates.total
+
+    @property
+    def looks(self) -> tuple[Mapping[str, float], ...]:
+        """Return the probabilities under each state of the notes so far, by chunk id."""
+        found: dict[str, dict[str, float]] = {}
+        for (known, chunk_id, _), probability in self._scores.items():
+            found.setdefault(known, {})[chunk_id] = probability
+        return tuple(found.values())
 
     def closed(self, opened: Collection[str]) -> list[str]:
         """Return the ids of candidates that are not open; see `Pool`."""
@@ -101,7 +113,8 @@ class Relevance:
 
     def _judge(self, chunks: Sequence[Chunk]) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
-        return self._gate.score(self._question, self.notes, self._blocks.read(chunks))
+        with self._stages.timed("judge"):
+            return self._gate.score(self._question, self.notes, self._blocks.read(chunks))
 
     def _current(self) -> Mapping[str, Candidate]:
         """Return the candidates under the notes of the moment, by the ids of their chunks."""
@@ -112,7 +125,8 @@ class Relevance:
 
     def _propose(self, without: Collection[str] = ()) -> None:
         """Add what is proposed under the notes of the moment to the candidates."""
-        proposed = self._candidates.propose(self._question, self.notes, self._limit, without)
+        with self._stages.timed("find"):
+            proposed = self._candidates.propose(self._question, self.notes, self._limit, without)
         candidates = {candidate.chunk.id: candidate for candidate in proposed}
         self._proposed[self.notes.text] = {**self._proposed.get(self.notes.text, {}), **candidates}
         self._chunks |= {chunk_id: candidate.chunk for chunk_id, candidate in candidates.items()}

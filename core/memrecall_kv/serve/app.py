@@ -1,7 +1,8 @@
 """START HERE. The parts of a server, put together into an ASGI app.
 
 A request comes in by `watch.py` and `door.py`, is read by one of the routes (`documents.py`, `asking.py`, `chat.py`,
-`responses.py`, `rerank.py`, `operations.py`) and waits in `questions.py`, or in `jobs.py` if it changes a bank.
+`responses.py`, `rerank.py`, `pages.py`, `operations.py`) and waits in `questions.py`, or in `jobs.py` if it changes a
+bank.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from pydantic import BaseModel
 
-from memrecall_kv.serve import asking, chat, documents, operations, rerank, responses
+from memrecall_kv.serve import asking, chat, documents, operations, pages, rerank, responses
 from memrecall_kv.serve.door import Door
 from memrecall_kv.serve.keys import KeyFile
 from memrecall_kv.serve.meters import Meters
@@ -96,7 +97,7 @@ def build_app(
     quiet: Any = {"tracing": False, "operation_spans": False, "logs": False}
     app = FastAPI(title="memrecall-kv", lifespan=running, responses=described, telemetry=quiet)
     explain_on(app, shelf.places)
-    for room in (operations, documents, asking, chat, responses, rerank):
+    for room in (operations, documents, asking, chat, responses, rerank, pages):
         app.include_router(room.router)
     app.add_middleware(Door, keys=keys, settings=settings)
     if keys is None:

@@ -88,7 +88,7 @@ async def recall(body: Finding, service: Parts, caller: Asker, request: Request)
     """Return the chunks that a question opens, without an answer; that of the event `done` is empty."""
     if body.top_k is not None and body.top_n is not None:
         raise RefusedError(422, "Expected top_k or top_n, got both.", "Leave one out.")
-    asked = _question(body, service, caller)
+    asked = question_from(body, service, caller)
     events = service.questions.ask(replace(asked, is_answered=False, top_n=body.top_n))
     if body.stream:
         return await streamed(request, service, events, _told)
@@ -99,7 +99,7 @@ async def recall(body: Finding, service: Parts, caller: Asker, request: Request)
 @router.post("/ask", response_model=Answer, responses=STREAMED)
 async def ask(body: Asking, service: Parts, caller: Asker, request: Request) -> Answer | Response:
     """Answer a question from a bank, with the spans of text that the answer rests on."""
-    question = _question(body, service, caller, turns=[Turn(said.question, said.answer) for said in body.turns])
+    question = question_from(body, service, caller, turns=[Turn(said.question, said.answer) for said in body.turns])
     events = service.questions.ask(question)
     if body.stream:
         return await streamed(request, service, events, _told)
@@ -114,7 +114,12 @@ def answer_of(events: list[Event]) -> Answer:
     return last.answer
 
 
-def _question(body: Recalling, service: Service, caller: Caller, *, turns: Sequence[Turn] = ()) -> Question:
+def question_from(body: Recalling, service: Service, caller: Caller, *, turns: Sequence[Turn] = ()) -> Question:
+    """Return the question that a request puts.
+
+    Raises:
+        RefusedError: If the caller may not use its bank, or there is none.
+    """
     where = None if body.where is None else to_filter(body.where)
     return Question(service.bank(body.bank, caller), body.question, turns, body.top_k, where)
 

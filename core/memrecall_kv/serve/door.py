@@ -15,7 +15,7 @@ from memrecall_kv.serve.problems import explained, problem_response
 from memrecall_kv.serve.refused import RefusedError
 from memrecall_kv.serve.settings import ServeSettings
 
-OPEN = frozenset({"/healthz"})
+OPEN = frozenset({"/", "/healthz"})
 """Paths that need no key."""
 _MINUTE = 60.0
 _ZEROS = 20

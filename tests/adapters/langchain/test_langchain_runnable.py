@@ -43,7 +43,8 @@ class Recorder(BaseCallbackHandler):
 
 
 def without_seconds(result):
-    return {**result, "usage": {**result["usage"], "seconds": 0.0}}
+    stages = [{**stage, "seconds": 0.0} for stage in result["usage"]["stages"]]
+    return {**result, "usage": {**result["usage"], "seconds": 0.0, "stages": stages}}
 
 
 def total(chunks):

@@ -36,7 +36,9 @@ def ids(nodes):
 
 
 def without_seconds(metadata):
-    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}, "trace": metadata["trace"]}
+    usage = metadata["usage"]
+    stages = [{**stage, "seconds": 0.0} for stage in usage["stages"]]
+    return {**metadata, "usage": {**usage, "seconds": 0.0, "stages": stages}, "trace": metadata["trace"]}
 
 
 def test_it_is_a_query_engine_of_the_kind_that_emits_events():

@@ -19,7 +19,9 @@ def ids(nodes):
 
 
 def without_seconds(metadata):
-    return {**metadata, "usage": {**metadata["usage"], "seconds": 0.0}, "trace": metadata["trace"]}
+    usage = metadata["usage"]
+    stages = [{**stage, "seconds": 0.0} for stage in usage["stages"]]
+    return {**metadata, "usage": {**usage, "seconds": 0.0, "stages": stages}, "trace": metadata["trace"]}
 
 
 def test_a_stream_is_a_real_generator_and_knows_its_sources_first(streaming, engine):

@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -317,3 +319,59 @@ def test_the_bundled_book_is_whole_and_carries_no_licence_text():
     assert book.text.rstrip().endswith("the happy summer days.")
     assert len(book.text) == 144_395
     assert not any(word in book.text.lower() for word in ("gutenberg", "licence", "license", "copyright"))
+
+
+def test_ask_writes_how_it_was_answered_as_a_page(run, bank, tmp_path):
+    page = tmp_path / "out.html"
+    code, out, err = run("ask", bank, "Who approves trips?", "--report", page)
+    assert (code, "Dana approves trips." in out) == (0, True)
+    assert f"Written to {page}." in err
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "<mark>Dana approves trips</mark>" in text
+    nothing = Loader("NOTHING")
+    assert run("ask", bank, "Who approves trips?", "--report", page, load=nothing)[0] == 1
+    assert "Not found in what was opened." in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("questions", [[], ["One?", "Two?"]])
+def test_a_page_is_of_one_question(run, bank, tmp_path, questions):
+    load = Loader()
+    code, _, err = run("ask", bank, *questions, "--report", tmp_path / "out.html", load=load)
+    assert (code, load.calls) == (2, [])
+    assert f"got {len(questions)}" in err
+    assert not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.parametrize("command", [["ask", "Who?", "--report"], ["inspect", "--html"]])
+@pytest.mark.parametrize("place", [".", "nowhere/out.html"])
+def test_where_no_page_can_be_is_said_before_the_work(run, bank, tmp_path, command, place):
+    load = Loader()
+    name, *rest = command
+    code, _, err = run(name, bank, *rest, tmp_path / place, load=load)
+    assert (code, load.calls) == (2, [])
+    assert "expected a file in a folder that is there" in err
+
+
+def test_inspect_writes_a_page(run, bank, tmp_path):
+    page = tmp_path / "bank.html"
+    code, out, err = run("inspect", bank, "--html", page)
+    assert (code, out, f"Written to {page}." in err) == (0, "", True)
+    assert "travel.md" in page.read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_docs_write_their_pages(run, bank, monkeypatch):
+    monkeypatch.chdir(bank.parent)
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.S)
+    commands = [shlex.split(block)[1:] for block in blocks if "--report" in block or "--html" in block]
+    assert [run(*command)[0] for command in commands] == [0, 0]
+    assert [Path(name).is_file() for name in ("report.html", "bank.html")] == [True, True]
+
+
+def test_a_trace_shows_what_was_opened_and_refused(run, bank):
+    code, out, _ = run("ask", bank, "Who approves trips?", "--trace", "--top-k", "1")
+    assert code == 0
+    assert re.search(r"^  round 1  0\.90  opened   (travel\.md|lunch\.txt)#0$", out, re.M)
+    assert re.search(r"^           0\.90  refused  (travel\.md|lunch\.txt)#0 \(0\.40 above the threshold\)$", out, re.M)
+    assert re.search(r"^  find \d+\.\d\d s, judge \d+\.\d\d s", out, re.M)
+    assert "refused" not in run("ask", bank, "Who approves trips?", "--top-k", "1")[1]
