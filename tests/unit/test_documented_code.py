@@ -22,6 +22,8 @@ RUN_ELSEWHERE = {
     "langchain.md": "tests/adapters/langchain/test_langchain_docs.py",
     "llama-index.md": "tests/adapters/llama_index/test_llama_index_examples.py",
     "serving.md": "tests/serve/test_server.py",
+    "remote.md": "tests/serve/test_remote.py",
+    "report.md": "tests/unit/test_answer_page.py",
 }
 
 
