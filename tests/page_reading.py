@@ -25,7 +25,7 @@ HOSTILE = [
 ELEMENTS = frozenset(
     """html head meta title style body a header p h1 h2 h3 span sup nav ul ol li main section article div mark bdi
     figure figcaption svg rect line details summary table caption thead tbody tr th td dl dt dd script label input form
-    select textarea button noscript""".split()
+    select textarea button noscript q""".split()
 )
 ATTRIBUTES = frozenset(
     """lang charset http-equiv content name class href id dir aria-label aria-labelledby aria-hidden role tabindex scope
@@ -107,4 +107,5 @@ def answer(*, text="Dana", question="Who approves trips?", looks=None, chunks=No
         known,
         Trace(tuple(given.get("steps", steps)), tuple(looks), question, 0.5),
         usage,
+        given.get("quotes", ()),
     )

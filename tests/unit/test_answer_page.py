@@ -13,7 +13,7 @@ from memrecall_kv.report import page as pages
 from memrecall_kv.report.foreign import shown
 from memrecall_kv.report.marking import marked
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
-from memrecall_kv.types import Answer, Document, Step
+from memrecall_kv.types import Answer, Document, Quote, Step
 from page_reading import HOSTILE, answer, checked, chunk
 from pydantic import TypeAdapter
 
@@ -115,6 +115,10 @@ def test_the_page_shows_how_an_answer_came_about(recalled):
     (house,) = re.findall(r'<span class="around">(.*?)</span><span class="span">(.*?)</span>', written)
     assert house[0] == LUNCH.rstrip()
     assert house[1] == "The key of room nine hangs <mark>at the entrance</mark> of the house."
+    # the claim, the sentence that holds it, and where that was opened
+    claims = section(written, "claims")
+    assert re.findall(r"<q[^>]*>(.*?)</q>", claims) == [ROOM]
+    assert 'all its words stand there, <a href="#t2">text 2</a>' in claims
     # the order of opening, and what was known after each
     notes = section(written, "notes")
     assert re.findall(r"([\w.]+)</bdi>&nbsp;#(\d)", notes) == [("trips.md", "0"), ("house.md", "1")]
@@ -162,6 +166,7 @@ def test_whatever_stands_in_a_text_stays_text(hostile):
         chunks=[opened],
         notes=[hostile],
         looks=[{opened.id: 0.9, refused: 0.4}],
+        quotes=(Quote(hostile, 0, "found", opened.id, hostile, 0, 9, hostile), Quote(hostile, 9, "not found")),
         metadata={"title": hostile, "places": [{"unit": hostile, "lengths": [10_000], "name": hostile}]},
     )
     for each in (given, answer(text=hostile, question=hostile, chunks=[opened], notes=[""], steps=steps)):
@@ -169,6 +174,11 @@ def test_whatever_stands_in_a_text_stays_text(hostile):
             page = checked(each.to_html(bank))
             assert shown(hostile, 100)[:40].strip() in page.text
             assert page.code["script"] == ""
+
+
+def test_an_answer_without_quotes_has_no_list_of_claims():
+    assert 'id="claims"' not in answer().to_html()
+    assert 'href="#claims"' not in answer().to_html()
 
 
 def test_controls_and_what_turns_a_line_around_are_seen():
@@ -187,12 +197,17 @@ def test_a_page_of_much_stays_small_and_says_what_it_leaves_out():
     looks = [{f"{each.doc_id}#{index}": 0.3 for each in opened for index in range(100)} for _ in range(12)]
     for look in looks:
         look.update({each.id: 0.9 for each in opened})
-    many = answer(text=megabyte, question=megabyte, chunks=opened, notes=[megabyte] * 100, looks=looks)
+    quotes = tuple(Quote(megabyte, 0, "partly", each.id, each.doc_id, 0, 9, megabyte) for each in opened)
+    many = answer(text=megabyte, question=megabyte, chunks=opened, notes=[megabyte] * 100, looks=looks, quotes=quotes)
     for bank in (None, texts):
         page = many.to_html(bank)
         assert len(page) < 2_000_000
         text = checked(page).text
-        for left_out in ("76 more opened chunks left out", "characters of this span are left out"):
+        for left_out in (
+            "60 more claims left out",
+            "76 more opened chunks left out",
+            "characters of this span are left out",
+        ):
             assert left_out in text
         assert "60 more documents with lower probabilities left out" in text
         assert "40 judged chunks of this document not drawn" in text

@@ -90,7 +90,7 @@ def test_numbers_that_differ_are_told_apart(one: str, other: str) -> None:
 
 
 def test_items_of_a_list_are_quoted_one_by_one() -> None:
-    quotes = quotes_of("Akraborg, Herjolfur, Gullfoss and Baldur", "Which ships are there?", recalled(NORTH))
+    quotes = quotes_of("Akraborg, Herjolfur, Gullfoss and Baldur.", "Which ships are there?", recalled(NORTH))
     assert [quote.claim for quote in quotes] == ["Akraborg", "Herjolfur", "Gullfoss", "Baldur"]
     assert [quote.verdict for quote in quotes] == ["found", "found", "not found", "found"]
     assert quotes[1].text == "Herjolfur sails to the south."
@@ -127,6 +127,10 @@ def test_no_text_and_no_answer_have_no_quotes() -> None:
     assert quotes_of("", "Who?", recalled(FERRY)) == ()
     assert quotes_of("blue", "Who?", []) == (Quote("blue", 0, "not found"),)
     assert quotes_of("blue", "Who?", recalled("  \n ")) == (Quote("blue", 0, "not found"),)
+
+
+def test_of_an_endless_answer_the_beginning_is_quoted() -> None:
+    assert len(quotes_of("The deck is blue. " * 2_000, "What?", recalled(FERRY))) == 500
 
 
 @given(st.lists(st.sampled_from(["The deck is blue.", "It rains.", "No, 3.", "Akraborg, Baldur"]), max_size=5))

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from memrecall_kv.bank.tokens import tokens
 from memrecall_kv.recall.grounding import STOPWORDS, sentence_spans
@@ -23,6 +23,8 @@ _NUMBER = re.compile(
 _PERCENT = re.compile(r"%|\u066a|\bper ?cent\b|\bprozent\b|\bpor ciento\b|\bpour cent\b|\bper cento\b", re.IGNORECASE)
 _CURRENCY = re.compile(r"[$\u00a3\u00a5\u20a0-\u20bf]")
 _ITEM_END = re.compile(r"\s*[,;\n\u3001\uff0c]\s*(?:and\s+|or\s+)?|\s+(?:and|or|und|oder|y|et|e|ou)\s+")
+_CLAIMS = 500
+"""Sentences of an answer; of more the first are quoted."""
 _ITEM_WORDS = 6
 """Words of an item; what has more is no list."""
 _SAYS_LITTLE = frozenset(tokens(" ".join(STOPWORDS - {"not"}))) | frozenset(
@@ -61,7 +63,7 @@ def quotes_of(answer: str, question: str, recalls: Sequence[Recall]) -> tuple[Qu
         return _quoted(claim, start, said - asked or said, asked, single, double)
 
     found: list[Quote] = []
-    for start, end in sentence_spans(answer):
+    for start, end in islice(sentence_spans(answer), _CLAIMS):
         whole = rest(start, end)
         items = _items(answer, start, end) if whole.verdict != "found" else []
         found += [rest(*item) for item in items] or [whole]
@@ -93,7 +95,7 @@ def _number(text: str) -> str:
 def _items(answer: str, start: int, end: int) -> list[tuple[int, int]]:
     """Return where the items of a list stand; nothing if a sentence is no list."""
     cuts = [(start, start), *(match.span() for match in _ITEM_END.finditer(answer, start, end)), (end, end)]
-    parts = [(left[1], right[0]) for left, right in pairwise(cuts)]
+    parts = [(left[1], len(answer[: right[0]].rstrip(".!?\u3002"))) for left, right in pairwise(cuts)]
     items = [(begin, stop) for begin, stop in parts if re.search(r"\w", answer[begin:stop])]
     texts = [answer[begin:stop] for begin, stop in items]
     is_list = len(items) > 1 and all(

@@ -11,7 +11,7 @@ from memrecall_kv.filters import AmongIds
 from memrecall_kv.ingest.places import place_of
 from memrecall_kv.report.marking import marked
 from memrecall_kv.report.page import render
-from memrecall_kv.types import Answer, Chunk, Document, Note, Recall, Step, Texts
+from memrecall_kv.types import Answer, Chunk, Document, Note, Quote, Recall, Step, Texts
 
 _PASSAGES = 24
 """Opened chunks whose texts are shown, and of which it is shown what was known after them."""
@@ -27,6 +27,7 @@ _CELLS = 60
 """Chunks of one that are drawn."""
 _LOOKS = 8
 """States of the notes, the latest, under which probabilities are shown."""
+_CLAIMS = 40
 _REFUSED = 24
 _NUMBERED = 200
 """Chunks in the table of all numbers."""
@@ -135,6 +136,12 @@ class View:
     def refusals(self) -> list[Refusal]:
         """Return what came closest to being opened, the closest first."""
         return [Refusal(doc_id, cell, self._chunk(doc_id, cell.index)) for doc_id, cell in self._closest]
+
+    @property
+    def claims(self) -> list[tuple[Quote, int | None]]:
+        """Return what each claim of the answer rests on, and the number of the text it is in, if that is shown."""
+        shown = {chunk_id: number for chunk_id, number in self._opened.items() if number <= _PASSAGES}
+        return [(quote, shown.get(quote.chunk_id)) for quote in self.answer.quotes[:_CLAIMS]]
 
     @property
     def numbers(self) -> list[tuple[str, Cell]]:
