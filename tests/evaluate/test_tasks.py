@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memrecall_kv.errors import InputError
 from memrecall_kv.evaluate.settings import TaskConfig
 from memrecall_kv.evaluate.shelf import ChunkShelf, Shelf
+from memrecall_kv.evaluate.tasks.everyday import documents
 from memrecall_kv.evaluate.tasks.haystack import RUN, Haystack, arrange, words
 from memrecall_kv.evaluate.tasks.synthetic import PUZZLES
 from memrecall_kv.evaluate.tasks.tasks import TASKS, find_task
@@ -265,12 +266,36 @@ def test_a_long_context_is_never_in_memory(tmp_path, data):
         ("babi-long", {"documents": 1}, "one for each fact"),
         ("babi-long", {"order": "reversed"}, "order of the story"),
         ("fairytaleqa", {"order": "random"}, "order of the story"),
+        ("everyday", {"order": "reversed"}, "texts in their order"),
         ("common-words", {"share": 2}, "one question per context"),
     ],
 )
 def test_what_cannot_be_built_is_an_error(task, settings, problem, data):
     with pytest.raises(InputError, match=problem):
         contexts(task, data, **settings)
+
+
+def test_everyday_questions_rest_on_their_texts_and_half_of_them_is_kept():
+    asked = [question for text in documents() for question in text["questions"]]
+    assert (len(documents()), len(asked), sum(question["kept"] for question in asked)) == (12, 120, 60)
+    assert len({question["ask"] for question in asked}) == 120
+    assert len({text["language"] for text in documents()}) == 7
+    for text in documents():
+        for question in text["questions"]:
+            if not question["answers"]:
+                assert question["kind"] == "unanswerable"
+                continue
+            assert question["span"] in text["text"]
+            # what is no judgement stands in the text as it is
+            if question["kind"] not in ("yes or no", "comparison"):
+                stands = [answer.casefold() in text["text"].casefold() for answer in question["answers"]]
+                assert all(stands) if question["kind"] == "list" else any(stands)
+    (half,), (other,) = (contexts(task, None, questions=None) for task in ("everyday", "everyday-kept"))
+    assert {question.id for question in half.questions}.isdisjoint(question.id for question in other.questions)
+    assert len(half.questions) == len(other.questions) == 60
+    assert texts(half) == texts(other)
+    (first,) = contexts("everyday", None, documents=1, questions=None)
+    assert {question.id.partition(":")[0] for question in first.questions} == {"travel-handbook"}
 
 
 def test_missing_data_are_an_error(data, tmp_path):

@@ -29,7 +29,7 @@ from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
 from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
 from memrecall_kv.evaluate.systems.system import Interleaved, Reply, System
 from memrecall_kv.evaluate.systems.systems import Open, build_system, parse_system
-from memrecall_kv.evaluate.tasks.tasks import SYNTHETIC, find_task
+from memrecall_kv.evaluate.tasks.tasks import WITHOUT_DATA, find_task
 from memrecall_kv.types import Document
 
 ROWS = "rows.jsonl"
@@ -74,7 +74,7 @@ def check(config: RunConfig, data: Path | None) -> None:
     """
     for task in config.tasks:
         find_task(task)
-        if task not in SYNTHETIC:
+        if task not in WITHOUT_DATA:
             data_folder(data)
     for system in config.systems:
         parse_system(system)
