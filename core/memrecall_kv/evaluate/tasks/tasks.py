@@ -18,7 +18,7 @@ Task: TypeAlias = Callable[[Path | None, TaskConfig], Iterator[Context]]
 """Called with a data folder and settings; yields contexts, one after the other."""
 
 _SYNTHETIC = (*synthetic.PUZZLES, "common-words")
-_EVERYDAY = {"everyday": everyday, "everyday-kept": partial(everyday, kept=True)}
+_EVERYDAY: dict[str, Task] = {"everyday": everyday, "everyday-kept": partial(everyday, kept=True)}
 WITHOUT_DATA = frozenset({*_SYNTHETIC, *_EVERYDAY})
 """Tasks that need no data folder."""
 
