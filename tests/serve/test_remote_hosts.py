@@ -131,7 +131,10 @@ async def test_langchains_runnable_answers_and_streams_as_a_local_one(handbook, 
 async def test_langchains_model_writes_from_what_is_recalled_far_away(handbook, local, url):
     far = MemRecallRunnable.from_url(url, "handbook", llm=FakeListChatModel(responses=["Dana approves trips."]))
     near = MemRecallRunnable(**local, llm=FakeListChatModel(responses=["Dana approves trips."]))
-    assert far.invoke(QUESTION)["answer"] == "Dana approves trips."
+    answered = far.invoke(QUESTION)
+    assert answered["answer"] == "Dana approves trips."
+    stages = [stage["name"] for stage in answered["usage"]["stages"]]
+    assert stages == [stage["name"] for stage in near.invoke(QUESTION)["usage"]["stages"]]
     assert (await far.ainvoke(QUESTION))["context"] == near.invoke(QUESTION)["context"]
     nothing = far.invoke({"input": QUESTION, "filter": {"year": 2020}})
     assert nothing["answer"] == near.invoke({"input": QUESTION, "filter": {"year": 2020}})["answer"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from memrecall_kv.config import MemRecallConfig, ReasonerConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.filters import AmongIds, And, Not
+from memrecall_kv.recall.stages import Stages
 from memrecall_kv.remote.address import is_url
 from memrecall_kv.remote.memory import DEFAULT_TIMEOUT, RemoteMemRecall
 from memrecall_kv.types import (
@@ -118,6 +119,7 @@ class ServedWalk:
         recalls: What was opened so far.
         is_answered: Whether the server goes on to write an answer, which `conclusion` yields; set it before `events`.
         done: What the server says at the end of it all; `None` until then.
+        stages: What is taken here, where the answer is written here.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class ServedWalk:
         self.question, self.is_answered = question, False
         self.recalls: list[Recall] = []
         self.done: Answer | None = None
+        self.stages = Stages()
         self._remote, self._top_k, self._where, self._unit = remote, top_k, where, unit
         self._notes: list[Note] = []
         self._steps: list[Scored] = []
@@ -317,7 +320,9 @@ class ServedMemory:
         reply = Reply(walk, self.config.reasoner, write)  # type: ignore[arg-type]  # all that it looks at is there
         yield from reply.events()
         quotes = quotes_of(reply.text, walk.question, walk.recalls) if reply.found else ()
-        yield Done(replace(walk.cost, text=reply.text, found=reply.found, grounded=reply.grounded, quotes=quotes))
+        usage = replace(walk.cost.usage, stages=(*walk.cost.usage.stages, *walk.stages.taken))
+        cost = replace(walk.cost, usage=usage, quotes=quotes)
+        yield Done(replace(cost, text=reply.text, found=reply.found, grounded=reply.grounded))
 
 
 def at_url(url: str, bank: str | None, api_key: str | None, timeout: float | None) -> tuple[ServedMemory, ServedBank]:

@@ -161,7 +161,8 @@ def test_at_a_terminal_keys_do_what_they_do_elsewhere(bank, tmp_path):
     terminal.type("\x03")
     assert "Stopped." in terminal.read_until("Q: ")
     terminal.type("half a quest")
-    terminal.read_until("half a quest")  # else Python may look for Ctrl-C before it comes, and then wait for a key
+    terminal.read_until("half a quest")
+    time.sleep(0.5)  # else Python may look for Ctrl-C before it comes, and then wait for a key
     terminal.type("\x03")
     terminal.read_until("Q: ")
     terminal.type("\x1b[A\x1b[A\n")
