@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from generated import keep
 from memrecall_kv.cli import build_app
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -26,18 +27,6 @@ one JSON object. `python -m memrecall_kv` is the same script.
 | 2 | wrong usage, or an error with its remedy on standard error; of a folder, after all other files were done |
 | 130 | interrupted; what was done is kept, and the same command resumes |
 """
-
-
-def main() -> int:
-    """Return 1 if `--check` was given and the page is stale, else 0."""
-    page = render()
-    if sys.argv[1:] != ["--check"]:
-        TARGET.write_text(page, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page:
-        return 0
-    sys.stderr.write(f"{TARGET.name} is stale: run make docs\n")
-    return 1
 
 
 def render() -> str:
@@ -64,4 +53,4 @@ def table(command: Any) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(TARGET, render()))

@@ -6,20 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+from generated import keep
+
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "llms.txt"
-
-
-def main() -> int:
-    """Return 1 if `--check` was given and the file is stale, else 0."""
-    text = render()
-    if sys.argv[1:] != ["--check"]:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{TARGET.name} is stale: run make docs\n")
-    return 1
 
 
 def render() -> str:
@@ -32,4 +22,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(TARGET, render()))

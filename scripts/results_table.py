@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from generated import keep
 from memrecall_kv.evaluate.ledger import Ledger
 from memrecall_kv.evaluate.measures.summary import summarize
 from memrecall_kv.evaluate.measures.tables import overview
@@ -25,14 +26,7 @@ def main() -> int:
         sys.stderr.write(f"{PAGE.name} lacks {BEGIN} and {END}\n")
         return 1
     table = overview(summarize(Ledger(RESULTS / ROWS)), "ruler-hqa")
-    fresh = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
-    if sys.argv[1:] != ["--check"]:
-        PAGE.write_text(fresh, encoding="utf-8")
-        return 0
-    if fresh == page:
-        return 0
-    sys.stderr.write(f"{PAGE.name} is stale: run make docs\n")
-    return 1
+    return keep(PAGE, f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

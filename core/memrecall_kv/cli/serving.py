@@ -32,6 +32,8 @@ KeyPath = Annotated[
     Path | None,
     typer.Option("--api-key-file", metavar="FILE", help="Keys that may ask, made with key.", show_default=False),
 ]
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Change no bank.")]
+Defer = Annotated[bool, typer.Option("--defer", help="Store texts alone; a question compresses what it comes near.")]
 Limits = Annotated[
     Path | None,
     typer.Option("--limits", metavar="FILE", help="Limits in JSON, as ServeSettings takes them.", show_default=False),
@@ -44,10 +46,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's need keys.")] = _HOST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 is any that is free.")] = _PORT,
     api_key_file: KeyPath = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Change no bank.")] = False,
-    defer: Annotated[
-        bool, typer.Option("--defer", help="Store texts alone; a question compresses what it comes near.")
-    ] = False,
+    read_only: ReadOnly = False,
+    defer: Defer = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model; more than one only read.")] = 1,
     limits: Limits = None,
     model: Model = None,
@@ -74,10 +74,8 @@ def mcp(
     host: Annotated[str, typer.Option(help="With --http: address to listen at; others need keys.")] = _HOST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --http: port to listen at.")] = _PORT,
     api_key_file: KeyPath = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Change no bank.")] = False,
-    defer: Annotated[
-        bool, typer.Option("--defer", help="Store texts alone; a question compresses what it comes near.")
-    ] = False,
+    read_only: ReadOnly = False,
+    defer: Defer = False,
     limits: Limits = None,
     model: Model = None,
     device: Device = "auto",

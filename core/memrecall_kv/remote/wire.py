@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +27,8 @@ from memrecall_kv.types import (
 )
 
 Json: TypeAlias = dict[str, Any]
+
+T = TypeVar("T")
 
 _BATCH_DOCUMENTS = 500
 _BATCH_BYTES = 4 * 2**20
@@ -170,35 +172,35 @@ def condition(where: Where) -> Json:
 
 
 def in_batches(documents: Iterable[Document]) -> Iterator[list[Json]]:
-    """Yield documents in groups that fit a request, each ready to be sent.
+    """Return documents in groups that fit a request, each ready to be sent.
 
     Raises:
         InputError: If one has no text, or metadata that JSON cannot hold.
     """
-    batch, size = list[Json](), 0
-    for document in documents:
+
+    def measured(document: Document) -> tuple[Json, int]:
         if not document.text.strip():
             raise InputError(f"Expected document {document.id!r} to have a text, got none.", "Leave it out.")
         sent = asdict(document)
-        length = len(_json(document.id, sent, as_text=True))
-        if batch and (len(batch) == _BATCH_DOCUMENTS or size + length > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(sent)
-        size += length
-    if batch:
-        yield batch
+        return sent, len(_json(document.id, sent, as_text=True))
+
+    return _grouped(map(measured, documents), _BATCH_DOCUMENTS, _BATCH_BYTES)
 
 
 def ids_in_batches(doc_ids: Iterable[str]) -> Iterator[list[str]]:
-    """Yield ids, each once, in groups that fit a URL."""
-    batch, size = list[str](), 0
-    for doc_id in dict.fromkeys(doc_ids):
-        length = 3 * len(doc_id.encode("utf-8", "surrogatepass"))
-        if batch and (len(batch) == _BATCH_IDS or size + length > _BATCH_ID_BYTES):
+    """Return ids, each once, in groups that fit a URL."""
+    measured = ((doc_id, 3 * len(doc_id.encode("utf-8", "surrogatepass"))) for doc_id in dict.fromkeys(doc_ids))
+    return _grouped(measured, _BATCH_IDS, _BATCH_ID_BYTES)
+
+
+def _grouped(measured: Iterable[tuple[T, int]], most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Yield items that come with their sizes in groups; one that is too large comes alone."""
+    batch, size = list[T](), 0
+    for item, length in measured:
+        if batch and (len(batch) == most or size + length > most_bytes):
             yield batch
             batch, size = [], 0
-        batch.append(doc_id)
+        batch.append(item)
         size += length
     if batch:
         yield batch
