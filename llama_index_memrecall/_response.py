@@ -125,7 +125,9 @@ class Ending:
         if is_complete and self._kept:
             cost = self._kept[-1].cost()
             usage = cost.usage
-            quotes = quotes_of(text, self._question, self._kept[-1].walk.recalls)
+            # another model's text is quoted here, the reasoner's was
+            own = cost.text == text
+            quotes = cost.quotes if own else quotes_of(text, self._question, self._kept[-1].walk.recalls)
             self._metadata.recall.update(
                 usage=asdict(usage),
                 trace=[asdict(step) for step in cost.trace.steps],

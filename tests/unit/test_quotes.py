@@ -129,6 +129,13 @@ def test_no_text_and_no_answer_have_no_quotes() -> None:
     assert quotes_of("blue", "Who?", recalled("  \n ")) == (Quote("blue", 0, "not found"),)
 
 
+@pytest.mark.parametrize("refusal", ["Not found in the documents.", "The text does not mention the deck.", "None."])
+def test_what_says_that_there_is_no_answer_claims_nothing(refusal: str) -> None:
+    assert quotes_of(refusal, "What is the deck?", recalled(FERRY)) == ()
+    (quote,) = quotes_of(f"The ferry leaves at nine. {refusal}", "What is the deck?", recalled(FERRY))
+    assert (quote.claim, quote.verdict) == ("The ferry leaves at nine.", "found")
+
+
 def test_of_an_endless_answer_the_beginning_is_quoted() -> None:
     assert len(quotes_of("The deck is blue. " * 2_000, "What?", recalled(FERRY))) == 500
 

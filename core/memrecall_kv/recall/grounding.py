@@ -11,6 +11,8 @@ STOPWORDS = frozenset(
     that the their them then there these they this to was we were what when where which who will with you""".split()
 )
 """Words of English that carry no meaning by themselves."""
+PERCENT = r"(?:%|\u066a|per ?cent\b|prozent\b|por ciento\b|pour cent\b|per cento\b)"
+"""A percent sign, or a word for it; case makes no difference."""
 _ENDING = re.compile(r"(ing|ed|es|s|e)$")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\"’”)]*\s+|\n\s*\n|(?<=[。！？])")
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from memrecall_kv.recall.grounding import content_words
+from memrecall_kv.recall.grounding import PERCENT, content_words
 
-_SHARE = r"(?:%|\u066a|per ?cent\b|prozent\b|por ciento\b|pour cent\b|per cento\b)"
-_SHARES = re.compile(rf"[-+]?\d[\d.,]*(?:\s*(?:-|to|bis|a|\u00e0)\s*\d[\d.,]*)?\s*{_SHARE}", re.IGNORECASE)
+_SHARES = re.compile(rf"[-+]?\d[\d.,]*(?:\s*(?:-|to|bis|a|\u00e0)\s*\d[\d.,]*)?\s*{PERCENT}", re.IGNORECASE)
 _ASKS_FOR_SHARE = re.compile(
-    rf"{_SHARE}|percentage|proportion|fraction|share|ratio|rate|chance|prob|anteil|quote|porcentaje|pourcentage|part\b",
+    rf"{PERCENT}|percentage|proportion|fraction|share|ratio|rate|chance|prob|anteil|quote|porcentaje|pourcentage|part\b",
     re.IGNORECASE,
 )
 _ASKS_FOR_ANOTHER = re.compile(

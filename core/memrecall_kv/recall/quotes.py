@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from itertools import count, islice, pairwise
 
 from memrecall_kv.bank.tokens import tokens
-from memrecall_kv.recall.grounding import STOPWORDS, sentence_spans
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.grounding import PERCENT, STOPWORDS, sentence_spans
 from memrecall_kv.types import Quote, Recall, Verdict
 
 _NUMBER = re.compile(
     r"(?<![\w.,])\d{1,3}(?:[ \u00a0\u202f'\u2019]\d{3})+(?:[.,]\d+)?(?!\w)|(?<!\w)\d+(?:[.,]\d+)*(?!\w)"
 )
-_PERCENT = re.compile(r"%|\u066a|\bper ?cent\b|\bprozent\b|\bpor ciento\b|\bpour cent\b|\bper cento\b", re.IGNORECASE)
+_PERCENT = re.compile(PERCENT, re.IGNORECASE)
 _CURRENCY = re.compile(r"[$\u00a3\u00a5\u20a0-\u20bf]")
 _ITEM_END = re.compile(r"\s*[,;\n\u3001\uff0c]\s*(?:and\s+|or\s+)?|\s+(?:and|or|und|oder|y|et|e|ou)\s+")
 _CLAIMS = 500
@@ -47,15 +48,15 @@ class _Passage:
 def quotes_of(answer: str, question: str, recalls: Sequence[Recall]) -> tuple[Quote, ...]:
     """Return the claims of an answer in order, each with the span it rests on.
 
-    What is quoted for a sentence does not depend on those after it.
+    A sentence that says that there is no answer claims nothing. What is quoted for one does not depend on those after.
 
     Args:
         answer: Its text.
         question: What a claim repeats of it needs no proof.
         recalls: The opened chunks.
     """
-    asked = words_of(question)
-    single, double = (list(_passages(recalls, count)) for count in (1, 2))
+    asked, single = words_of(question), list(_passages(recalls))
+    double = [_joined(*pair) for pair in pairwise(single) if pair[0].recall is pair[1].recall]
 
     def rest(start: int, end: int) -> Quote:
         claim = answer[start:end]
@@ -64,6 +65,8 @@ def quotes_of(answer: str, question: str, recalls: Sequence[Recall]) -> tuple[Qu
 
     found: list[Quote] = []
     for start, end in islice(sentence_spans(answer), _CLAIMS):
+        if prompts.is_nothing(answer[start:end]):
+            continue
         whole = rest(start, end)
         items = _items(answer, start, end) if whole.verdict != "found" else []
         found += [rest(*item) for item in items] or [whole]
@@ -104,15 +107,17 @@ def _items(answer: str, start: int, end: int) -> list[tuple[int, int]]:
     return items if is_list else []
 
 
-def _passages(recalls: Sequence[Recall], count: int) -> Iterator[_Passage]:
-    """Yield every run of so many sentences, and the words of its heading with each."""
-    order = 0
+def _passages(recalls: Sequence[Recall]) -> Iterator[_Passage]:
+    """Yield every sentence, and the words of its heading with each."""
+    order = count()
     for recall in sorted(recalls, key=lambda recall: (-recall.gate_probability, recall.step)):
         text, heading = recall.chunk.text, words_of(recall.chunk.heading.read)
-        spans = list(sentence_spans(text))
-        for first, last in zip(spans, spans[count - 1 :], strict=False):
-            yield _Passage(recall, first[0], last[1], words_of(text[first[0] : last[1]]) | heading, order)
-            order += 1
+        for start, end in sentence_spans(text):
+            yield _Passage(recall, start, end, words_of(text[start:end]) | heading, next(order))
+
+
+def _joined(first: _Passage, second: _Passage) -> _Passage:
+    return replace(first, end=second.end, words=first.words | second.words)
 
 
 def _quoted(

@@ -234,7 +234,8 @@ def test_without_top_k_the_settings_decide(documents, open_only):
 def test_an_answer_that_says_nothing_is_the_not_found_answer(documents):
     memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "Nothing relevant."))
     engine = MemRecallQueryEngine.from_documents(documents, memory=memory, top_k=1)
-    assert engine.query(QUESTION).response == memory.config.reasoner.not_found
+    response = engine.query(QUESTION)
+    assert (response.response, response.metadata["quotes"]) == (memory.config.reasoner.not_found, [])
     engine.close()
 
 
