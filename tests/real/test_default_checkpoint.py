@@ -14,6 +14,7 @@ from memrecall_kv.bank import MemoryBank
 from memrecall_kv.cli.demo import book
 from memrecall_kv.compress.importance import SCORES
 from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import MemRecallConfig, ReasonerConfig, default_directory
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.gate import ClassifierGate
@@ -58,9 +59,14 @@ def test_the_default_is_one_backbone_in_either_type(dtype: str) -> None:
     assert MemRecall.from_pretrained(dtype=dtype).fingerprint["backbone"] == made_for
 
 
-def blocks(memory: MemRecall) -> dict[str, MemoryBlock]:
+def blocks(memory: MemRecall, *, of_all_layers: bool = False) -> dict[str, MemoryBlock]:
+    """Blocks as the gate reads them, or with the layers that a reader needs too."""
+    compressor = memory.parts.compressor
+    if of_all_layers:
+        assert isinstance(compressor, OperatorCompressor)
+        compressor = compressor.of_all_layers()
     chunks = [Chunk(name, 0, 0, len(text), text, 1) for name, text in PARAGRAPHS.items()]
-    return dict(zip(PARAGRAPHS, memory.parts.compressor.compress(chunks), strict=True))
+    return dict(zip(PARAGRAPHS, compressor.compress(chunks), strict=True))
 
 
 def zeroed(block: MemoryBlock) -> MemoryBlock:
@@ -119,7 +125,7 @@ def test_swapped_or_zeroed_blocks_lose_the_gate(memory: MemRecall) -> None:
 
 
 def test_the_answer_is_in_the_block_that_is_read(memory: MemRecall) -> None:
-    made = blocks(memory)
+    made = blocks(memory, of_all_layers=True)
     reasoner = memory.parts.reasoner
     assert isinstance(reasoner, TunedReasoner)
     config = ReasonerConfig(**{**memory.config.reasoner.model_dump(), "readback": "off"})
