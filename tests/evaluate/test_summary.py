@@ -207,6 +207,17 @@ def test_pictures_are_drawn_of_what_there_is(tmp_path):
     assert "memory_by_length" not in {path.stem for path in plots.draw(summarize(few), tmp_path)}
 
 
+def test_a_picture_has_six_lines_over_the_most_lengths_and_no_cell_of_few_questions():
+    asked = [answer(f"s{n}", f"q{m}", 1.0, documents) for n in range(9) for documents in (50, 500) for m in range(16)]
+    more = [answer("s8", f"q{m}", 1.0, 5000) for m in range(16)] + [answer("s0", "q0", 1.0, 5000)]
+    sizes = [prepared(f"s{n}", 1.0, documents) for n in range(9) for documents in (50, 500, 5000)]
+    cells = summarize([*asked, *more, *sizes])["cells"]
+    lines = {label: [cell["documents"] for cell in line] for label, line, _ in plots._lines(cells, "sub_em")}
+    assert lines == {**{f"s{n}": [50, 500] for n in range(5)}, "s8": [50, 500, 5000]}
+    few = [cell for cell in cells if cell["questions"] == 1]
+    assert [label for label, _, _ in plots._lines(few, "sub_em")] == ["s0"]
+
+
 def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r"memrecall-kv\[eval\]"):

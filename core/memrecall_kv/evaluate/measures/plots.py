@@ -11,7 +11,10 @@ from memrecall_kv.errors import MissingDependencyError
 
 _SIZE = (9.0, 4.5)
 _MARKERS = "os^Dv"
-_DASHES = ("-", "--", "-.", ":")
+_MOST_LINES = 6
+"""Of a picture: more cannot be told apart at a glance. The tables have all."""
+_FEW = 16
+"""Questions of a cell: fewer are left out of a picture that has others."""
 
 
 def draw(summary: dict[str, Any], folder: Path) -> list[Path]:
@@ -49,8 +52,9 @@ def _accuracy(axes: Any, summary: dict[str, Any]) -> None:
 
 
 def _cost(axes: Any, summary: dict[str, Any]) -> None:
-    for name, dash in (("cold_seconds", ":"), ("warm_seconds", "-")):
-        for label, cells, style in _lines(summary["cells"], name):
+    times = (("cold_seconds", ":"), ("warm_seconds", "-"))
+    for name, dash in times:
+        for label, cells, style in _lines(summary["cells"], name, most=_MOST_LINES // len(times)):
             x, y = [cell["tokens"] for cell in cells], [cell[name] for cell in cells]
             axes.plot(x, y, dash, label=f"{label}, {name.partition('_')[0]}", **style)
     axes.set(xscale="log", yscale="log", xlabel="source tokens", ylabel="seconds per question")
@@ -74,11 +78,10 @@ def _bytes(axes: Any, summary: dict[str, Any]) -> None:
 
 
 def _gate(axes: Any, summary: dict[str, Any]) -> None:
-    for number, gate in enumerate(summary["gates"]):
+    for gate in summary["gates"][:_MOST_LINES]:
         label = f"{gate['system']}, {gate['task']}, {gate['documents']:,} documents"
         points = gate["precision_recall"]
-        dash = _DASHES[number // 10 % len(_DASHES)]
-        axes.plot([recall for _, _, recall in points], [precision for _, precision, _ in points], dash, label=label)
+        axes.plot([recall for _, _, recall in points], [precision for _, precision, _ in points], label=label)
     axes.set(xlabel="recall of gold documents", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
 
 
@@ -91,22 +94,28 @@ _PICTURES: dict[str, Callable[[Any, dict[str, Any]], None]] = {
 }
 
 
-def _lines(cells: Sequence[dict[str, Any]], wanted: str) -> list[tuple[str, list[dict[str, Any]], dict[str, str]]]:
+def _lines(
+    cells: Sequence[dict[str, Any]], wanted: str, most: int = _MOST_LINES
+) -> list[tuple[str, list[dict[str, Any]], dict[str, str]]]:
     """Return label, cells and style of every line, the cells from short to long.
 
-    A line has a system, a task, an order and a concurrency; it looks the same in every picture.
+    A line has a system, a task, an order and a concurrency; it looks the same in every picture. Of too many lines those
+    over most lengths are kept, the earlier of equals.
     """
     several = len({cell["task"] for cell in cells}) > 1
+    least = _FEW if any(cell["questions"] >= _FEW for cell in cells) else 0
     lines: dict[str, list[dict[str, Any]]] = {}
     for cell in sorted(cells, key=lambda cell: cell["documents"]):
         order = "" if cell["order"] == "own" else f", {cell['order']}"
         many = f", {cell['concurrency']} at once" if cell["concurrency"] > 1 else ""
         task = f", {cell['task']}" if several else ""
         line = lines.setdefault(f"{cell['system']}{task}{order}{many}", [])
-        if cell[wanted] is not None and cell["tokens"]:
+        if cell[wanted] is not None and cell["tokens"] and cell["questions"] >= least:
             line.append(cell)
     styles = ({"color": f"C{n % 10}", "marker": _MARKERS[n // 10 % len(_MARKERS)]} for n in range(len(lines)))
-    return [(label, line, style) for (label, line), style in zip(lines.items(), styles, strict=True) if line]
+    drawn = [(label, line, style) for (label, line), style in zip(lines.items(), styles, strict=True) if line]
+    kept = sorted(drawn, key=lambda each: -len(each[1]))[:most]
+    return [each for each in drawn if each in kept]
 
 
 def _matplotlib() -> Any:
