@@ -54,11 +54,18 @@ def forget_peak() -> int | None:
 
     Loading a model takes more memory than most of what is done with it, and would hide it.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return None
     return _status("VmRSS")
+
+
+def peak_on_gpu() -> int | None:
+    """Return the most GPU memory held since `forget_peak`, in bytes; `None` where there is none."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def _status(name: str) -> int | None:

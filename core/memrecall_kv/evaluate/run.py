@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import torch
 
 from memrecall_kv.errors import ContextOverflowError, InputError, ReasonerOutputError
-from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
+from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory, peak_on_gpu
 from memrecall_kv.evaluate.ledger import Ledger
 from memrecall_kv.evaluate.question import Context, Question
 from memrecall_kv.evaluate.rows import data_folder
@@ -151,7 +151,12 @@ class Run:
         loaded = forget_peak()
         self._measure(cell, settings)
         if self._answered:
-            sizes = {"peak_bytes": peak_memory(), "loaded_bytes": loaded, "loading_peak_bytes": loading}
+            sizes: dict[str, int | None] = {
+                "peak_bytes": peak_memory(),
+                "peak_gpu_bytes": peak_on_gpu(),
+                "loaded_bytes": loaded,
+                "loading_peak_bytes": loading,
+            }
             self._add("process", "", cell, sizes)
 
     def _cells(self) -> Iterator[tuple[Cell, TaskConfig]]:

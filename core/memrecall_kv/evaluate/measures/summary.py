@@ -118,7 +118,7 @@ def _cost(cell: Measured) -> Row:
         "warm_seconds": warm,
         "amortised_seconds": amortised,
         # after the model was loaded, the model included
-        **{name: process.get(name) for name in ("peak_bytes", "loaded_bytes", "loading_peak_bytes")},
+        **{name: process.get(name) for name in ("peak_bytes", "peak_gpu_bytes", "loaded_bytes", "loading_peak_bytes")},
         "bytes_on_disk": size,
         "bytes_per_token": size / tokens if size is not None and tokens else None,
         **{
