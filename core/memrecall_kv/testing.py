@@ -137,9 +137,10 @@ class ScriptedReasoner:
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
+        among: Sequence[str] = (),
     ) -> Iterator[str]:
-        """Yield the scripted answer word by word."""
-        for piece in re.findall(r"\S+\s*", self._reply(question, notes.text)):
+        """Yield the scripted answer word by word; the first of some, if there are any."""
+        for piece in re.findall(r"\S+\s*", among[0] if among else self._reply(question, notes.text)):
             tally.generated_tokens += 1
             yield piece
 

@@ -59,9 +59,9 @@ def test_a_reader_is_given_the_best_chunks(needles, tmp_path):
     read = []
 
     class Recording(ScriptedReasoner):
-        def answer(self, question, memory, evidence, blocks, tally):
+        def answer(self, question, memory, evidence, blocks, tally, among=()):
             read.extend(recall.chunk.doc_id for recall in evidence)
-            return super().answer(question, memory, evidence, blocks, tally)
+            return super().answer(question, memory, evidence, blocks, tally, among)
 
     reasoner = Recording({}, lambda question, memory: "seven")
     backbone = tiny_backbone()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memrecall_kv.recall.kind_asked import is_of_kind_asked
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
-from memrecall_kv.types import Document
+from memrecall_kv.types import Document, Done, Token
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,73 @@ def test_all_else_may_be_of_the_kind(question: str, reply: str) -> None:
     assert is_of_kind_asked(question, reply)
 
 
-def test_a_reply_of_another_kind_is_no_answer(tmp_path: Path) -> None:
-    replies = iter(["20%", "372,000"])
-    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: next(replies)))
+@pytest.mark.parametrize(
+    ("question", "reply"),
+    [
+        ("May vinegar be used?", "bleach"),
+        ("Was a woman president before her?", "Hanne Berg"),
+        ("How high is the rent of the flat?", "1,287 metres"),
+        ("How much does the ticket cost?", "90 minutes"),
+        ("Was kostet eine Tageskarte?", "nein"),
+        ("\u00bfCu\u00e1nto cuesta?", "tres horas"),
+        ("How long does the ride take?", "19 euros"),
+        ("Quanto dura la salita?", "19 euro"),
+        ("How many rooms are there?", "84 euros"),
+        ("When did it open?", "$12"),
+        ("Where is it kept?", "5 kg"),
+        ("What is forbidden?", "No."),
+        ("Was ist verboten?", "Nein"),
+    ],
+)
+def test_another_kind_than_was_asked_for_is_seen(question: str, reply: str) -> None:
+    assert not is_of_kind_asked(question, reply)
+
+
+@pytest.mark.parametrize(
+    ("question", "reply"),
+    [
+        ("May vinegar be used?", "No, it harms the seals."),
+        ("May vinegar be used?", "It is better to use what the maker sells."),
+        ("Is it red or blue?", "blue"),
+        ("Was kostet eine Tageskarte?", "5,50 Euro"),
+        ("Was ist verboten?", "Hunde"),
+        ("How much does the ticket cost?", "nothing"),
+        ("How much does the ticket cost?", "twelve a head"),
+        ("How long does the ride take?", "until noon"),
+        ("How many euros are paid a day?", "32"),
+        ("When did it open?", "1987"),
+        ("When did it open?", "20 days later"),
+        ("What was the first hit?", "Say No More"),
+    ],
+)
+def test_what_may_be_of_the_kind_stays(question: str, reply: str) -> None:
+    assert is_of_kind_asked(question, reply)
+
+
+def test_spans_of_a_kind_come_whole_and_once() -> None:
+    texts = ["It costs \u20ac5.50, or 1,200 euros a year; in 90 minutes 20% of 34 visitors pay 5 pounds.", "\u20ac5.50"]
+    assert spans_of_kind_asked("How much does it cost?", texts) == ("\u20ac5.50", "1,200 euros", "5 pounds")
+    assert spans_of_kind_asked("How long does it take?", texts) == ("90 minutes",)
+    assert spans_of_kind_asked("How many visitors pay?", texts) == ("90", "34")
+    assert spans_of_kind_asked("Is it free?", texts) == ("yes", "no")
+    assert spans_of_kind_asked("What is it?", texts) == ()
+
+
+def test_a_reply_of_another_kind_makes_place_for_a_span_of_the_kind(tmp_path: Path) -> None:
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "20%"))
     with memory.open_bank(tmp_path / "bank") as bank:
-        memory.ingest(bank, [Document("people", "372,000 people live there."), Document("share", "20% are young.")])
-        refused = memory.ask(bank, "How many people live there?", top_k=1)
+        memory.ingest(bank, [Document("people", "372,000 people live there.")])
+        assert memory.ask(bank, "How many people live there?").text == "372,000"
+        events = memory.stream(bank, "How many people live there?")
+        assert "".join(event.text for event in events if isinstance(event, Token)) == "372,000"
+        refused = memory.ask(bank, "Who lives there?")
         assert (refused.found, refused.text) == (False, memory.config.reasoner.not_found)
-        assert memory.ask(bank, "How many people live there?", top_k=1).text == "372,000"
+
+
+def test_a_reply_of_another_writer_is_refused_not_replaced(tmp_path: Path) -> None:
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: ""))
+    with memory.open_bank(tmp_path / "bank") as bank:
+        memory.ingest(bank, [Document("people", "372,000 people live there.")])
+        events = list(memory.stream(bank, "How many people live there?", write=lambda *_: iter(["20%"])))
+        assert events[-1] == Done(events[-1].answer)
+        assert not events[-1].answer.found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from memrecall_kv import MemRecall
 from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, MemRecallConfig, ReasonerConfig
 from memrecall_kv.errors import ConfigError
+from memrecall_kv.recall import prompts
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally, TunedReasoner
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
@@ -33,13 +36,19 @@ def deltas(backbone: Backbone, size: float = 1.0) -> LoraAdapter:
 
 
 def said(
-    backbone: Backbone, memory: WorkingMemory, *, readback: str, size: float = 1.0, budget: int = 320
+    backbone: Backbone,
+    memory: WorkingMemory,
+    *,
+    readback: str,
+    size: float = 1.0,
+    budget: int = 320,
+    among: Sequence[str] = (),
 ) -> tuple[str, Tally]:
     chunk, tally = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)), Tally()
     config = ReasonerConfig(kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget)
     blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=1)).compress([chunk])
     reasoner = TunedReasoner(backbone, config, deltas(backbone, size))
-    return "".join(reasoner.answer("Where?", memory, [Recall(chunk, 0.9, 0)], blocks, tally)), tally
+    return "".join(reasoner.answer("Where?", memory, [Recall(chunk, 0.9, 0)], blocks, tally, among)), tally
 
 
 def test_text_read_back_equals_the_block_of_ratio_one(backbone: Backbone) -> None:
@@ -47,6 +56,28 @@ def test_text_read_back_equals_the_block_of_ratio_one(backbone: Backbone) -> Non
     from_block, opened = said(backbone, WorkingMemory(), readback="off")
     assert from_text == from_block != ""
     assert read.prompt_tokens - opened.prompt_tokens == len(TEXT) == opened.memory_tokens
+
+
+@pytest.mark.parametrize("readback", ["answer", "off"])
+def test_an_answer_among_some_is_one_of_them(backbone: Backbone, readback: str) -> None:
+    for replies in (("otter", "river", "otters"), ("ott", "otter"), ("yes",)):
+        chosen, tally = said(backbone, WorkingMemory(), readback=readback, among=replies)
+        assert chosen in replies
+        assert tally.generated_tokens == len(f" {chosen}")
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5, 1.0])
+def test_the_likelier_start_decides_among_answers(backbone: Backbone, size: float) -> None:
+    rows = [backbone.encode(TEXT)]
+    state = backbone.kv.place([whole_blocks(backbone.kv.prefill(rows), rows)])
+    asked = torch.tensor([backbone.encode(prompts.trained_answer("Where?") + " ")])
+    with torch.inference_mode(), deltas(backbone, size).active(backbone.model):
+        logits = backbone.kv.logits(backbone.kv.forward(state, ids=asked)[:, -1])[0]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    ranked = sorted(letters, key=lambda letter: -float(logits[backbone.encode(letter)]))
+    for replies in (letters, ranked[3:9], ranked[:-10:-1]):
+        expected = max(replies, key=lambda letter: float(logits[backbone.encode(letter)]))
+        assert said(backbone, WorkingMemory(), readback="answer", size=size, among=list(replies))[0] == expected
 
 
 def test_a_note_is_read_only_where_its_text_is_not(backbone: Backbone) -> None:

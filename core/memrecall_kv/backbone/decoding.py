@@ -62,14 +62,34 @@ def sample(backbone: Backbone, temperature: float, generator: torch.Generator) -
     return draw
 
 
+def among(backbone: Backbone, replies: Iterable[Sequence[int]]) -> Choose:
+    """Return how one row's next token is chosen, greedily, so that it writes one of some replies.
+
+    Args:
+        backbone: The model.
+        replies: Token ids of each; a stop token is put behind.
+    """
+    left, place = [(*reply, backbone.end_id) for reply in replies], 0
+
+    def likeliest(last: Tensor) -> Tensor:
+        nonlocal left, place
+        allowed = sorted({reply[place] for reply in left})
+        chosen = allowed[int(backbone.kv.logits(last)[0, allowed].argmax())]
+        left, place = [reply for reply in left if reply[place] == chosen], place + 1
+        return torch.tensor([chosen], device=last.device)
+
+    return likeliest
+
+
 def generate(
     backbone: Backbone,
     state: KVState,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     tuned: Tuned = nullcontext,
+    choose: Choose | None = None,
 ) -> Iterator[list[int | None]]:
-    """Read a prompt per row and decode greedily; arguments as in `decode`.
+    """Read a prompt per row and decode, greedily unless told how to `choose`; arguments as in `decode`.
 
     Yields:
         One token id per row and step; `None` for a row that has ended. Stops when all have.
@@ -80,7 +100,7 @@ def generate(
     def likeliest(last: Tensor) -> Tensor:
         return backbone.kv.logits(last).argmax(dim=-1)
 
-    for tokens in decode(backbone, state, prompts, max_new_tokens, likeliest, tuned):
+    for tokens in decode(backbone, state, prompts, max_new_tokens, choose or likeliest, tuned):
         ended = [over or token in stops for over, token in zip(ended, tokens, strict=True)]
         if all(ended):
             return

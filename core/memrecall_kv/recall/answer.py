@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.recall import grounding, prompts
-from memrecall_kv.recall.kind_asked import is_of_kind_asked
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.quotes import quotes_of
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
@@ -55,7 +55,8 @@ class Reply:
     def _attempt(self) -> Generator[Event, None, tuple[str, str]]:
         """Yield the pieces of a reply; return it and what of it was shown.
 
-        A start that says "nothing" is held back, and so is everything while an ungrounded answer may be refused.
+        A start that says "nothing" is held back, and so is everything while an ungrounded answer may be refused. A
+        reply of another kind than was asked for makes place for the likeliest span of that kind.
         """
         reply = shown = ""
         for piece in self._pieces():
@@ -64,27 +65,33 @@ class Reply:
                 ready = reply.rstrip()
                 yield Token(ready[len(shown) :])
                 shown = ready
+        if not shown and self._write is None and not is_of_kind_asked(self._walk.question, reply):
+            spans = spans_of_kind_asked(self._walk.question, self._texts)
+            reply = "".join(self._pieces(spans)) if spans else reply
         return reply.strip(), shown
 
     def _judge(self, reply: str) -> bool:
         """Return whether a reply says something that may be said; keep the verdict."""
-        texts = [recall.chunk.read_text for recall in self._walk.recalls]
-        grounded = grounding.is_grounded(reply, texts, self._walk.question)
+        grounded = grounding.is_grounded(reply, self._texts, self._walk.question)
         says_something = not prompts.is_nothing(reply) and is_of_kind_asked(self._walk.question, reply)
         self.found = says_something and (grounded or not self._strict)
         self.grounded = self.found and grounded
         return self.found
 
-    def _pieces(self) -> Iterator[str]:
+    @property
+    def _texts(self) -> list[str]:
+        return [recall.chunk.read_text for recall in self._walk.recalls]
+
+    def _pieces(self, among: Sequence[str] = ()) -> Iterator[str]:
         walk = self._walk
         if self._write is not None:
             return walk.stages.each("answer", self._write(walk.question, walk.notes, walk.recalls))
-        return walk.scheduler.each(walk.stages.each("answer", self._written()))
+        return walk.scheduler.each(walk.stages.each("answer", self._written(among)))
 
-    def _written(self) -> Iterator[str]:
+    def _written(self, among: Sequence[str]) -> Iterator[str]:
         walk = self._walk
         blocks = walk.blocks.read([recall.chunk for recall in walk.recalls])
-        yield from walk.reasoner.answer(walk.question, walk.notes, walk.recalls, blocks, walk.tally)
+        yield from walk.reasoner.answer(walk.question, walk.notes, walk.recalls, blocks, walk.tally, among)
 
 
 def answered(walk: Walk, text: str, *, found: bool, grounded: bool) -> Answer:

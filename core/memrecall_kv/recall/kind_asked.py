@@ -1,34 +1,136 @@
-"""Whether a reply can be of the kind that a question asks for; in doubt it can."""
+"""Which kind of thing a question asks for, which kind a reply is, and what of a text is of the kind; in doubt any is.
+
+English, German, Spanish, French, Italian, Dutch and Portuguese, but questions to be answered by yes or no in English
+alone. Of questions in other languages nothing is said.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from memrecall_kv.recall.grounding import PERCENT, content_words
 
-_SHARES = re.compile(rf"[-+]?\d[\d.,]*(?:\s*(?:-|to|bis|a|\u00e0)\s*\d[\d.,]*)?\s*{PERCENT}", re.IGNORECASE)
+_WORDS = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion dozen"
+    " zwei drei vier f\u00fcnf sechs sieben acht neun zehn elf zw\u00f6lf zwanzig hundert tausend"
+    " dos tres cuatro cinco seis siete ocho nueve diez doce veinte cien deux trois quatre cinq sept huit neuf dix douze"
+    " vingt cent due quattro cinque sei sette otto nove dieci dodici venti cento dois duas tr\u00eas quatro sete oito"
+    " dez doze vinte twee drie vijf zes zeven negen tien twaalf twintig honderd"
+)
+_WORD = "|".join(sorted(set(_WORDS.split()), key=lambda word: (-len(word), word)))
+_NUMBER = (
+    rf"(?<!\w)[-+]?(?:\d+(?:[.,'\u2019\u00a0\u202f ]?\d+)*|(?:{_WORD})(?:(?:-| | e | y | and )(?:{_WORD}))*)(?!\w)"
+)
+_RANGE = rf"{_NUMBER}(?:\s*(?:-|\u2013|to|bis|a|\u00e0)\s*{_NUMBER})?"
+_CURRENCY = (
+    r"(?:[$\u00a3\u00a5\u20a0-\u20bf]|\b(?:euros?|dollars?|pounds?|cents?|pence|crowns?|francs?|franken|yen|yuan|rupees?"
+    r"|pesos?|kronor|kroner|kronen|lire|libras?|reais|usd|eur|gbp|chf)\b)"
+)
+_TIME = (
+    r"\b(?:seconds?|minutes?|hours?|days?|nights?|weeks?|months?|years?|decades?|centur(?:y|ies)|sekunden?|minuten?"
+    r"|stunden?|tage?n?|wochen?|monate?n?|jahre?n?|segundos?|minutos?|horas?|d[i\u00ed]as?|semanas?|mes(?:es)?|a\u00f1os?"
+    r"|anos?|secondes?|heures?|jours?|semaines?|mois|ans?|ann\u00e9es?|second[oi]|minut[oi]|or[ae]|giorn[oi]"
+    r"|settiman[ae]|mes[ei]|ann[oi]|seconden|uren|uur|dagen|weken|maanden|jaren|jaar)\b"
+)
+_MEASURE = (
+    r"(?:\b(?:(?:kilo|centi|milli)?(?:met(?:er|re)s?|metros?|m\u00e8tres?|metri|gram(?:me)?s?|gramm|gramos?)"
+    r"|(?:milli)?lit(?:er|re)s?|litros?|litri|miles?|feet|inches|yards|acres|hectares|tons?|tonnes?|(?:kilo|mega)?watts?"
+    r"|volts?|degrees?|grad|grados|km|cm|mm|kg|kw|mw)\b|\u00b0)"
+)
+_KINDS = {
+    "share": rf"{_RANGE}\s*{PERCENT}",
+    "money": rf"{_CURRENCY}\s*{_RANGE}(?:\s+(?:million|billion))?|{_RANGE}\s*{_CURRENCY}",
+    "duration": rf"{_RANGE}[\s-]*{_TIME}",
+    "measure": rf"{_RANGE}\s*{_MEASURE}",
+    "yes or no": r"\b(?:yes|no|ja|nein|nee|s[i\u00ed]|oui|non|sim|n\u00e3o)\b",
+}
+"""What is plainly of a kind."""
+_SAID = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _KINDS.items()}
+_COUNT = re.compile(
+    rf"(?<![$\u00a3\u00a5\u20a0-\u20bf])(?<!\d[.,]){_NUMBER}(?!\s*(?:{PERCENT}|{_CURRENCY}|{_MEASURE}|[.,]?\d))",
+    re.IGNORECASE,
+)
+_BEGINS = r"^\W*(?:and |but |so |und |y |et |e )?"
+_IS = r"(?:is|are|was|were|do|does|did|can|could|may|must|shall|should|will|would|has|have|had)"
+_GERMAN = r"was (?:ist|sind|war|hat|kann|darf|muss|bedeutet|macht|kostet)"
+_ASKED = {
+    "yes or no": rf"{_BEGINS}(?!{_GERMAN}\b){_IS}\b(?!.*\bor\b)",
+    "money": r"\bhow (?:much|expensive)\b.*\b(?:costs?|paid|pays?|price|fee|charged?|earns?|spen[dt]|worth|fine)\b"
+    r"|\bhow (?:high|large|much) (?:is|was|are|were) (?:the|my|our|your|his|her|their) (?:\w+ )?"
+    r"(?:rent|deposit|fee|fine|price|cost|salary|wages?|tax|allowance|charge)\b"
+    r"|\b(?:was|wie ?viel|cu\u00e1nto|combien|quanto|wat|hoeveel) "
+    r"(?:kostet|kosten|cuestan?|co\u00fbten?t?|costa(?:no)?|custam?|kost)\b",
+    "duration": rf"{_BEGINS}(?:(?:for )?how long {_IS}\b.*"
+    r"\b(?:last|takes?|stay|valid|open|for|repaired|wait|kept|live|work)\b"
+    r"|wie lange|cu\u00e1nto dura|combien de temps|quanto dura|hoe lang duurt)\b",
+    "count": r"\b(?:how many|wie ?viele|cu\u00e1nt[oa]s|combien de|quant[ie]|quant[oa]s|hoeveel)\b",
+    "person, place or time": rf"{_BEGINS}(?:who|whom|whose|when {_IS}|where|how (?:old|often)|in (?:which|what) year"
+    r"|wer|wem|wen|wann|wo|wie (?:alt|oft)|qui\u00e9n|cu\u00e1ndo|d\u00f3nde|qui|quand|o\u00f9|chi|quando|dove|quem"
+    r"|onde|wanneer|waar)\b",
+    "size": rf"{_BEGINS}how (?:tall|far|high|deep|wide|heavy)\b",
+    "thing": rf"{_BEGINS}(?:what|which|why|how|{_GERMAN}|welche\w*|warum|qu\u00e9|cu\u00e1l|que|quel\w*|che|quale|qual"
+    r"|wat|welke|waarom|o que)\b",
+}
+"""How questions for a kind begin; the first that fits counts."""
+_ASKS = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _ASKED.items()}
 _ASKS_FOR_SHARE = re.compile(
     rf"{PERCENT}|percentage|proportion|fraction|share|ratio|rate|chance|prob|anteil|quote|porcentaje|pourcentage|part\b",
     re.IGNORECASE,
 )
-_ASKS_FOR_ANOTHER = re.compile(
-    r"^\W*(?:and |und |y |et )?(?:who|whom|whose|when|where|how (?:many|old|tall|far|often)|in (?:which|what) year"
-    r"|wer|wem|wen|wann|wo|wie ?viele|wie (?:alt|oft|weit)|qui\u00e9n|cu\u00e1ndo|d\u00f3nde|cu\u00e1nt[oa]s"
-    r"|qui|quand|o\u00f9|combien de|chi|quando|dove|quant[ie]|hoeveel)\b"
-    r"|\b(?:how many|wie ?viele|cu\u00e1nt[oa]s|combien de|quant[ie]|hoeveel)\b",
-    re.IGNORECASE,
-)
+_CANNOT_BE = {
+    "money": {"share", "duration", "measure", "yes or no"},
+    "duration": {"share", "money", "measure", "yes or no"},
+    "count": {"share", "money", "yes or no"},
+    "person, place or time": {"share", "money", "measure", "yes or no"},
+    "size": {"share", "money", "yes or no"},
+    "thing": {"yes or no"},
+}
+"""By what is asked for: kinds that are another."""
+_SHORT = 6
+"""Words; what has more may say yes or no, or how much, in words of its own."""
 
 
 def is_of_kind_asked(question: str, reply: str) -> bool:
-    """Return whether a reply can answer a question of its kind: a bare percentage is no count, date, person or place.
+    """Return whether a reply can answer a question of its kind: a bare percentage is no count, a length no price.
 
     Args:
-        question: What was asked, in English, German, Spanish, French, Italian or Dutch; of others nothing is said.
-        reply: What was answered.
+        question: What was asked.
+        reply: What was answered; of one with words of its own it is not known which kind it is.
     """
-    asked, said = (unicodedata.normalize("NFKC", text) for text in (question, reply))
-    if not _SHARES.search(said) or _ASKS_FOR_SHARE.search(asked) or not _ASKS_FOR_ANOTHER.search(asked):
+    asked, said = _plain(question), _plain(reply)
+    wanted = _kind_asked(asked)
+    if not content_words(said):
         return True
-    return bool(content_words(_SHARES.sub(" ", said)) - content_words(asked))
+    if wanted == "yes or no":
+        return len(said.split()) > _SHORT or bool(_SAID["yes or no"].search(said))
+    return not any(_is_wholly(kind, said, asked) for kind in _CANNOT_BE.get(wanted, ()))
+
+
+def spans_of_kind_asked(question: str, texts: Iterable[str]) -> Sequence[str]:
+    """Return what of some texts could answer a question, in their order, each once; nothing if no kind is known."""
+    wanted = _kind_asked(_plain(question))
+    if wanted == "yes or no":
+        return ("yes", "no")
+    pattern = _COUNT if wanted == "count" else _SAID.get(wanted)
+    found = (match[0].strip() for text in texts for match in pattern.finditer(text)) if pattern else ()
+    return tuple(dict.fromkeys(found))
+
+
+def _kind_asked(question: str) -> str:
+    """Return which kind a question asks for; empty if that is not known."""
+    if _ASKS_FOR_SHARE.search(question) and not _ASKS["yes or no"].search(question):
+        return ""
+    return next((kind for kind, pattern in _ASKS.items() if pattern.search(question)), "")
+
+
+def _is_wholly(kind: str, reply: str, question: str) -> bool:
+    """Return whether a reply is of a kind and says nothing else that the question does not say."""
+    rest, count = _SAID[kind].subn(" ", reply)
+    return bool(count) and not content_words(rest) - content_words(question)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)

@@ -21,8 +21,8 @@ from typing import Protocol
 
 import torch
 
+from memrecall_kv.backbone import decoding
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.decoding import generate, growing_text
 from memrecall_kv.backbone.kv import KVState, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
@@ -59,6 +59,7 @@ class Reasoner(Protocol):
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
+        among: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the answer's text piece by piece.
 
@@ -68,6 +69,7 @@ class Reasoner(Protocol):
             evidence: The opened chunks.
             blocks: Their blocks, in the same order.
             tally: Counts what is read and written.
+            among: If there are any, the answer is one of them.
         """
         ...
 
@@ -122,6 +124,7 @@ class BackboneReasoner:
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
+        among: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the answer's text piece by piece; see `Reasoner`.
 
@@ -132,7 +135,7 @@ class BackboneReasoner:
             [] if self._config.readback == "off" else [recall.chunk.read_text for recall in self._readback(evidence)]
         )
         request = self._backbone.chat(prompts.answer(question, notes.text, texts))
-        yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally)
+        yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally, among)
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
@@ -148,19 +151,24 @@ class BackboneReasoner:
                 kept.append(recall)
         return kept[::-1]
 
-    def _write(self, state: KVState, prompt: list[int], limit: int, tally: Tally) -> Iterator[str]:
+    def _write(
+        self, state: KVState, prompt: list[int], limit: int, tally: Tally, among: Sequence[str] = ()
+    ) -> Iterator[str]:
         """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
         tally.prompt_tokens += len(prompt)
+        choose = decoding.among(self._backbone, (self._backbone.encode(f" {text}") for text in among))
 
         def tokens() -> Iterator[int]:
-            for (token,) in generate(self._backbone, state, [prompt], limit, self._tuned):
+            for (token,) in decoding.generate(
+                self._backbone, state, [prompt], limit, self._tuned, choose if among else None
+            ):
                 if token is None:
                     return
                 tally.generated_tokens += 1
                 yield token
 
         said = ""
-        for text in growing_text(self._backbone, tokens(), one_line=True):
+        for text in decoding.growing_text(self._backbone, tokens(), one_line=True):
             yield text[len(said) :]
             said = text
 
@@ -227,6 +235,7 @@ class TunedReasoner(BackboneReasoner):
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
+        among: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the answer's text piece by piece; see `Reasoner`.
 
@@ -247,7 +256,7 @@ class TunedReasoner(BackboneReasoner):
         left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
         known = WorkingMemory(tuple(note for note in notes.notes if note.chunk_id in left))
         request = self._backbone.encode(prompts.trained_answer(question, known.text))
-        yield from self._write(state, request, self._config.max_answer_tokens, tally)
+        yield from self._write(state, request, self._config.max_answer_tokens, tally, among)
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         return prompts.trained_note(question, notes.text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from memrecall_kv.evaluate.systems.system import Reply, distinct
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall import prompts
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
 from memrecall_kv.recall.reasoner import Tally
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 
@@ -36,9 +37,17 @@ class Reader:
         """
         # falling probabilities keep the order: the reasoner reads the best nearest to the question
         evidence = [Recall(chunk, 1.0 / (2 + place), place) for place, chunk in enumerate(chunks)]
-        pieces = self._reasoner.answer(question, WorkingMemory(tuple(notes)), evidence, [], tally)
-        text = "".join(self._backbone.scheduler.each(pieces)).strip()
-        found = not prompts.is_nothing(text)
+        known = WorkingMemory(tuple(notes))
+
+        def said(among: Sequence[str] = ()) -> str:
+            pieces = self._reasoner.answer(question, known, evidence, [], tally, among)
+            return "".join(self._backbone.scheduler.each(pieces)).strip()
+
+        text = said()
+        if not is_of_kind_asked(question, text):
+            spans = spans_of_kind_asked(question, [chunk.read_text for chunk in chunks])
+            text = said(spans) if spans else text
+        found = not prompts.is_nothing(text) and is_of_kind_asked(question, text)
         ids = distinct(chunk.doc_id for chunk in chunks)
         return Reply(
             text,

@@ -89,7 +89,9 @@ def _full(shop: _Workshop) -> System:
 
 
 def _noting(shop: _Workshop) -> System:
-    return NoteLoop(shop.reader(), shop.pipeline(fixed={"reasoner.readback": "off", "bank.layers": "all"}), WindowConfig(**shop.own))
+    return NoteLoop(
+        shop.reader(), shop.pipeline(fixed={"reasoner.readback": "off", "bank.layers": "all"}), WindowConfig(**shop.own)
+    )
 
 
 def _fused(shop: _Workshop) -> System:
