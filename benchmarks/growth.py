@@ -27,7 +27,7 @@ import torch
 from memrecall_kv.bank import MemoryBank, derived, digest
 from memrecall_kv.bank.metadata import to_json
 from memrecall_kv.config import BankConfig, ChunkingConfig, GateConfig, MemRecallConfig, ScanConfig
-from memrecall_kv.filters import Compare, Operator
+from memrecall_kv.filters import And, Compare, Filter, Not, Operator, Or
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Chunk, Document, MemoryBlock
@@ -58,6 +58,8 @@ def documents(count: int, seed: int, per_document: int = PER_DOCUMENT) -> Iterat
         starts = np.cumsum([0, *map(len, parts)]).tolist()
         doc_id = f"doc-{seed}-{number}"
         metadata = {"page": number, "source": f"folder/{number % 100}.txt", "lang": ("en", "ja")[number % 2]}
+        if number % 1000 == 0:
+            metadata["rare"] = "x"
         chunks = [
             Chunk(doc_id, place, starts[place], starts[place + 1], text, PER_CHUNK + 1)
             for place, text in enumerate(parts)
@@ -119,6 +121,29 @@ class Times:
         return result
 
 
+def filters(count: int) -> dict[str, Filter]:
+    """Return a filter of each kind, for so many documents."""
+    half, few = Compare("lang", Operator.EQ, "ja"), Compare("source", Operator.EQ, "folder/7.txt")
+    late = Compare("page", Operator.GTE, count // 2)
+    return {
+        "half of all": half,
+        "one in a hundred": few,
+        "one number": Compare("page", Operator.EQ, 7),
+        "one of two texts": Compare("source", Operator.IN, ["folder/7.txt", "folder/8.txt"]),
+        "none of two texts": Compare("source", Operator.NIN, ["folder/7.txt", "folder/8.txt"]),
+        "another text": Compare("lang", Operator.NE, "ja"),
+        "a range of few": Compare("page", Operator.LT, 50),
+        "a range of half": late,
+        "a part of a text": Compare("source", Operator.TEXT, "/7"),
+        "a part of a text in any case": Compare("source", Operator.TEXT_ANY_CASE, "FOLDER/7"),
+        "both": And((half, few)),
+        "either": Or((few, late)),
+        "not half of all": Not(half),
+        "a field that one in a thousand have": Compare("rare", Operator.EQ, "x"),
+        "no such field": Compare("nothing", Operator.EMPTY),
+    }
+
+
 def measure(folder: Path, chunks: int) -> dict[str, Any]:
     """Return the figures of a bank that was built."""
     asked, times = memory(), Times()
@@ -127,10 +152,9 @@ def measure(folder: Path, chunks: int) -> dict[str, Any]:
     times.take("first question", lambda: asked.ask(bank, QUESTIONS[0]))
     for number, question in enumerate(QUESTIONS):
         times.take(f"question {number}", lambda question=question: asked.ask(bank, question), 5)
-    half, few = Compare("lang", Operator.EQ, "ja"), Compare("source", Operator.EQ, "folder/7.txt")
-    times.take("filter, half of all", lambda: bank.scope(half), 3)
-    times.take("filter, one in a hundred", lambda: bank.scope(few), 3)
-    times.take("filter, a range", lambda: bank.scope(Compare("page", Operator.LT, 50)), 3)
+    few = Compare("source", Operator.EQ, "folder/7.txt")
+    for name, where in filters(chunks // PER_DOCUMENT).items():
+        times.take(f"filter, {name}", lambda where=where: bank.scope(where))  # asked again it is remembered
     times.take("question with a filter", lambda: asked.ask(bank, QUESTIONS[0], where=few), 3)
     times.take("stats", bank.stats, 3)
     memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -1,7 +1,7 @@
 """Which documents may be recalled, as data: comparisons of metadata, joined by and, or and not.
 
 Adapters translate their host's syntax into such a tree. A tree is a `Where`; it holds no code, so that it can be
-compared, printed, pickled, and turned into a query (`bank/where.py`).
+compared, printed, pickled, and asked of all documents of a bank at once (`bank/where.py`).
 """
 
 from __future__ import annotations
@@ -96,10 +96,17 @@ class Compare:
 
     def __call__(self, doc_id: str, metadata: Metadata) -> bool:
         """Return whether a document with this metadata matches."""
-        if self.key not in metadata:
-            return self.operator in _ABSENT_MATCHES
+        return self.matches(metadata[self.key]) if self.key in metadata else self.matches_absent
+
+    @property
+    def matches_absent(self) -> bool:
+        """Return whether a document without the field matches."""
+        return self.operator in _ABSENT_MATCHES
+
+    def matches(self, value: Any) -> bool:
+        """Return whether a document with this value matches."""
         try:
-            return bool(_TESTS[self.operator](metadata[self.key], self.operand))
+            return bool(_TESTS[self.operator](value, self.operand))
         except TypeError:  # 2024 > "unknown", 3 in 5: nothing to compare
             return False
 

@@ -13,6 +13,7 @@ from typing import Any
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.errors import MemRecallError
+from memrecall_kv.filters import Compare, Operator
 from memrecall_kv.types import Document
 from storage_trace import FINGERPRINT, NATIVE, WrongError, chunks_of, content, open_bank, put
 
@@ -70,6 +71,11 @@ def _wrong(bank: MemoryBank) -> set[str]:
         "documents": (bank.documents, everything),
         "chunks": (bank.chunks, [chunk for document in everything for chunk in chunks_of(document)]),
         "filter": (lambda: len(bank.chunks(lambda _, metadata: metadata["page"] == 9)), len(chunks_of(_LATER))),
+        "query": (
+            lambda: len(bank.chunks(Compare("page", Operator.GT, 1))),
+            len(chunks_of(_LATER)) + len(chunks_of(_DOCUMENTS[2])),
+        ),
+        "sizes": (lambda: bank.scope(Compare("of", Operator.EMPTY)).chunks, len(chunks_of(_LATER))),
         "blocks": (lambda: _blocks(bank), True),
         "stats": (
             lambda: (bank.stats().documents, bank.stats().blocks, bank.stats().memory_tokens),

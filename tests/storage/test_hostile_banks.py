@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from memrecall_kv.bank import MemoryBank, derived, digest, index, segment
+from memrecall_kv.bank import MemoryBank, derived, digest, fields, index, segment
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.bank.quantize import quantize
 from memrecall_kv.errors import BankError, BankFormatError, BlockCorruptError, MemRecallError
@@ -77,7 +77,9 @@ def exercise(path: Path) -> list[MemRecallError]:
 
 def asked(bank: MemoryBank) -> None:
     """Ask for candidates in every way; all that are found are there and may be recalled."""
-    for where in (None, Compare("page", Operator.EQ, 1), Not(Compare("page", Operator.GT, 1)), lambda *_: True):
+    listed = Compare("page", Operator.ALL, ["a"])
+    is_one = Compare("page", Operator.EQ, 1)
+    for where in (None, is_one, Not(Compare("page", Operator.GT, 1)), Not(listed), lambda *_: True):
         for limit in (1, 9, None):
             for chunk, share in bank.candidates("some text about anothr", limit, bank.scope(where)):
                 document = bank.document(chunk.doc_id)
@@ -253,6 +255,31 @@ INDEX: dict[str, tuple[str, tuple[Any, ...]]] = {
         "SELECT n, 'text', ?, x'' FROM c",
         (POSTING,),
     ),
+    "fields of no document": ("UPDATE fields SET slots = ?", (struct.pack("<HH", 900, 901),)),
+    "fields of no part": ("UPDATE fields SET slots = ?", (struct.pack("<HH", 1024, 65535),)),
+    "fields of half a document": ("UPDATE fields SET slots = x'00'", ()),
+    "fields of one document": ("UPDATE fields SET slots = x'0000'", ()),
+    "a value a million times": ("UPDATE fields SET slots = zeroblob(2000000)", ()),
+    "more values than documents": ("UPDATE fields SET counts = zeroblob(2000)", ()),
+    "values that count too much": ("UPDATE fields SET counts = x'ffff'", ()),
+    "half a number": ("UPDATE fields SET integers = x'0000', floats = x'00'", ()),
+    "numbers that are none": ("UPDATE fields SET floats = ?, integers = x''", (struct.pack("<d", float("nan")),)),
+    "numbers that are texts": ("UPDATE fields SET integers = 'many'", ()),
+    "numbers of chunks below zero": ("UPDATE fields SET integers = ?", (struct.pack("<qq", -1, -(2**63)),)),
+    "texts that are a mapping": ("UPDATE fields SET texts = CAST('{\"a\": 1}' AS BLOB)", ()),
+    "texts that are numbers": ("UPDATE fields SET texts = CAST('[1, 2]' AS BLOB)", ()),
+    "texts that are nested": ("UPDATE fields SET texts = ?", (b"[" * 10**6,)),
+    "texts that are no UTF-8": ("UPDATE fields SET texts = x'5b22ff225d'", ()),
+    "others that are no JSON": ("UPDATE fields SET others = CAST('[\"{\"]' AS BLOB)", ()),
+    "others that are nested": ("UPDATE fields SET others = ?", (json.dumps(["[" * 10**6]).encode(),)),
+    "a field that is bytes": ("UPDATE OR REPLACE fields SET field = x'ff'", ()),
+    "a field that is no UTF-8": ("UPDATE OR REPLACE fields SET field = CAST(x'22ff22' AS TEXT)", ()),
+    "a part of fields that is a text": ("UPDATE OR REPLACE fields SET part = 'first'", ()),
+    "a part of fields below zero": ("UPDATE fields SET part = -9223372036854775808", ()),
+    "a part of fields beyond places": ("UPDATE fields SET part = 9223372036854775807", ()),
+    "a field less": ("DELETE FROM fields WHERE field <> ''", ()),
+    "fields alone": ("DELETE FROM fields WHERE field = ''", ()),
+    "no fields": ("DELETE FROM fields", ()),
     "counts that are texts": ("UPDATE counts SET chunks = 'many', documents = 'few'", ()),
     "counts below zero": ("UPDATE counts SET chunks = -1, source_tokens = -1", ()),
     "counts of no tokens": ("UPDATE counts SET source_tokens = 0", ()),
@@ -290,6 +317,12 @@ def forge_index(path: Path) -> None:
             except (TypeError, ValueError, OverflowError, AttributeError):
                 continue
             database.execute("UPDATE postings SET digest = ? WHERE part = ? AND term = ?", (made, part, word))
+        for field, part, *pieces, _ in database.execute("SELECT * FROM fields").fetchall():
+            try:
+                made = fields._digest(field, part, pieces)
+                database.execute("UPDATE fields SET digest = ? WHERE part = ? AND field = ?", (made, part, field))
+            except (TypeError, ValueError, OverflowError, AttributeError, struct.error):
+                continue
         for row in database.execute("SELECT * FROM counts").fetchall():
             try:
                 database.execute("UPDATE counts SET digest = ?", (digest.of_counts(row[:-1]),))

@@ -22,7 +22,9 @@ def traces(path: Path, secrets: list[str]) -> list[str]:
 def document(source: random.Random, longest: int) -> tuple[Document, str]:
     secret = f"{source.getrandbits(64):016x}"
     text = f"TEXT{secret} " * source.randrange(1, longest)
-    return Document(f"{source.getrandbits(32):08x}-ID{secret}", text, {"about": f"META{secret}"}), secret
+    return Document(
+        f"{source.getrandbits(32):08x}-ID{secret}", text, {"about": f"META{secret}", f"KEY{secret}": 1}
+    ), secret
 
 
 def test_nothing_deleted_is_left_of_a_thousand_documents(ram: Path) -> None:
@@ -36,14 +38,14 @@ def test_nothing_deleted_is_left_of_a_thousand_documents(ram: Path) -> None:
             one, secret = stored[place]
             new = f"{source.getrandbits(64):016x}"
             text = f"TEXT{new} " * source.randrange(1, 160)
-            changed = Document(one.id, text, {"about": f"META{new}"})
+            changed = Document(one.id, text, {"about": [f"META{new}"]})
             bank.put_document(changed, whole(changed), defer=True)
-            replaced += [f"TEXT{secret}", f"META{secret}", f"text{secret[:12]}"]
+            replaced += [f"TEXT{secret}", f"META{secret}", f"KEY{secret}", f"text{secret[:12]}"]
         source.shuffle(stored)
         for one, _ in stored[:600]:
             bank.delete(one.id)
         deleted = [secret for _, secret in stored[:600]]
-        gone = [*replaced, *(f"{kind}{secret}" for secret in deleted for kind in ("ID", "TEXT", "META"))]
+        gone = [*replaced, *(f"{kind}{secret}" for secret in deleted for kind in ("ID", "TEXT", "META", "KEY"))]
         gone += [f"text{secret[:12]}" for secret in deleted]  # as the index has it, without what it takes for an ending
         bank.compact()
         assert traces(bank.path, gone) == []

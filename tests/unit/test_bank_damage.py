@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bank_samples import FINGERPRINT, put, same
+from bank_samples import FINGERPRINT, chunks_of, put, same
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.catalogue import Catalogue
 from memrecall_kv.bank.directory import CATALOGUE as NAME
@@ -95,8 +95,9 @@ def test_a_document_that_says_that_it_has_no_chunks_is_not_left_out_of_a_filter(
     with closing(sqlite3.connect(path / NAME)) as database, database:
         database.execute("UPDATE documents SET num_chunks = 0")
     with MemoryBank.open(path, read_only=True) as opened:
-        for read in (lambda: opened.chunks(where), lambda: opened.scope(where), lambda: opened.largest(1, where)):
-            with pytest.raises(BankFormatError, match="none"):
+        assert opened.scope(where).chunks == opened.largest(1, where) == len(chunks_of(Document("a", "some text")))
+        for read in (lambda: opened.chunks(where), lambda: opened.candidates("text", 1, opened.scope(where))):
+            with pytest.raises(BankFormatError, match="not as it was stored"):
                 read()
 
 

@@ -234,7 +234,7 @@ class Catalogue(OpenedBlocks):
 
     def stats(self, file_bytes: int) -> BankStats:
         """Return counts; `file_bytes` is passed through."""
-        documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, _, *absent, _ = self._counts()
+        documents, chunks, source_tokens, blocks, memory_tokens, live_bytes, *absent, _ = self._counts()
         return BankStats(documents, chunks, blocks, source_tokens, memory_tokens, live_bytes, file_bytes, *absent)
 
     def bytes_per_source_token(self) -> float:

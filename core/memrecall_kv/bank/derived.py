@@ -1,4 +1,4 @@
-"""What a catalogue keeps besides what it was given, and could make again: the index, and how much there is."""
+"""What a catalogue keeps besides what it was given, and could make again: index, fields, and how much there is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from memrecall_kv.bank import digest, index, tokens
+from memrecall_kv.bank import digest, fields, index, tokens
 from memrecall_kv.bank.heading import unpacked
 
 Counts: TypeAlias = tuple[int, ...]
-"""Ten: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; documents with a zero byte in
-their metadata; chunks that wait for their first block, and those that lost theirs to the budget; postings of the index.
+"""Nine: documents, chunks and their tokens; blocks in use, their memory tokens and bytes; chunks that wait for their
+first block, and those that lost theirs to the budget; postings of the index.
 """
 
 _LARGEST = 2**62
@@ -23,13 +23,15 @@ _LARGEST = 2**62
 def build(database: sqlite3.Connection) -> None:
     """Make all of it anew, inside a transaction."""
     index.build(database, _documents(database))
+    fields.build(database)
     _enter(database, count(database))
 
 
 def mend(database: sqlite3.Connection) -> None:
     """Make anew, inside a transaction, what is not as it was written."""
     written = read(database)
-    if written is None or written != count(database) or not index.is_readable(database.execute(index.EVERYTHING)):
+    is_whole = written is not None and written == count(database) and fields.is_whole(database)
+    if not is_whole or not index.is_readable(database.execute(index.EVERYTHING)):
         build(database)
 
 
@@ -49,6 +51,8 @@ def problem(database: sqlite3.Connection) -> str | None:
         return "its counts are not those of its rows"
     if not index.is_whole(database.execute(index.EVERYTHING), _documents(database)):
         return "its index does not hold what its texts say"
+    if not fields.is_whole(database):
+        return "its fields do not hold what its metadata say"
     return None
 
 
@@ -67,13 +71,13 @@ def read(database: sqlite3.Connection) -> Counts | None:
 
 def count(database: sqlite3.Connection) -> Counts:
     """Return how much there is, from the rows themselves; what is no number counts as nothing."""
-    queries = (_DOCUMENTS, _CHUNKS, _BLOCKS, _ZEROS, _ABSENT, index.COUNT)
+    queries = (_DOCUMENTS, _CHUNKS, _BLOCKS, _ABSENT, index.COUNT)
     return tuple(number for query in queries for number in _row(database, query))
 
 
 @contextmanager
 def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> Iterator[index.Changes]:
-    """Keep the counts and the index up with what happens in the block, inside a transaction.
+    """Keep counts, index and fields up with what happens in the block, inside a transaction.
 
     Args:
         database: The catalogue.
@@ -81,14 +85,16 @@ def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterabl
         blocks: The ids of blocks that may come into use, fall out of it, or change.
     """
     documents, listed, before, changes = set(places), set(blocks), read(database), index.Changes()
+    names = fields.named(database, documents)
     old, absent = _share(database, documents, listed), _absent(database, listed)
     yield changes
     new, moved = _share(database, documents, listed), _moved(database, documents, absent, _absent(database, listed))
     try:
         postings = changes.write(database)
-    except ValueError:  # the index is damaged, and nothing is lost with it
-        index.build(database, _documents(database))
-        before = None
+        fields.update(database, names)
+    except ValueError:  # they are damaged, and nothing is lost with them
+        build(database)
+        return
     if before is None or changes.sweeps:
         _enter(database, count(database))
         return
@@ -101,11 +107,10 @@ def kept_up(database: sqlite3.Connection, places: Iterable[int], blocks: Iterabl
 def _share(database: sqlite3.Connection, places: Iterable[int], blocks: Iterable[bytes]) -> tuple[int, ...]:
     """Return what documents and blocks add to the counts, all but the postings."""
     absent = [_row(database, f"{_ABSENT} AND document = ?", (place,)) for place in places]
-    zeros = [_row(database, f"{_ZEROS} AND place = ?", (place,)) for place in places]
     documents = [_row(database, f"{_DOCUMENTS} WHERE place = ?", (place,)) for place in places]
     chunks = [_row(database, f"{_CHUNKS} WHERE document = ?", (place,)) for place in places]
     used = [_row(database, f"{_BLOCKS} AND id = ?", (block_id,)) for block_id in blocks]
-    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3), *_sums(zeros, 1), *_sums(absent, 2))
+    return (*_sums(documents, 1), *_sums(chunks, 2), *_sums(used, 3), *_sums(absent, 2))
 
 
 def _absent(database: sqlite3.Connection, blocks: Iterable[bytes]) -> dict[bytes, tuple[int, ...]]:
@@ -168,7 +173,6 @@ _BLOCKS = (
     f"SELECT count(*), {_total('memory_tokens')}, {_total('length')} FROM blocks "
     "WHERE EXISTS (SELECT 1 FROM chunks WHERE block = blocks.id)"
 )
-_ZEROS = "SELECT count(*) FROM documents WHERE instr(metadata, '\\u0000')"
 _EVICTED = "EXISTS (SELECT 1 FROM openings WHERE block = {} AND turn = 0)"
 _LOST = _EVICTED.format("chunks.block")
 _ABSENT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from memrecall_kv.bank import index
 from memrecall_kv.bank.catalogue import AT, Catalogue, Entry
 from memrecall_kv.bank.failures import damaged
-from memrecall_kv.bank.where import UNKNOWN, Condition, key_of
+from memrecall_kv.bank.fields import Fields, Mask
+from memrecall_kv.bank.where import key_of, let_through
 from memrecall_kv.errors import BankFormatError
 from memrecall_kv.types import Chunk, Where
 
 _SCOPES = 4
 """Scopes that are kept; one of a million documents takes eight megabytes."""
-_ZEROS = 6
-"""Of the counts, how many documents' metadata hold a zero byte."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,8 @@ class Finder(Catalogue):
             kept = None if key is None else next((scope for known, scope in self._scopes if known == seen), None)
             if kept is not None:
                 return replace(kept, where=where)
-            scope = Scope(where, *self._inside_of(where))
+            fields, found = self._matches(where)
+            scope = Scope(where, fields.places(found, with_chunks=True), int(fields.sizes(found).sum()))
             if key is not None:
                 self._scopes.appendleft((seen, scope))
         return scope
@@ -67,7 +67,12 @@ class Finder(Catalogue):
         """Return the ids of all documents, or of those that a filter lets through, in the bank's order."""
         if where is None:
             return [doc_id for doc_id, _ in self.heads()]
-        return [doc_id for _, doc_id in sorted(self._matches(where, "id"))]
+        with self._derived_snapshot():
+            fields, found = self._matches(where)
+            rows = self._rows(_IDS_AT, (_listed(fields.places(found)),))
+        if len(rows) != np.count_nonzero(found):
+            raise self._lost()
+        return [doc_id for (doc_id,) in rows]
 
     def largest(self, count: int, where: Where | None) -> int:
         """Return how many chunks those documents that have most have together.
@@ -76,10 +81,9 @@ class Finder(Catalogue):
             count: How many documents.
             where: Lets them through.
         """
-        if where is not None:
-            return int(np.sort(self._sizes(where)[1])[::-1][:count].sum())
-        rows = self._rows("SELECT place, num_chunks FROM documents ORDER BY num_chunks DESC LIMIT ?", (count,))
-        return int(self._confirmed_sizes(rows)[1].sum())
+        with self._derived_snapshot():
+            fields, found = self._matches(where)
+            return int(np.sort(fields.sizes(found))[::-1][:count].sum())
 
     def chunks(self, scope: Scope) -> list[Chunk]:
         """Return all chunks in a scope, in the bank's order."""
@@ -156,85 +160,35 @@ class Finder(Catalogue):
         ((version,),) = self._rows("PRAGMA data_version")  # of others' writes
         return self._database, version, self._database.total_changes
 
-    def _inside_of(self, where: Where) -> tuple[NDArray[np.int64], int]:
-        """Return where the documents with chunks are that a filter lets through, sorted, and how many chunks they have.
+    def _matches(self, where: Where | None) -> tuple[Fields, Mask]:
+        """Return what is known of the documents' metadata, and which documents a filter lets through."""
+        try:
+            fields = Fields(self._rows)
+            if np.count_nonzero(fields.everything) != self._counts()[0]:
+                raise ValueError("its fields are of more documents than it counted, or fewer")
+            if where is None:
+                return fields, fields.everything
+            sure, possible = let_through(where, fields)
+        except ValueError as error:
+            raise damaged(self.path, f"{error}; `compact` makes them anew") from error
+        return fields, sure | fields.at(list(self._asked(where, fields.places(possible & ~sure))))
 
-        As one text, since as many rows as documents would be as many objects, which Python's garbage collector visits.
-        """
-        asked = self._condition(where)
-        if not asked.is_decided:
-            places, sizes = self._sizes(where)
-            return np.sort(places[sizes > 0]), int(sizes.sum())
-        ((listed, total, empty, others),) = self._rows(f"SELECT {_PACKED} {_from(asked)}", asked.values)
-        if others:
-            raise self._no_size()
-        self._confirm_empty(_numbers(empty).tolist())
-        return np.sort(_numbers(listed)), total
-
-    def _condition(self, where: Where) -> Condition:
-        return Condition(where, has_zeros=self._counts()[_ZEROS] > 0)
-
-    def _sizes(self, where: Where) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return place and number of chunks of the documents that a filter lets through."""
-        return self._confirmed_sizes(self._matches(where, "num_chunks"))
-
-    def _confirmed_sizes(self, rows: list[tuple[int, Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        places, sizes = zip(*rows, strict=True) if rows else ((), ())
-        if {*map(type, sizes)} - {int} or min(sizes, default=0) < 0 or max(sizes, default=0) > index.CHUNKS:
-            raise self._no_size()
-        where, counts = np.array(places, np.int64), np.array(sizes, np.int64)
-        self._confirm_empty(where[counts == 0].tolist())
-        return where, counts
-
-    def _confirm_empty(self, places: list[int]) -> None:
-        """Raise unless documents that say that they have no chunks have none: nothing else would notice."""
-        if self._rows(f"SELECT 1 FROM chunks WHERE document IN {AT} LIMIT 1", (json.dumps(places),)):
-            raise damaged(self.path, "a document has chunks and says that it has none")
-
-    def _no_size(self) -> BankFormatError:
-        return damaged(self.path, "a document has no number of chunks")
-
-    def _matches(self, where: Where, column: str) -> list[tuple[int, Any]]:
-        """Return the places of the documents that a filter lets through, each with another column of its row."""
-        asked = self._condition(where)
-        if asked.sql == UNKNOWN and not asked.ids:
-            return list(self._matches_one_by_one(where, column, None))
-        if asked.is_decided:
-            return self._rows(f"SELECT place, {column} {_from(asked)}", asked.values)
-        with self._snapshot():
-            among = f"{asked.ids} AND " if asked.ids else ""
-            rows = self._rows(
-                f"SELECT place, {column}, {asked.sql} FROM documents WHERE {among}({asked.sql}) IS NOT 0", asked.values
-            )
-            unsure = [place for place, _, verdict in rows if verdict is None]
-            seen = list(self._matches_one_by_one(where, column, unsure)) if unsure else []
-        return [(place, value) for place, value, verdict in rows if verdict is not None] + seen
-
-    def _matches_one_by_one(self, where: Where, column: str, places: Sequence[int] | None) -> Iterator[tuple[int, Any]]:
-        """Yield the same of some documents, or of all, asking the filter itself."""
-        query, values = f"SELECT place, {column}, id, metadata, head FROM documents", tuple[Any, ...]()
-        if places is not None:
-            query, values = f"{query} WHERE place IN {AT}", (json.dumps(places),)
-        rows = self._rows(query, values)
-        if places is None and len(rows) != self._counts()[0]:
-            raise damaged(self.path, "there are more documents than it counted, or fewer")
-        for place, value, doc_id, metadata, head in rows:
+    def _asked(self, where: Where, places: NDArray[np.int64]) -> Iterator[int]:
+        """Yield the places of those documents that a filter lets through, asking it of each."""
+        rows = self._rows(_HEADS_AT, (_listed(places),)) if len(places) else []
+        if len(rows) != len(places):
+            raise self._lost()
+        for doc_id, place, metadata, head in rows:
             if where(doc_id, self.confirmed(doc_id, place, metadata, head)):
-                yield place, value
+                yield place
+
+    def _lost(self) -> BankFormatError:
+        return damaged(self.path, "there are more documents than it counted, or fewer")
 
 
-_PACKED = (
-    "group_concat(CASE WHEN num_chunks > 0 THEN place END), coalesce(sum(num_chunks), 0), "
-    "group_concat(CASE WHEN num_chunks = 0 THEN place END), "
-    f"count(*) FILTER (WHERE typeof(num_chunks) <> 'integer' OR num_chunks NOT BETWEEN 0 AND {index.CHUNKS})"
-)
-"""Places of documents with chunks, how many chunks, places of documents without, and rows that are none of ours."""
+_IDS_AT = f"SELECT id FROM documents WHERE place IN {AT} ORDER BY place"
+_HEADS_AT = f"SELECT id, place, metadata, head FROM documents WHERE place IN {AT} ORDER BY place"
 
 
-def _from(asked: Condition) -> str:
-    """Return where the documents are that a condition lets through, of which it is never unsure."""
-    return f"FROM documents WHERE {f'{asked.ids} AND ' if asked.ids else ''}{asked.sql}"
-
-
-def _numbers(listed: str | None) -> NDArray[np.int64]:
-    return np.fromstring(listed, np.int64, sep=",") if listed else np.zeros(0, np.int64)
+def _listed(places: NDArray[np.int64]) -> str:
+    return json.dumps(places.tolist())

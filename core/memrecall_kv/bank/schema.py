@@ -17,11 +17,14 @@ DERIVED = (
     PRIMARY KEY (part, term)) WITHOUT ROWID""",
     """CREATE TABLE counts (
     documents INTEGER NOT NULL, chunks INTEGER NOT NULL, source_tokens INTEGER NOT NULL, blocks INTEGER NOT NULL,
-    memory_tokens INTEGER NOT NULL, live_bytes INTEGER NOT NULL, documents_with_zeros INTEGER NOT NULL,
-    chunks_deferred INTEGER NOT NULL, chunks_evicted INTEGER NOT NULL, postings INTEGER NOT NULL,
-    digest BLOB NOT NULL)""",
+    memory_tokens INTEGER NOT NULL, live_bytes INTEGER NOT NULL, chunks_deferred INTEGER NOT NULL,
+    chunks_evicted INTEGER NOT NULL, postings INTEGER NOT NULL, digest BLOB NOT NULL)""",
+    """CREATE TABLE fields (
+    field TEXT NOT NULL, part INTEGER NOT NULL, integers BLOB NOT NULL, floats BLOB NOT NULL, texts BLOB NOT NULL,
+    others BLOB NOT NULL, counts BLOB NOT NULL, slots BLOB NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (field, part)) WITHOUT ROWID""",
 )
-"""What is made from the other tables: the candidate index and how much there is."""
+"""What is made from the other tables: the candidate index, how much there is, and what the metadata hold."""
 
 _SCHEMAS: dict[int, tuple[str, ...]] = {
     1: (
@@ -50,8 +53,6 @@ _SCHEMAS: dict[int, tuple[str, ...]] = {
     start INTEGER NOT NULL, stop INTEGER NOT NULL, num_tokens INTEGER NOT NULL, block BLOB NOT NULL,
     PRIMARY KEY (document, number))""",
         "CREATE INDEX chunks_by_block ON chunks(block)",
-        # all that filters ask for, without the texts between
-        "CREATE INDEX documents_by_size ON documents(num_chunks, metadata, id)",
         *DERIVED,
         "CREATE INDEX blocks_by_place ON blocks(segment, start, length)",
         "CREATE TABLE openings (block BLOB PRIMARY KEY, turn INTEGER NOT NULL) WITHOUT ROWID",

@@ -1,154 +1,66 @@
-"""A filter as SQL over the metadata's JSON, with three answers: yes, no, and NULL where only Python can tell.
-
-SQL's own logic carries NULL through AND, OR and NOT as it should: what is decided without the unknown part is decided.
-SQLite reads some numbers with a point a bit off, stops at a zero byte and knows no case outside ASCII; there, and for
-operands that are no texts or plain numbers, the answer is NULL.
-"""
+"""A filter that is asked of all documents at once: of each value that they have, not of each document."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
+import operator as python
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from numbers import Integral
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from memrecall_kv.bank.fields import Column, Fields, Mask, raw_of, read_json, texts_of
 from memrecall_kv.filters import AmongIds, And, Compare, Not, Operator, Or
 from memrecall_kv.types import Where
 
-UNKNOWN = "NULL"
-"""The whole of a condition that SQL can say nothing of."""
 _EXACT = 2**53
 """Beyond this, whole numbers and numbers with a point are not told apart everywhere."""
-_MOST_NUMBERS = 100
 _FEW = 4
-"""Texts that are looked for in the JSON before it is read: each look costs a third of reading it."""
-_DEEPEST = 12
-"""Levels of a filter; the stack of SQLite's parser holds 100 things."""
-_MOST_PARTS = 500
-"""Conditions; of those beside each other SQLite takes 1000."""
-_PLAIN_KEY = re.compile(r'[^"\\\x00-\x1f]+')
+"""Texts that are looked for in a row before its JSON is read."""
 _PLAIN = (str, int, float, bool, type(None))
-_ORDER = {Operator.GT: ">", Operator.GTE: ">=", Operator.LT: "<", Operator.LTE: "<="}
+_AMONG = {Operator.EQ: True, Operator.NE: False, Operator.IN: True, Operator.NIN: False}
+"""Whether a value is to be among the operands."""
+_OF_ONE_TYPE: dict[Operator, Callable[[Any, Any], bool]] = {
+    Operator.GT: python.gt,
+    Operator.GTE: python.ge,
+    Operator.LT: python.lt,
+    Operator.LTE: python.le,
+    Operator.CONTAINS: python.contains,
+    Operator.TEXT: python.contains,
+}
+"""Tests that a text stands with texts alone."""
 
 
-class Condition:
-    """What a filter says of a document: SQL over `id` and `metadata` that is 1, 0 or NULL.
+def let_through(where: Where, fields: Fields) -> tuple[Mask, Mask]:
+    """Return the documents that a filter lets through, and those that it may let through: it has to be asked itself.
 
-    Args:
-        where: The filter.
-        has_zeros: Whether the metadata of some document may hold a zero byte, where SQLite's functions stop.
-
-    Attributes:
-        sql: The expression.
-        is_decided: Whether it is never NULL.
-        ids: A condition on `id` alone that holds wherever the filter does; empty if it says nothing of ids.
-        values: What its names stand for.
+    Raises:
+        ValueError: If a row that is read is not as it was written.
     """
-
-    def __init__(self, where: Where, *, has_zeros: bool) -> None:
-        self.values: dict[str, Any] = {}
-        self._parts = 0
-        self.sql = self._of(where, _DEEPEST)
-        if self.sql != UNKNOWN and has_zeros:
-            self.sql = f"CASE WHEN instr(metadata, '\\u0000') THEN NULL ELSE {self.sql} END"
-        self.is_decided = UNKNOWN not in self.sql  # all that is the caller's is bound to a name
-        among = [part for part in (where.parts if isinstance(where, And) else (where,)) if isinstance(part, AmongIds)]
-        self.ids = self._of(among[0], 1) if among else ""
-        if self.ids == UNKNOWN:
-            self.ids = ""
-
-    def _of(self, where: Where, levels: int) -> str:
-        self._parts += 1
-        if levels == 0 or self._parts > _MOST_PARTS:
-            return UNKNOWN
-        if isinstance(where, And | Or):
-            joint, nothing = (" AND ", "1") if isinstance(where, And) else (" OR ", "0")
-            parts = dict.fromkeys(self._of(part, levels - 1) for part in where.parts)  # what is unknown once
-            return f"({joint.join(parts) or nothing})"
-        if isinstance(where, Not):
-            return f"(NOT {self._of(where.part, levels - 1)})"
-        if isinstance(where, AmongIds) and _are_plain(where.ids):
-            return f"(id IN {self._listed(sorted(where.ids))})"
-        if isinstance(where, Compare) and type(where.key) is str and _PLAIN_KEY.fullmatch(where.key):
-            return self._comparison(where) if _are_plain([where.key]) else UNKNOWN
-        return UNKNOWN
-
-    def _comparison(self, compare: Compare) -> str:
-        path, operand = self._bound(f'$."{compare.key}"'), compare.operand
-        kind, value = f"ifnull(json_type(metadata, {path}), '')", f"json_extract(metadata, {path})"
-        match compare.operator:
-            case Operator.EQ:
-                return self._is_among([operand], kind, value)
-            case Operator.NE:
-                return f"(NOT {self._is_among([operand], kind, value)})"
-            case Operator.IN:
-                return self._is_among(operand, kind, value)
-            case Operator.NIN:
-                return f"(NOT {self._is_among(operand, kind, value)})"
-            case Operator.GT | Operator.GTE | Operator.LT | Operator.LTE:
-                return self._ordered(_ORDER[compare.operator], operand, kind, value)
-            case Operator.CONTAINS | Operator.TEXT:
-                return self._contains([operand], kind, value)
-            case Operator.ANY:
-                return self._contains(operand, kind, value)
-            case Operator.EMPTY:
-                return (
-                    f"(CASE {kind} WHEN '' THEN 1 WHEN 'null' THEN 1 WHEN 'text' THEN {value} = '' "
-                    f"WHEN 'array' THEN {value} = '[]' ELSE 0 END)"
-                )
-            case _:
-                return UNKNOWN
-
-    def _is_among(self, operands: Sequence[Any], kind: str, value: str) -> str:
-        texts = [each for each in operands if type(each) is str]
-        numbers = [each for each in operands if type(each) in (bool, int, float)]
-        has_none = any(each is None for each in operands)
-        others = len(operands) - len(texts) - len(numbers) - sum(each is None for each in operands)
-        if others or len(numbers) > _MOST_NUMBERS or not (_are_plain(texts) and _are_exact(numbers)):
-            return UNKNOWN
-        of_text = f"{value} IN {self._listed(texts)}" if texts else "0"
-        quoted = [f'"{text}"' for text in texts]
-        if 0 < len(operands) == len(texts) <= _FEW and [*map(json.dumps, texts)] == quoted:
-            # finds most of what does not match before any JSON is read
-            near = " OR ".join(f"instr(metadata, {self._bound(each)})" for each in quoted)
-            return f"(({near}) AND {kind} = 'text' AND {of_text})"
-        of_number = f"{value} IN ({', '.join(map(self._bound, numbers))})" if numbers else "0"
-        return (
-            f"(CASE {kind} WHEN 'text' THEN {of_text} WHEN 'integer' THEN {of_number} WHEN 'true' THEN {of_number} "
-            f"WHEN 'false' THEN {of_number} WHEN 'real' THEN {UNKNOWN if numbers else 0} "
-            f"WHEN 'null' THEN {int(has_none)} ELSE 0 END)"
-        )
-
-    def _ordered(self, sign: str, operand: Any, kind: str, value: str) -> str:
-        is_text = type(operand) is str and _are_plain([operand])
-        if not is_text and (type(operand) not in (bool, int, float) or not _are_exact([operand])):
-            return UNKNOWN
-        compared = f"{value} {sign} {self._bound(operand)}"
-        if is_text:
-            return f"(CASE {kind} WHEN 'text' THEN {compared} ELSE 0 END)"
-        return (
-            f"(CASE {kind} WHEN 'integer' THEN {compared} WHEN 'true' THEN {compared} WHEN 'false' THEN {compared} "
-            f"WHEN 'real' THEN NULL ELSE 0 END)"
-        )
-
-    def _contains(self, operands: Sequence[Any], kind: str, value: str) -> str:
-        """Return whether a text or a list holds one of some texts."""
-        if not operands or not all(type(each) is str for each in operands) or not _are_plain(operands):
-            return UNKNOWN
-        wanted = self._listed(operands)
-        in_text = f"EXISTS (SELECT 1 FROM {wanted} AS w WHERE instr({value}, w.value))"
-        in_list = f"EXISTS (SELECT 1 FROM json_each({value}) AS v WHERE v.type = 'text' AND v.value IN {wanted})"
-        return (
-            f"(CASE {kind} WHEN 'text' THEN {in_text} WHEN 'array' THEN {in_list} WHEN 'object' THEN NULL ELSE 0 END)"
-        )
-
-    def _listed(self, texts: Sequence[str]) -> str:
-        return f"(SELECT value FROM json_each({self._bound(json.dumps(list(texts), ensure_ascii=False))}))"
-
-    def _bound(self, value: Any) -> str:
-        name = f"w{len(self.values)}"
-        self.values[name] = value
-        return f":{name}"
+    if isinstance(where, And | Or):
+        is_and = isinstance(where, And)
+        sure = possible = fields.everything if is_and else fields.nothing()
+        for part in where.parts:
+            its_sure, its_possible = let_through(part, fields)
+            sure = sure & its_sure if is_and else sure | its_sure
+            possible = possible & its_possible if is_and else possible | its_possible
+        return sure, possible
+    if isinstance(where, Not):
+        sure, possible = let_through(where.part, fields)
+        return fields.everything & ~possible, fields.everything & ~sure
+    if isinstance(where, AmongIds):
+        found = fields.with_ids(where.ids)
+        return found, found
+    if isinstance(where, Compare):
+        try:
+            plain = Compare(_plain(where.key), where.operator, _plain(where.operand))
+        except TypeError:
+            return fields.nothing(), fields.everything
+        found = _holders(plain, fields)
+        return found, found
+    return fields.nothing(), fields.everything
 
 
 def key_of(where: Where) -> tuple[object, ...] | None:
@@ -174,14 +86,118 @@ def key_of(where: Where) -> tuple[object, ...] | None:
     return None
 
 
-def _are_plain(texts: Sequence[str] | frozenset[str]) -> bool:
-    """Return whether SQLite takes texts as they are: no zero byte and no half of a surrogate pair."""
-    return all(
-        type(text) is str and (text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text))
-        and "\0" not in text
-        for text in texts
-    )  # fmt: skip
+def _plain(operand: Any) -> Any:
+    """Return an operand as what JSON holds is; raises `TypeError` if it is something else."""
+    if type(operand) in _PLAIN:
+        return operand
+    if type(operand) in (list, tuple):
+        return type(operand)(map(_plain, operand))
+    for kind, made in ((str, str.__str__), (Integral, int), (float, float)):
+        if isinstance(operand, kind):  # members of enums, numbers of numpy
+            return made(operand)
+    raise TypeError(f"{type(operand).__name__} is none of JSON's")
 
 
-def _are_exact(numbers: Sequence[float]) -> bool:
-    return all(abs(number) <= _EXACT for number in numbers)  # never true of NaN
+def _holders(compare: Compare, fields: Fields) -> Mask:
+    """Return the documents whose field compares as it should, or that have no such field where that matches."""
+    column = fields.column(compare.key)
+    mask = fields.nothing()
+    if compare.matches_absent:
+        mask |= fields.everything
+        mask[column.slots] = False
+    mask[column.slots[np.repeat(_verdicts(compare, column), column.counts)]] = True
+    return mask
+
+
+def _verdicts(compare: Compare, column: Column) -> Mask:
+    """Return for each value of a column, in its order, whether it compares as it should."""
+    integers, floats = (_of_numbers(compare, numbers).tobytes() for numbers in (column.integers, column.floats))
+    others = _Verdicts(lambda text: compare.matches(read_json(text)))
+    of_texts, i, f = _TextTest(compare), 0, 0
+    pieces = []
+    for raw_integers, raw_floats, texts, raw_others, counts, _ in column.rows:
+        next_i, next_f = i + len(raw_integers) // 8, f + len(raw_floats) // 8
+        of_others = bytes(map(others.__getitem__, texts_of(raw_others))) if raw_others else b""
+        pieces += [integers[i:next_i], floats[f:next_f]]
+        if texts:
+            number = len(counts) // 2 - (next_i - i) - (next_f - f) - len(of_others)
+            pieces.append(of_texts(texts, number))
+        pieces.append(of_others)
+        i, f = next_i, next_f
+    return np.frombuffer(b"".join(pieces), np.bool_)
+
+
+def _of_numbers(compare: Compare, numbers: NDArray[Any]) -> Mask:
+    operands = _operands(compare)
+    wanted = [each for each in operands if isinstance(each, int | float)]
+    if compare.operator in _AMONG:
+        if len(wanted) == 1:
+            found = _compared(python.eq, numbers, wanted[0])
+        elif wanted:
+            found = np.array([*map(frozenset(wanted).__contains__, numbers.tolist())], np.bool_)
+        else:
+            found = np.zeros(len(numbers), np.bool_)
+        return found if _AMONG[compare.operator] else ~found
+    test = _OF_ONE_TYPE.get(compare.operator)
+    if wanted and test not in (None, python.contains) and isinstance(compare.operand, int | float):
+        return _compared(test, numbers, compare.operand)
+    return np.full(len(numbers), compare.matches(0))  # no number is in or beside what is none
+
+
+def _compared(test: Callable[[Any, Any], Any], numbers: NDArray[Any], operand: float) -> Mask:
+    """Return a comparison of numbers, exact though whole numbers become such with a point in numpy."""
+    is_whole = numbers.dtype.kind == "i"
+    if is_whole and isinstance(operand, int):
+        is_exact = -(2**63) <= operand < 2**63
+    else:
+        has_large = is_whole and len(numbers) > 0 and (numbers.min() < -_EXACT or numbers.max() > _EXACT)
+        is_exact = not has_large and (isinstance(operand, float) or abs(operand) <= _EXACT)
+    if is_exact:
+        return np.asarray(test(numbers, operand), np.bool_)
+    return np.array([*map(test, numbers.tolist(), repeat(operand))], np.bool_)
+
+
+class _TextTest:
+    """A comparison of the texts of a row."""
+
+    def __init__(self, compare: Compare) -> None:
+        operator, operand, test = compare.operator, compare.operand, _OF_ONE_TYPE.get(compare.operator)
+        self._otherwise = not _AMONG.get(operator, True)
+        self._near: list[bytes] | None = None
+        """One of these is in the JSON of any text for which it is not so."""
+        if operator in _AMONG:
+            wanted = frozenset(each for each in _operands(compare) if isinstance(each, str))
+            self._near = [raw_of([each])[1:-1] for each in wanted] if len(wanted) <= _FEW else None
+            self._test: Callable[[list[str]], Iterable[bool]] = lambda texts: map(wanted.__contains__, texts)
+        elif test is None:
+            verdicts = _Verdicts(compare.matches)
+            self._test = lambda texts: map(verdicts.__getitem__, texts)
+        else:
+            if not isinstance(operand, str):
+                self._near = []
+            elif test is python.contains:
+                self._near = [raw_of([operand])[2:-2]]
+            self._test = lambda texts: map(test, texts, repeat(operand))
+
+    def __call__(self, raw: bytes, number: int) -> bytes:
+        """Return for each text of a row, so many, whether it compares as it should."""
+        if self._near is not None and not any(each in raw for each in self._near):
+            return bytes([self._otherwise]) * number
+        found = self._test(texts_of(raw))
+        return bytes(map(python.not_, found) if self._otherwise else found)
+
+
+def _operands(compare: Compare) -> Sequence[Any]:
+    return compare.operand if compare.operator in (Operator.IN, Operator.NIN) else [compare.operand]
+
+
+class _Verdicts(dict[str, bool]):
+    """What was said of texts, each asked once."""
+
+    def __init__(self, ask: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def __missing__(self, text: str) -> bool:
+        verdict = self[text] = self._ask(text)
+        return verdict
