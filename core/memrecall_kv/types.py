@@ -25,7 +25,7 @@ Metadata: TypeAlias = Mapping[str, Any]
 Where: TypeAlias = Callable[[str, Metadata], bool]
 """A filter: called with a document's id and metadata, True if its chunks may be recalled.
 
-One of `memrecall_kv.filters` becomes a query; any other is called for every document.
+One of `memrecall_kv.filters` is asked of each value there is; any other is called for every document.
 """
 
 

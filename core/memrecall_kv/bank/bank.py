@@ -318,8 +318,8 @@ class MemoryBank:
         """Return what a filter lets through, looked up once for all that a question asks.
 
         Args:
-            where: A filter of `memrecall_kv.filters` becomes a query; any other is called with the metadata of every
-                document.
+            where: A filter of `memrecall_kv.filters` is asked of each value there is; any other is called with the
+                metadata of every document.
         """
         return self._catalogue.scope(where)
 
