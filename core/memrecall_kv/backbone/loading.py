@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.fingerprint import fingerprint
+from memrecall_kv.backbone.outline import Outline
 from memrecall_kv.backbone.process_memory import keep_few_kernels
 from memrecall_kv.config import home_directory
 from memrecall_kv.errors import InputError, MissingDependencyError, UnsupportedModelError
@@ -84,7 +85,7 @@ def load_backbone(
     place = torch.device("cpu" if device == "auto" else device)
     if place.type == "cpu":
         keep_few_kernels()
-    kind = _dtype(dtype, place)
+    kind = dtype_of(dtype, place)
     with _loading, _quietly():
         source, shown = _resolve(name_or_path)
         key = (source, revision or "", str(place), str(kind), attention or "")
@@ -93,6 +94,22 @@ def load_backbone(
             backbone = _load(source, shown, place, kind, revision, attention)
             _loaded[key] = backbone
         return backbone
+
+
+def load_outline(name_or_path: str | Path | None = None, *, revision: str | None = None) -> Outline:
+    """Return what a backbone is without its weights; arguments and errors as in `load_backbone`."""
+    with _quietly():
+        source, shown = _resolve(name_or_path)
+        options = {} if Path(source).is_dir() or revision is None else {"revision": revision}
+        try:
+            config = AutoConfig.from_pretrained(source, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"No model was found at {shown!r}: {error}", "Give a directory with a checkpoint or a hub id."
+            ) from error
+        _refuse_unsupported(config)
+        return Outline(shown, config, tokenizer)
 
 
 def load_encoder(name_or_path: str | Path) -> tuple[PreTrainedModel, Any]:
@@ -130,7 +147,8 @@ def wrap_backbone(model: PreTrainedModel, tokenizer: Any, name: str) -> Backbone
     return Backbone(name=name, fingerprint=fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def dtype_of(dtype: str, device: torch.device) -> torch.dtype:
+    """Return a dtype by its name; `auto` as in `load_backbone`, which also names the errors."""
     if dtype == "auto":
         # private but guarded: there is no public question for native bfloat16 arithmetic on a CPU
         probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)

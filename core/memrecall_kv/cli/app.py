@@ -54,7 +54,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serving.serve, "Serve banks over HTTP", "memrecall-kv serve handbook.bank --port 8000"),
     (serving.mcp, "Offer banks to agents", "memrecall-kv mcp handbook.bank"),
     (serving.key, "Make a key for a server", "memrecall-kv key keys.json alice --bank handbook"),
-    (training.train, "Train a part", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
+    (training.train, "Train a part, or all", "memrecall-kv train reasoner --data data/ --out runs/reasoner"),
     (
         measuring.evaluate,
         "Measure answers",

@@ -67,6 +67,10 @@ class TrainingLoop:
         """Return this process' number; each draws other data."""
         return int(self._accelerator.process_index)
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self._accelerator.wait_for_everyone()
+
     def resume(self) -> bool:
         """Go on from the folder's checkpoint; return whether there was one."""
         if not any(self._folder.glob("checkpoint*/state.json")):
@@ -192,6 +196,7 @@ def train_to_end(
         raise InputError(f"{out} holds no checkpoint.", "Start the run without resuming.")
     if not resume and found:
         raise InputError(f"{out} holds a run already.", "Resume it, or name a new folder.")
+    loop.wait()  # or the first process' log would be a run already to another that looks later
     loop.train(step)
     return loop.rank == 0
 

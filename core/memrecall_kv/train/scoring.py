@@ -17,7 +17,7 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import Prefill
 from memrecall_kv.compress.importance import reconstruction
 from memrecall_kv.compress.learned_importance import ImportanceScorer
-from memrecall_kv.train.data import load_rows
+from memrecall_kv.train.data import Rows, load_rows
 from memrecall_kv.train.loop import Report, means, train_to_end
 from memrecall_kv.train.settings import ScorerTraining
 from memrecall_kv.train.tasks import MAX_CHUNK
@@ -55,6 +55,11 @@ class TextSampler:
             if len(row) > 1:
                 rows.append(row)
         return rows
+
+
+def scorer_texts(rows: Rows) -> list[str]:
+    """Return what a scorer reads: the plain texts, and the paragraphs of the questions."""
+    return [*rows.texts, *sorted({p.text for example in rows.train for p in example.paragraphs})]
 
 
 def scoring_loss(
@@ -99,8 +104,7 @@ def train_scorer(
     """Train an importance scorer and write `compressor/`; arguments as in `reading.train_reading`."""
     rows = load_rows(settings.data, root)
     loop_config = settings.loop
-    paragraphs = sorted({p.text for example in rows.train for p in example.paragraphs})
-    sampler = TextSampler(backbone.encode, [*rows.texts, *paragraphs], budget=settings.budget, seed=loop_config.seed)
+    sampler = TextSampler(backbone.encode, scorer_texts(rows), budget=settings.budget, seed=loop_config.seed)
     held_out = [backbone.encode(example.paragraphs[0].text)[:MAX_CHUNK] for example in rows.held_out]
     with torch.no_grad():
         scorer = ImportanceScorer.create(

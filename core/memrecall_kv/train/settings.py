@@ -6,8 +6,10 @@ Every stage's settings are one object with a `loop`, `data` and what the stage i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,6 +203,8 @@ class RlTraining(Config):
     grounding_weight: float = Field(default=0.0, ge=0)
 
 
+PRESETS = resources.files("memrecall_kv.train") / "presets"
+
 Stage = Literal["scorer", "compressor", "reasoner", "gate", "rl"]
 Settings = ScorerTraining | ReadingTraining | GateTraining | RlTraining
 _SETTINGS: dict[str, type[ScorerTraining] | type[ReadingTraining] | type[GateTraining] | type[RlTraining]] = {
@@ -225,21 +229,55 @@ def load_settings(stage: Stage, preset: Path | None = None, changes: Sequence[st
         InputError: If the file cannot be read.
         MissingDependencyError: If PyYAML is not installed.
     """
+    return _SETTINGS[stage](**read_preset(preset or PRESETS / f"{stage}.yaml", changes))
+
+
+def settings_over_preset(stage: Stage, *layers: Mapping[str, Any]) -> Settings:
+    """Return a stage's own preset with values laid over it, the last ones on top; errors as in `load_settings`."""
+    values = read_preset(PRESETS / f"{stage}.yaml")
+    for layer in layers:
+        values = laid_over(values, layer)
+    return _SETTINGS[stage](**values)
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with others on top; what both divide further is laid over key by key."""
+    both = dict(below)
+    for key, value in above.items():
+        under = both.get(key)
+        both[key] = laid_over(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def read_preset(source: Traversable, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a preset holds, with single values replaced; arguments and errors as in `load_settings`."""
+    try:
+        values = _parsed(source.read_text(encoding="utf-8"), str(source))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: {error}", "Give a readable YAML file.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} holds no settings.", "Begin with one of the presets.")
+    return changed(values, changes)
+
+
+def changed(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Return settings with single values replaced; arguments and errors as in `load_settings`."""
+    made = copy.deepcopy(dict(values))
+    for change in changes:
+        key, _, value = change.partition("=")
+        _replace(made, key.split("."), _parsed(value, change))
+    return made
+
+
+def _parsed(text: str, shown: str) -> Any:
     try:
         import yaml  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
         raise MissingDependencyError("Presets are YAML files.", 'pip install "memrecall-kv[train]"') from error
-    source = preset or resources.files("memrecall_kv.train") / "presets" / f"{stage}.yaml"
     try:
-        values: Any = yaml.safe_load(source.read_text(encoding="utf-8"))
-        edits = [(key.split("."), yaml.safe_load(value)) for key, _, value in (item.partition("=") for item in changes)]
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{source}: {error}", "Give a readable YAML file and changes as key=value.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source} holds no settings.", "Begin with one of the presets.")
-    for keys, value in edits:
-        _replace(values, keys, value)
-    return _SETTINGS[stage](**values)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{shown}: {error}", "Give a readable YAML file and changes as key=value.") from error
 
 
 def _replace(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:

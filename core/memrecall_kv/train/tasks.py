@@ -9,8 +9,8 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.train.data import Example
 
@@ -50,6 +50,17 @@ class Task:
     queries: tuple[Query, ...]
 
 
+class Tokenizer(Protocol):
+    """What drawing a task asks of a backbone."""
+
+    @property
+    def end_id(self) -> int:
+        """Return the token that a trained reader ends a reply with."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+
+
 class TaskSampler:
     """Draws tasks from questions and plain texts.
 
@@ -64,7 +75,7 @@ class TaskSampler:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Tokenizer,
         examples: Sequence[Example],
         texts: Sequence[str],
         *,
@@ -156,7 +167,7 @@ class TaskSampler:
             task.note(example, beside[:1], "", memory=known if draw.random() < 0.5 else "")
 
 
-def validation_task(backbone: Backbone, examples: Sequence[Example]) -> Task:
+def validation_task(backbone: Tokenizer, examples: Sequence[Example]) -> Task:
     """Return the questions of some examples, each over its gold paragraphs and the first two others."""
     task = _Draft(backbone)
     for example in examples:
@@ -175,7 +186,7 @@ def evidence(text: str, example: Example) -> str:
 class _Draft:
     """A task while it is put together."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Tokenizer) -> None:
         self._backbone = backbone
         self._chunks: list[tuple[int, ...]] = []
         self._queries: list[Query] = []
