@@ -6,7 +6,9 @@ and see each other and the question. Every sixth step rehearses the packaged way
 python scripts/build_questions.py --data DATA --out built.jsonl
 python scripts/train_text_reader.py --data DATA --built built.jsonl --out runs/text-reader
 
-A run goes on from its folder's checkpoint. Every hundred steps `snapshot-N/` holds the deltas in bfloat16.
+A run goes on from its folder's checkpoint. Every hundred steps `snapshot-N/` holds the deltas in bfloat16, and so does
+`reader/` at the end, or when `--seconds` are over. From such a folder alone another machine goes on with `--start
+FOLDER --from-step N`, without the optimizer's moments. `scripts/device_train.sh` does both on a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +43,6 @@ CHUNK = 256
 """Tokens of a text, as in a bank."""
 LONGEST = 1400
 """Tokens of a prompt; longer ones are drawn anew."""
-STEP, FORWARD = 2000, 1100
-"""Tokens of a step and of one forward."""
 SHARES = {
     "squad": 0.26,
     "hotpotqa": 0.22,
@@ -72,6 +74,10 @@ def prompt(question: str, texts: Sequence[str], notes: str = "") -> str:
     return f"Question: {question}\n\n" + "\n\n".join(texts) + f"\n{known}\nQuestion: {question}\nAnswer:"
 
 
+class TimeIsUpError(Exception):
+    """A step would begin after the time that was given."""
+
+
 class Sampler:
     """Draws the rows of a step, as a function of seed and step.
 
@@ -79,10 +85,11 @@ class Sampler:
         backbone: Its tokenizer.
         examples: Questions of every data set.
         seed: Of what is drawn.
+        tokens: Of a step, about.
     """
 
-    def __init__(self, backbone: Backbone, examples: Sequence[Example], seed: int) -> None:
-        self._backbone, self._seed = backbone, seed
+    def __init__(self, backbone: Backbone, examples: Sequence[Example], seed: int, tokens: int) -> None:
+        self._backbone, self._seed, self._tokens = backbone, seed, tokens
         self._examples: dict[str, list[Example]] = defaultdict(list)
         neighbours: dict[tuple[str, str], set[str]] = defaultdict(set)
         for example in examples:
@@ -96,7 +103,7 @@ class Sampler:
         """Return the rows of a step."""
         draw = random.Random(f"{self._seed}:read:{step}")
         rows: list[Row] = []
-        while sum(map(len, rows)) < STEP:
+        while sum(map(len, rows)) < self._tokens:
             row = self._row(draw)
             if len(row.prompt) <= LONGEST:
                 rows.append(row)
@@ -166,14 +173,14 @@ def built(path: Path | None) -> Iterator[Example]:
         yield Example(row["id"], row["group"], row["question"], tuple(row["answers"]), texts, "built")
 
 
-def examples(root: Path, path: Path | None) -> tuple[list[Example], list[Example]]:
+def examples(root: Path, path: Path | None, validation_rows: int) -> tuple[list[Example], list[Example]]:
     """Return the questions that train, and those held out."""
     preset = load_settings("reasoner").data.questions
     more = (
         QuestionFile(path="qa/hotpotqa_train_gold_only.jsonl.gz"),
         QuestionFile(path="qa/strategyqa_train.jsonl.gz"),
     )
-    rows = load_rows(DataConfig(questions=(*preset, *more), validation_rows=96), root)
+    rows = load_rows(DataConfig(questions=(*preset, *more), validation_rows=validation_rows), root)
 
     def usable(example: Example) -> bool:
         first = example.paragraphs[0].text
@@ -196,11 +203,18 @@ def logits(backbone: Backbone, reader: LoraAdapter, rows: Sequence[Row]) -> tupl
     return kv.logits(torch.cat(kept), precise=False), targets
 
 
-def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield rows of similar lengths, as many as one forward takes."""
+def read_loss(backbone: Backbone, reader: LoraAdapter, rows: Sequence[Row]) -> Tensor:
+    """Return the sum of the rows' losses, nats a target token: the same however rows are put together."""
+    found, targets = logits(backbone, reader, rows)
+    weights = torch.tensor([1 / len(row.target) for row in rows for _ in row.target], device=found.device)
+    return weighted_cross_entropy(found, targets, weights)
+
+
+def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Yield rows of similar lengths, as many as one forward of so many tokens takes."""
     batch: list[Row] = []
     for row in sorted(rows, key=len):
-        if batch and len(row) * (len(batch) + 1) > FORWARD:
+        if batch and len(row) * (len(batch) + 1) > tokens:
             yield batch
             batch = []
         batch.append(row)
@@ -212,10 +226,11 @@ class Training:
 
     def __init__(self, backbone: Backbone, options: argparse.Namespace) -> None:
         self.backbone, self.out = backbone, options.out
-        train, self._held_out = examples(options.data, options.built)
-        self._sampler = Sampler(backbone, train, options.seed)
+        self._forward_tokens, self._ends = options.forward_tokens, time.monotonic() + options.seconds
+        train, self._held_out = examples(options.data, options.built, options.validation_rows)
+        self._sampler = Sampler(backbone, train, options.seed, options.step_tokens)
         own = [example for example in train if example.dataset not in ("babi", "built")]
-        self._tasks = TaskSampler(backbone, own, [], budget=900, spans=0, seed=options.seed + 1000)
+        self._tasks = TaskSampler(backbone, own, [], budget=options.block_tokens, spans=0, seed=options.seed + 1000)
         self._blocks = ReadingLoss(backbone, kl_weight=0.0, span_weight=0.0)
         self._layout = FrozenRawLayout(
             backbone, LoraAdapter({}, alpha=1.0), torch.zeros(backbone.model.config.hidden_size)
@@ -224,16 +239,16 @@ class Training:
 
     def step(self, number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """Yield a step's losses."""
+        if time.monotonic() > self._ends:
+            raise TimeIsUpError
         reader = self.reader.to(self.backbone.device, self.backbone.dtype)
         if number % 6 == 5:
             loss, metrics = self._blocks(self._layout, reader, self._tasks.draw(number), 0, train_text=True)
             yield loss, {f"block_{name}": value for name, value in metrics.items()}
             return
         rows = self._sampler.draw(number)
-        for batch in batches(rows):
-            found, targets = logits(self.backbone, reader, batch)
-            weights = torch.tensor([1 / len(row.target) for row in batch for _ in row.target], device=found.device)
-            loss = weighted_cross_entropy(found, targets, weights) / len(rows)
+        for batch in batches(rows, self._forward_tokens):
+            loss = read_loss(self.backbone, reader, batch) / len(rows)
             yield loss, {"read": float(loss.detach()), "tokens": float(sum(map(len, batch)))}
 
     @torch.no_grad()
@@ -271,15 +286,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--from-step", type=int, default=0, help="step that --start was trained to, in a new folder")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no step after so many")
+    parser.add_argument("--step-tokens", type=int, default=2000)
+    parser.add_argument("--block-tokens", type=int, default=900, help="of chunks in a step that rehearses blocks")
+    parser.add_argument("--forward-tokens", type=int, default=1100, help="of one forward; more fill a GPU")
+    parser.add_argument("--validation-rows", type=int, default=96)
+    parser.add_argument("--model", help="directory or hub id of the backbone; the packaged one if left out")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    training = Training(load_backbone(device=options.device, attention="sdpa"), options)
+    backbone = load_backbone(options.model, device=options.device, dtype=options.dtype, attention="sdpa")
+    training = Training(backbone, options)
     config = LoopConfig(steps=options.steps, learning_rate=options.learning_rate, validate_every=100, seed=options.seed)
     deltas = training.reader.deltas.items()
     parameters = {f"reader.{name}.{side}": t for name, pair in deltas for side, t in zip("AB", pair, strict=True)}
     loop = TrainingLoop(parameters, config, options.out, validate=training.validate)
-    loop.resume()
-    loop.train(training.step)
+    if not loop.resume():
+        loop.step = options.from_step
+    with suppress(TimeIsUpError):
+        loop.train(training.step)
+    training.reader.half().save(options.out / "reader", base_model=backbone.name)
+    (options.out / "step").write_text(f"{loop.step}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""The script that trains the text reader: batches change nothing, and a run goes on from its weights alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from memrecall_kv.backbone.backbone import Backbone
+from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.train.settings import load_settings
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+READER = runpy.run_path(str(SCRIPTS / "train_text_reader.py"))
+Row, batches, read_loss = READER["Row"], READER["batches"], READER["read_loss"]
+TARGETS = ("q_proj", "down_proj")
+
+
+def adapter(backbone: Backbone) -> LoraAdapter:
+    made = LoraAdapter.create(backbone.model, TARGETS, rank=2, alpha=4, seed=3)
+    return LoraAdapter({name: (a, torch.ones_like(b) * 0.02) for name, (a, b) in made.deltas.items()}, alpha=4)
+
+
+def test_rows_side_by_side_have_the_loss_and_gradient_of_each_alone() -> None:
+    backbone, draw = tiny_backbone(), random.Random(0)
+    rows = [
+        Row([draw.randrange(256) for _ in range(size)], [draw.randrange(256) for _ in range(1 + size % 4)])
+        for size in (5, 40, 17, 3, 29, 40, 11)
+    ]
+    found, counts = {}, []
+    for tokens in (1, 60, 10_000):
+        reader = adapter(backbone)
+        leaves = [t.requires_grad_() for pair in reader.deltas.values() for t in pair]
+        parts = list(batches(rows, tokens))
+        assert sorted(len(row) for part in parts for row in part) == sorted(map(len, rows))
+        losses = [read_loss(backbone, reader, part) for part in parts]
+        total = torch.stack(losses).sum()
+        total.backward()
+        found[tokens] = float(total.detach()), [leaf.grad for leaf in leaves]
+        counts.append(len(parts))
+    assert counts[0] == 7 > counts[1] > counts[2] == 1
+    for tokens in (60, 10_000):
+        assert found[tokens][0] == pytest.approx(found[1][0], rel=1e-5)
+        for one, other in zip(found[1][1], found[tokens][1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def data(folder: Path) -> Path:
+    """Write a small file wherever the script reads one."""
+    paths = [file.path for file in load_settings("reasoner").data.questions]
+    paths += ["qa/hotpotqa_train_gold_only.jsonl", "qa/strategyqa_train.jsonl", "stories/babi_en10k_train.jsonl"]
+    for path in paths:
+        name = path.split("/")[1].split("_train")[0]
+        rows = []
+        for number in range(60):
+            facts = [f"Person {number} lives in city {number}.", "Nobody lives in the lake."]
+            paragraphs = [{"title": "", "text": text, "supporting": not place} for place, text in enumerate(facts)]
+            asked = {"question": f"Where does person {number} live?", "answers": [f"city {number}"]}
+            row = {"id": f"{name}{number}", "dataset": name, **asked, "paragraphs": paragraphs}
+            if name == "babi_en10k":
+                row = {"id": f"b{number}", "lines": facts, "qas": [{"q": asked["question"], "a": "city", "upto": 2}]}
+            rows.append(row)
+        file = folder / f"{path.removesuffix('.gz')}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    return folder
+
+
+def test_the_prepared_run_ends_in_small_files_and_goes_on_from_them(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    backbone.model.save_pretrained(tmp_path / "model")
+    backbone.tokenizer.save_pretrained(tmp_path / "model")
+    adapter(backbone).save(tmp_path / "start", base_model="tiny")
+    tiny = {"DEVICE": "cpu", "DTYPE": "float32", "STEP_TOKENS": 400, "BLOCK_TOKENS": 100, "VALIDATION_ROWS": 2}
+    tiny |= {"DATA": data(tmp_path / "data"), "MODEL": tmp_path / "model", "PYTHON": sys.executable}
+
+    def run(**more: object) -> list[dict]:
+        environment = {**os.environ, **{name: str(value) for name, value in {**tiny, **more}.items()}}
+        subprocess.run([SCRIPTS / "device_train.sh"], env=environment, check=True, timeout=600)
+        assert all(path.stat().st_size <= 16_000_000 for path in Path(str(more["OUT"])).iterdir())
+        lines = (Path(str(more["OUT"])) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    records = run(START=tmp_path / "start", OUT=tmp_path / "first", STEPS=2)
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert {"loss", "seconds", "tokens"} <= records[-1].keys()
+    again = run(RESUME=tmp_path / "first", OUT=tmp_path / "second", STEPS=3)
+    assert [record["step"] for record in again] == [3]
+    held_out = "held_out_loss_read"
+    # it went on from weights that had been trained
+    assert records[0][held_out] != records[-1][held_out]
+    over = run(RESUME=tmp_path / "second", OUT=tmp_path / "third", STEPS=9, SECONDS_OF_TRAINING=-1)
+    assert over == []
+    parts = [
+        b"".join(p.read_bytes() for p in sorted((tmp_path / n).glob("reader.part-*"))) for n in ("second", "third")
+    ]
+    assert parts[0] == parts[1]
+    assert (tmp_path / "third" / "step").read_text(encoding="utf-8").strip() == "3"
