@@ -38,6 +38,21 @@ def shard_of(doc_id: str, count: int) -> int:
     return xxhash.xxh3_64_intdigest(doc_id.encode("utf-8", "surrogatepass")) % count
 
 
+def shard_count(names: Iterable[str], place: object) -> int | None:
+    """Return of how many shards those are that have these names, among others; `None` if there is none.
+
+    Raises:
+        BankFormatError: If they are of several banks; it names the place.
+    """
+    counts = sorted({int(found[2]) for found in map(_NAME.fullmatch, names) if found})
+    if len(counts) > 1:
+        raise BankFormatError(
+            f"{place} holds shards of several banks, of {' and of '.join(map(str, counts))} shards.",
+            "Move those of each bank to a directory of their own.",
+        )
+    return counts[0] if counts else None
+
+
 def shards_in(path: Path) -> list[Path]:
     """Return the shards that a directory holds, in order; none if it is a bank itself, or something else.
 
@@ -47,13 +62,8 @@ def shards_in(path: Path) -> list[Path]:
     if not path.is_dir() or (path / CATALOGUE).exists():
         return []
     found = {each.name for each in path.iterdir() if _NAME.fullmatch(each.name)}
-    counts = {int(name.rpartition("-")[2]) for name in found}
-    if len(counts) > 1:
-        raise BankFormatError(
-            f"{path} holds shards of several banks, of {' and of '.join(map(str, sorted(counts)))} shards.",
-            "Move those of each bank to a directory of their own.",
-        )
-    wanted = [shard_name(number, count) for count in counts for number in range(count)]
+    count = shard_count(found, path) or 0
+    wanted = [shard_name(number, count) for number in range(count)]
     missing = [name for name in wanted if name not in found]
     if missing or len(found) > len(wanted):
         raise BankFormatError(
