@@ -108,7 +108,7 @@ $(VENV)/.created:
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	@$(RUN) scripts/install_torch.py
 	@echo "Installing memrecall-kv and what it needs; this takes some minutes the first time"
-	@$(PIP) --editable ".[llama-index,langchain,documents,serve,telemetry,mcp,remote,report,eval]" --group dev
+	@$(PIP) --editable ".[llama-index,langchain,documents,serve,telemetry,mcp,remote,report,eval,ray]" --group dev
 	@touch $@
 
 $(VENV)/.model: $(VENV)/.installed

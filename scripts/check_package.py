@@ -113,6 +113,16 @@ try:
 except SystemExit as ended:
     assert not ended.code
 """,
+    "ray": """
+from memrecall_kv import Document
+from memrecall_kv.distributed import ingest_ray
+from memrecall_kv.testing import tiny_memory
+ingest_ray([Document("travel", "Dana approves trips.")], "notes.shards", shards=2, load=tiny_memory, workers=1)
+memory = tiny_memory()
+with memory.open_bank("notes.shards", read_only=True) as bank:
+    assert bank.ids() == ["travel"]
+    assert memory.ask(bank, "Who approves trips?").usage.blocks_total == 1
+""",
 }
 """A program for each extra that uses what it brings; other extras are installed, and the core is used."""
 

@@ -18,6 +18,7 @@ from memrecall_kv import assemble
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.bank.metadata import repaired
+from memrecall_kv.bank.shards import open_bank
 from memrecall_kv.config import MemRecallConfig, check_count
 from memrecall_kv.errors import InputError
 from memrecall_kv.ingest.chunking import chunk_document
@@ -111,13 +112,18 @@ class MemRecall:
         """What a bank must have been made with to be read by this pipeline."""
         return self._parts.fingerprint
 
-    def open_bank(self, path: str | Path, *, read_only: bool = False) -> MemoryBank:
-        """Create a bank, or open one that was made with the same fingerprint.
+    def open_bank(self, path: str | Path | Sequence[str | Path], *, read_only: bool = False) -> MemoryBank:
+        """Create a bank, or open one that was made with the same fingerprint, or several as one.
+
+        Args:
+            path: A directory; one of shards, as `ingest_ray` leaves it; or several banks, whose documents have
+                different ids.
+            read_only: Refuse to write. Shards and several banks are asked only so, and written one by one.
 
         Raises:
             BankError: If the directory is no bank, is damaged, or was made by something else.
         """
-        return MemoryBank.open(Path(path), fingerprint=self.fingerprint, config=self.config.bank, read_only=read_only)
+        return open_bank(path, fingerprint=self.fingerprint, config=self.config.bank, read_only=read_only)
 
     def chunk(self, document: Document) -> list[Chunk]:
         """Return the chunks `ingest` would make of a document."""

@@ -24,6 +24,7 @@ RUN_ELSEWHERE = {
     "serving.md": "tests/serve/test_server.py",
     "remote.md": "tests/serve/test_remote.py",
     "report.md": "tests/unit/test_answer_page.py",
+    "sharding.md": "tests/distributed/test_ray_ingest.py",
 }
 
 

@@ -18,6 +18,7 @@ from weakref import proxy
 
 from memrecall_kv.bank import segment
 from memrecall_kv.bank.budget import Budget, segment_bytes
+from memrecall_kv.bank.candidates import Part, candidates
 from memrecall_kv.bank.checks import check_block, check_chunks, check_ids, check_stored, compare_fingerprints
 from memrecall_kv.bank.compaction import compact_segments
 from memrecall_kv.bank.directory import BankDirectory, make_directory, resolved
@@ -338,7 +339,7 @@ class MemoryBank:
         Raises:
             BankFormatError: If the index, or a document that it leads to, is not as it was stored.
         """
-        return self._catalogue.candidates(text, limit, scope)
+        return candidates([Part(self._catalogue, scope)], text, limit)
 
     def largest(self, count: int, where: Where | None = None) -> int:
         """Return how many chunks those documents that have most have together.
@@ -347,7 +348,7 @@ class MemoryBank:
             count: How many documents.
             where: Lets them through, as for `scope`.
         """
-        return self._catalogue.largest(count, where)
+        return sum(self._catalogue.largest(count, where))
 
     def blocks(self, chunks: Sequence[Chunk], *, shape: tuple[int, int, int] | None = None) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order, each compared with its checksum and de-quantised.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -74,86 +74,56 @@ class Finder(Catalogue):
             raise self._lost()
         return [doc_id for (doc_id,) in rows]
 
-    def largest(self, count: int, where: Where | None) -> int:
-        """Return how many chunks those documents that have most have together.
+    def largest(self, count: int, where: Where | None) -> list[int]:
+        """Return how many chunks those documents have that have most, the most first.
 
         Args:
-            count: How many documents.
+            count: How many documents, at most.
             where: Lets them through.
         """
         with self._derived_snapshot():
             fields, found = self._matches(where)
-            return int(np.sort(fields.sizes(found))[::-1][:count].sum())
+            return [int(size) for size in np.sort(fields.sizes(found))[::-1][:count]]
 
     def chunks(self, scope: Scope) -> list[Chunk]:
         """Return all chunks in a scope, in the bank's order."""
-        return [chunk for entry in self._inside(scope, scope.places) for chunk in entry.chunks]
+        return [chunk for entry in self.entries_in(scope, scope.places) for chunk in entry.chunks]
 
-    def candidates(self, text: str, limit: int | None, scope: Scope) -> list[tuple[Chunk, float]]:
-        """Return the chunks that a question may need, in the bank's order, each with its share of words.
+    def reading(self) -> AbstractContextManager[None]:
+        """Let several reads see the same state of the documents and of their index."""
+        return self._derived_snapshot()
 
-        The share is BM25's score over the best one's. Those that share most words with the text come first; where
-        they are fewer than the limit, others that hold other forms of its words, and then in turn the first chunks
-        and the latest ones.
-
-        Args:
-            text: What is asked.
-            limit: Most chunks; `None` for all in the scope.
-            scope: Which chunks may be recalled.
-
-        Raises:
-            BankFormatError: If the index, or a document that it leads to, is not as it was stored.
-        """
+    @contextmanager
+    def postings(self, scope: Scope) -> Iterator[index.Postings]:
+        """Give the index of a scope; what is not as it was stored raises `BankFormatError`."""
         with self._derived_snapshot():
-            shares = self._shares(text, limit, scope)
-            places = None if limit is None else np.unique(np.array(list(shares), np.int64) // index.CHUNKS)
-            entries = list(self._inside(scope, scope.places if places is None else places))
-        found: list[tuple[Chunk, float]] = []
-        for entry in entries:
-            for chunk in entry.chunks:
-                share = shares.pop(entry.place * index.CHUNKS + chunk.index, None)
-                if share is not None or limit is None:
-                    found.append((chunk, share or 0.0))
-        return found
+            try:
+                yield index.Postings(self._rows, scope.places)
+            except ValueError as error:
+                raise damaged(self.path, f"{error}; `compact` makes the index anew") from error
 
-    # -- inside ------------------------------------------------------------------------------------------
+    def size(self) -> tuple[int, int]:
+        """Return how many chunks there are, and their tokens."""
+        _, chunks, tokens, *_ = self._counts()
+        return chunks, tokens
 
-    def _shares(self, text: str, limit: int | None, scope: Scope) -> dict[int, float]:
-        """Return the share of words of what the index proposes, by key."""
-        _, size, tokens, *_ = self._counts()
-        try:
-            keys, scores = index.rank(self._rows, text, size, tokens / max(size, 1) or 1.0, scope.places)
-            best = max(scores[:1], default=0.0) or 1.0  # no score at all is that of a made up index
-            shares = dict(zip(keys[:limit].tolist(), (scores[:limit] / best).tolist(), strict=True))
-            if limit is not None and len(shares) < min(limit, scope.chunks):
-                others = index.variants(self._rows, text, size, scope.places).tolist()
-                for key in chain(others, self._ends(limit, scope)):
-                    if len(shares) < limit:
-                        shares.setdefault(key, 0.0)
-        except ValueError as error:
-            raise damaged(self.path, f"{error}; `compact` makes the index anew") from error
-        return shares
-
-    def _ends(self, count: int, scope: Scope) -> Iterator[int]:
-        """Yield the keys of the first and the latest chunks of a scope, in turn."""
-        first, last = (self._end(count, order, scope) for order in ("ASC", "DESC"))
-        return (key for pair in zip_longest(first, last) for key in pair if key is not None)
-
-    def _end(self, count: int, order: str, scope: Scope) -> list[int]:
+    def end(self, count: int, scope: Scope, *, last: bool) -> list[int]:
         """Return the keys of a scope's first chunks, or of its last ones, the last first."""
-        inside, values = "", tuple[Any, ...]()
+        inside, values, order = "", tuple[Any, ...](), "DESC" if last else "ASC"
         if scope.places is not None:
-            places = scope.places[:count] if order == "ASC" else scope.places[-count:]
+            places = scope.places[-count:] if last else scope.places[:count]
             inside, values = f"WHERE document IN {AT}", (json.dumps(places.tolist()),)
         query = f"SELECT document, number FROM chunks {inside} ORDER BY document {order}, number {order} LIMIT ?"
         rows = self._rows(query, (*values, count))
         return [place * index.CHUNKS + number for place, number in rows]
 
-    def _inside(self, scope: Scope, places: NDArray[np.int64] | None) -> Iterator[Entry]:
+    def entries_in(self, scope: Scope, places: NDArray[np.int64] | None) -> Iterator[Entry]:
         """Yield the documents at these places, as far as they are still in the scope."""
         for entry in self.entries(places=None if places is None else places.tolist()):
             if scope.where is None or scope.where(entry.id, self.parsed(entry.metadata)):
                 yield entry
+
+    # -- inside ------------------------------------------------------------------------------------------
 
     def _state_of_rows(self) -> tuple[object, ...]:
         """Return what is another one after every write, to be asked for inside a snapshot."""

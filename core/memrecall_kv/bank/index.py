@@ -18,13 +18,14 @@ import sqlite3
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from memrecall_kv.bank.tokens import stump, tokens
+from memrecall_kv.bank.tokens import tokens
 
 CHUNKS = 2**22
 """Chunks that a document may have."""
@@ -35,7 +36,7 @@ _PLACES = 2**40
 """No place comes near; one beyond has no postings."""
 _MOST_POSTINGS = 100_000
 """Postings that are read of a question's words before the commonest are left out."""
-_MOST_VARIANTS = 256
+MOST_FORMS = 256
 """Rows that are read for the other forms of one word."""
 _K1, _B = 1.5, 0.75
 
@@ -46,6 +47,8 @@ Keys: TypeAlias = NDArray[np.int64]
 """Chunks, each as its document's place times `CHUNKS` and its number in the document."""
 Read: TypeAlias = Callable[[str, tuple[Any, ...]], Sequence[Any]]
 """Runs a query and returns its rows."""
+Ranked: TypeAlias = tuple[Keys, Any]
+"""Chunks, the best first and of equals the first ones, and their scores."""
 Text: TypeAlias = tuple[int, int, str]
 """A chunk's number, tokens and text."""
 
@@ -143,43 +146,93 @@ def is_whole(rows: Iterable[Any], documents: Iterable[tuple[int, Sequence[Text]]
     return total % 2**64 == 0
 
 
-def rank(read: Read, text: str, size: int, length: float, places: NDArray[np.int64] | None) -> tuple[Keys, Any]:
-    """Return the chunks that share a word with a text, the best first and of equals the first ones, and their scores.
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What a text is asked of: how much there is, and how common the text's words are in it.
+
+    Attributes:
+        chunks: How many there are.
+        tokens: Of all of them.
+        holding: How many chunks hold each word of the text.
+    """
+
+    chunks: int
+    tokens: int
+    holding: Mapping[str, int]
+
+
+class Postings:
+    """The postings of a bank at one moment, as far as their documents may be recalled.
+
+    Methods raise `ValueError` if a row is not as it was written.
 
     Args:
         read: Asks the catalogue.
-        text: What is asked.
-        size: Chunks of the bank.
-        length: Their tokens, on average.
         places: Documents that may be recalled, sorted; `None` for all.
-
-    Raises:
-        ValueError: If a row is not as it was written.
     """
-    words, parts = Counter(tokens(text)), _parts(read)
-    sizes = {word: _count(read, parts, word) for word in words}
-    keys, scores, total = [_NONE], [np.zeros(0)], 0
-    for word in sorted((word for word in words if sizes[word]), key=lambda word: (sizes[word], word)):
-        total += sizes[word]
-        if total > _MOST_POSTINGS and len(keys) > 1:
-            break
-        weight = words[word] * _rarity(sizes[word], size) ** 2
-        found, postings = _allowed(read(f"{_ROWS}{_OF_WORD}", (parts, word)), places)
-        count = postings["count"].astype(np.float64)
-        keys.append(found)
-        scores.append(weight * count / (count + _K1 * (1 - _B + _B * postings["length"] / length)))
-    return _best(keys, scores)
+
+    def __init__(self, read: Read, places: NDArray[np.int64] | None) -> None:
+        self._read, self._places, self._parts = read, places, _parts(read)
+
+    def holding(self, text: str) -> dict[str, int]:
+        """Return how many chunks hold each word of a text, whether they may be recalled or not."""
+        return {word: self._count(word) for word in dict.fromkeys(tokens(text))}
+
+    def ranked(self, text: str, corpus: Corpus) -> Ranked:
+        """Return the chunks that share a word with a text, and their scores.
+
+        Args:
+            text: What is asked.
+            corpus: What it is asked of: the bank, or several of which it is one.
+        """
+        words, sizes = Counter(tokens(text)), corpus.holding
+        length = corpus.tokens / max(corpus.chunks, 1) or 1.0
+        keys, scores, total = list[Keys](), list[Any](), 0
+        for word in sorted((word for word in words if sizes[word]), key=lambda word: (sizes[word], word)):
+            total += sizes[word]
+            if total > _MOST_POSTINGS and keys:
+                break
+            weight = words[word] * rarity(sizes[word], corpus.chunks) ** 2
+            found, postings = self._allowed(self._read(f"{_ROWS}{_OF_WORD}", (self._parts, word)))
+            count = postings["count"].astype(np.float64)
+            keys.append(found)
+            scores.append(weight * count / (count + _K1 * (1 - _B + _B * postings["length"] / length)))
+        return best(keys, scores)
+
+    def other_forms(self, start: str, limit: int) -> tuple[Keys, int]:
+        """Return the chunks that hold a word with a stump, in order, and how many rows were read for it, at most."""
+        rows = self._read(f"{_ROWS}{_OF_WORDS} LIMIT {limit}", (self._parts, start, start + "\U0010ffff"))
+        return np.unique(self._allowed(rows)[0]), len(rows)
+
+    def _count(self, word: str) -> int:
+        query = f"SELECT coalesce(sum(length(entries)), 0) FROM postings{_OF_WORD}"
+        ((length,),) = self._read(query, (self._parts, word))
+        return int(length) // _PACKED.size
+
+    def _allowed(self, rows: Sequence[Any]) -> tuple[Keys, Any]:
+        """Return the keys of the postings in rows and the postings, as far as their documents may be recalled."""
+        entries = [_confirmed(row)[2] for row in rows]
+        postings = np.frombuffer(b"".join(entries), _POSTING)
+        parts = np.array([row[0] for row in rows], np.int64)
+        sizes = [len(each) // _PACKED.size for each in entries]
+        keys, places = np.repeat(parts, sizes) * CHUNKS + postings["chunk"], self._places
+        if places is None:
+            return keys, postings
+        kept = np.append(places, -1)[np.searchsorted(places, keys // CHUNKS)] == keys // CHUNKS
+        return keys[kept], postings[kept]
 
 
-def variants(read: Read, text: str, size: int, places: NDArray[np.int64] | None) -> Keys:
-    """Return chunks that hold other forms of a text's words, the best first; arguments and errors as for `rank`."""
-    keys, scores, parts = [_NONE], [np.zeros(0)], _parts(read)
-    for start in sorted({stump(word) for word in tokens(text)}):
-        rows = read(f"{_ROWS}{_OF_WORDS} LIMIT {_MOST_VARIANTS}", (parts, start, start + "\U0010ffff"))
-        found = np.unique(_allowed(rows, places)[0])
-        keys.append(found)
-        scores.append(np.full(len(found), _rarity(len(found), size)))
-    return _best(keys, scores)[0]
+def rarity(holding: int, chunks: int) -> float:
+    """Return the weight of a word that so many of all chunks hold."""
+    return math.log1p(max(0.0, chunks - holding + 0.5) / (holding + 0.5))
+
+
+def best(keys: Sequence[Keys], scores: Sequence[Any]) -> Ranked:
+    """Add up the scores of each key; return both, the best first and of equals the first ones."""
+    found, which = np.unique(np.concatenate([_NONE, *keys]), return_inverse=True)
+    added = np.bincount(which, np.concatenate([np.zeros(0), *scores]), len(found))
+    order = np.lexsort((found, -added))
+    return found[order], added[order]
 
 
 _ROWS = "SELECT part, term, entries, digest FROM postings"
@@ -253,36 +306,6 @@ def _words_of(database: sqlite3.Connection, part: int) -> list[str]:
 def _parts(read: Read) -> str:
     """Return the parts there are, as a JSON list."""
     return json.dumps([part for (part,) in read(_PARTS, ()) if isinstance(part, int)])
-
-
-def _count(read: Read, parts: str, word: str) -> int:
-    ((length,),) = read(f"SELECT coalesce(sum(length(entries)), 0) FROM postings{_OF_WORD}", (parts, word))
-    return int(length) // _PACKED.size
-
-
-def _rarity(holding: int, size: int) -> float:
-    return math.log1p(max(0.0, size - holding + 0.5) / (holding + 0.5))
-
-
-def _best(keys: Sequence[Keys], scores: Sequence[Any]) -> tuple[Keys, Any]:
-    """Add up the scores of each key; return both, the best first."""
-    found, which = np.unique(np.concatenate(keys), return_inverse=True)
-    added = np.bincount(which, np.concatenate(scores), len(found))
-    order = np.lexsort((found, -added))
-    return found[order], added[order]
-
-
-def _allowed(rows: Sequence[Any], places: NDArray[np.int64] | None) -> tuple[Keys, Any]:
-    """Return the keys of the postings in rows and the postings, as far as their documents may be recalled."""
-    entries = [_confirmed(row)[2] for row in rows]
-    postings = np.frombuffer(b"".join(entries), _POSTING)
-    parts = np.array([row[0] for row in rows], np.int64)
-    sizes = [len(each) // _PACKED.size for each in entries]
-    keys = np.repeat(parts, sizes) * CHUNKS + postings["chunk"]
-    if places is None:
-        return keys, postings
-    kept = np.append(places, -1)[np.searchsorted(places, keys // CHUNKS)] == keys // CHUNKS
-    return keys[kept], postings[kept]
 
 
 def _confirmed(row: Any) -> tuple[int, str, bytes]:

@@ -342,7 +342,7 @@ def made_with(bank: Path, *, create: bool = False) -> Mapping[str, str]:
 
 
 def open_bank(bank: Path, *, read_only: bool = False) -> MemoryBank:
-    """Open a bank that is there, without a model."""
-    from memrecall_kv.bank.bank import MemoryBank
+    """Open a bank that is there, or its shards, without a model."""
+    from memrecall_kv.bank import shards
 
-    return MemoryBank.open(bank, read_only=read_only)
+    return shards.open_bank(bank, read_only=read_only)
