@@ -25,7 +25,8 @@ from memrecall_kv.recall.gate import HEAD_FILE
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train import stages
 from memrecall_kv.train.checkpoint import load_checkpoint
-from memrecall_kv.train.data import load_rows, read_examples
+from memrecall_kv.train.data import Example, Paragraph, load_rows, read_examples
+from memrecall_kv.train.gating import distance
 from memrecall_kv.train.judgements import GateSampler
 from memrecall_kv.train.loop import TrainingLoop, learning_rate
 from memrecall_kv.train.rollouts import Rollouts, train_rl
@@ -350,6 +351,42 @@ def test_negatives_of_other_questions_share_words_and_hold_no_answer(data: Path)
         assert mined
         assert all(asked in text for text in mined), (judgement.question, texts)
         assert not any(gold.split()[-1] in text for text in mined)
+
+
+def test_a_gate_of_a_window_learns_what_a_gate_of_all_layers_judges(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone(hidden_size=64, intermediate_size=128)
+    small = {"rank": 8, "alpha": 16.0}
+    run("gate", backbone, data, tmp_path / "first", loop=loop(steps=60), adapter=small, lists=4)
+    run("scorer", backbone, data, tmp_path / "score", loop=loop(steps=2))
+    learned = {"teacher": str(tmp_path / "first" / "gate"), "scorer": str(tmp_path / "score" / "compressor")}
+    learned |= {"ratio": 2, "noted_sentences": 1, "layers": (0, 2)}
+    taught = run("gate", backbone, data, tmp_path / "second", loop=loop(steps=60), adapter=small, lists=4, **learned)
+    apart = [record["taught"] for record in taught if "taught" in record]
+    assert sum(apart[-10:]) < 0.8 * sum(apart[:10])
+
+
+def test_the_distance_to_a_teacher_is_nothing_where_both_agree_and_grows_with_the_order() -> None:
+    wanted = torch.tensor([2.0, -1.0, -3.0])
+    assert float(distance(wanted, wanted)) == pytest.approx(0.0, abs=1e-6)
+    near, far = distance(wanted + 0.3, wanted), distance(wanted.flip(0), wanted)
+    assert 0 < float(near) < float(far)
+    scores = torch.zeros(3, requires_grad=True)
+    distance(scores, wanted).backward()
+    assert scores.grad is not None
+    assert scores.grad[0] < 0 < scores.grad[2]
+
+
+def test_half_of_the_notes_are_what_a_pipeline_would_note() -> None:
+    paragraphs = tuple(
+        Paragraph(f"{name} was seen. {name} was met by Ann in {place}. It rained in {place}.", supporting=True,
+                  sentences=(f"{name} was seen.",))
+        for name, place in (("Bob", "Rome"), ("Eve", "Oslo"))
+    )  # fmt: skip
+    example = Example("q", "q", "Where was Bob met by Ann, and where was Eve met?", ("Rome",), paragraphs, "chains")
+    sampler = GateSampler(lambda text: [0], [example], lists=1, seed=0, noted_sentences=1)
+    notes = {judgement.memory for step in range(60) for judgement in sampler.draw(step).judgements if judgement.memory}
+    noted = {f"{name} was met by Ann in {place}." for name, place in (("Bob", "Rome"), ("Eve", "Oslo"))}
+    assert notes == noted | {"Bob was seen.", "Eve was seen."}
 
 
 def test_a_gate_goes_on_from_a_gate(data: Path, tmp_path: Path) -> None:

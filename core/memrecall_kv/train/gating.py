@@ -1,25 +1,30 @@
 """Stage 4: the gate learns which blocks matter, given the question and what was learned so far.
 
-Source: LycheeMemory, arXiv:2602.08382, the gate (published without code). Deviation, besides those of `judgements.py`:
-next to the weighted binary cross-entropy, a block competes with the others of its list: recall is a matter of order.
+Source: LycheeMemory, arXiv:2602.08382, the gate (published without code). Deviations, besides those of
+`judgements.py`: next to the weighted binary cross-entropy, a block competes with the others of its list, since recall
+is a matter of order; and a gate of all layers may teach one of a window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, kl_div
 
 from memrecall_kv.backbone.backbone import Backbone
-from memrecall_kv.backbone.kv import whole_blocks
+from memrecall_kv.backbone.kv import Prefill, whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.backbone.window import LayerWindow
 from memrecall_kv.compress.compressor import batches
+from memrecall_kv.compress.learned_importance import ImportanceScorer
+from memrecall_kv.compress.operators import operate
+from memrecall_kv.config import CompressorConfig
 from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.gate import HEAD_FILE, latest, seeing_of, telling
 from memrecall_kv.train.adapters import named_parameters, new_adapter
@@ -33,8 +38,10 @@ from memrecall_kv.types import MemoryBlock
 _ROW_TOKENS = 1024
 """Prompt tokens of one forward."""
 
-Blocks = Callable[[Sequence[Sequence[int]]], list[MemoryBlock]]
-"""Compresses chunks of token ids."""
+Blocks = Callable[[Sequence[Sequence[int]]], tuple[list[MemoryBlock], list[MemoryBlock]]]
+"""Makes of chunks of token ids the blocks that are judged, and those that a teacher judges."""
+Teacher = Callable[[Sequence[MemoryBlock], Judgement], Tensor]
+"""Returns the logits of a judgement's chunks, `[N]`."""
 
 
 class GateLoss:
@@ -47,6 +54,7 @@ class GateLoss:
         list_weight: Weight of the competition inside a list.
         window: The layers it reads with; `None` for all.
         seeing_tokens: As in `GateConfig`, for a window.
+        teacher: Whose judgements are learned besides the labels.
     """
 
     def __init__(
@@ -58,7 +66,9 @@ class GateLoss:
         list_weight: float,
         window: LayerWindow | None = None,
         seeing_tokens: int = 0,
+        teacher: Teacher | None = None,
     ) -> None:
+        self._teacher = teacher
         self._backbone = backbone
         self._blocks = blocks
         self._window = window
@@ -71,7 +81,7 @@ class GateLoss:
     ) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """Yield the loss of each judgement as its share of the task's, and what it is made of."""
         with torch.no_grad():
-            blocks = self._blocks(task.chunks)
+            blocks, whole = self._blocks(task.chunks)
         share = 1 / len(task.judgements)
         for judgement in task.judgements:
             scores = self.logits(adapter, weight, bias, blocks, judgement)
@@ -84,7 +94,14 @@ class GateLoss:
                 "list": share * float(listed.detach()),
                 "first_right": share * float(relevant[scores.argmax()]),
             }
-            yield share * (binary + self._list_weight * listed), metrics
+            loss = binary + self._list_weight * listed
+            if self._teacher is not None:
+                with torch.no_grad():
+                    wanted = self._teacher(whole, judgement)
+                taught = distance(scores, wanted)
+                metrics["taught"] = share * float(taught.detach())
+                loss = loss + taught
+            yield share * loss, metrics
 
     def logits(
         self,
@@ -134,6 +151,21 @@ def competition(scores: Tensor, relevant: Tensor) -> Tensor:
     return (torch.logaddexp(gold, others) - gold).mean()
 
 
+def distance(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Return how far logits are from a teacher's, each by itself and in their order, nats.
+
+    Source: Distilling the Knowledge in a Neural Network, arXiv:1503.02531. Deviation: the binary cross-entropy with the
+    teacher's probabilities, less their entropy, is added to the divergence of the softmax over the list.
+
+    Shapes:
+        scores: `[N]`; wanted: `[N]`; return: `[]`, 0 where both are equal.
+    """
+    shares = wanted.sigmoid()
+    apart = binary_cross_entropy_with_logits(scores, shares) - binary_cross_entropy_with_logits(wanted, shares)
+    ranked = kl_div(scores.log_softmax(dim=0), wanted.log_softmax(dim=0), reduction="sum", log_target=True)
+    return apart + ranked
+
+
 def train_gate(
     backbone: Backbone,
     settings: GateTraining,
@@ -155,7 +187,9 @@ def train_gate(
     window = None
     if settings.layers:
         window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK)
-    blocks = _Whole(backbone, settings.layers)
+    teacher = _teacher(backbone, settings)
+    scorer = ImportanceScorer.from_directory(Path(settings.scorer)) if settings.scorer else None
+    blocks = _Chunks(backbone, settings.layers, scorer, settings.ratio, is_taught=teacher is not None)
     loss = GateLoss(
         backbone,
         blocks,
@@ -163,6 +197,7 @@ def train_gate(
         list_weight=settings.list_weight,
         window=window,
         seeing_tokens=settings.seeing_tokens,
+        teacher=teacher,
     )
     sampler = GateSampler(
         backbone.encode,
@@ -171,6 +206,7 @@ def train_gate(
         seed=loop_config.seed,
         mined=settings.mined,
         texts=rows.texts,
+        noted_sentences=settings.noted_sentences,
     )
     held_out = [example for example in rows.held_out if len(example.paragraphs) > 1]
 
@@ -200,26 +236,59 @@ def _gate_start(folder: Path, rank: int, weight: Tensor, bias: Tensor) -> tuple[
     return adapter, weight, bias
 
 
+def _teacher(backbone: Backbone, settings: GateTraining) -> Teacher | None:
+    """Return the gate of all layers to learn from, if there is one."""
+    if not settings.teacher:
+        return None
+    folder = Path(settings.teacher)
+    adapter = LoraAdapter.from_directory(folder).to(backbone.device, backbone.dtype)
+    head = load_file(folder / HEAD_FILE)
+    weight, bias = (head[name].float().to(backbone.device) for name in ("weight", "bias"))
+    # of the loss only the logits are asked for
+    judge = GateLoss(backbone, lambda _: ([], []), positive_weight=1.0, list_weight=0.0)
+    return partial(judge.logits, adapter, weight, bias)
+
+
 @dataclass(frozen=True)
-class _Whole:
-    """Reads chunks into uncompressed blocks, a batch of similar lengths at a time."""
+class _Chunks:
+    """Reads chunks into blocks, compressed if there is a scorer, a batch of similar lengths at a time."""
 
     backbone: Backbone
     layers: tuple[int, int] | None
+    scorer: ImportanceScorer | None
+    ratio: int
+    is_taught: bool
 
-    def __call__(self, chunks: Sequence[Sequence[int]]) -> list[MemoryBlock]:
-        made: dict[int, MemoryBlock] = {}
+    def __call__(self, chunks: Sequence[Sequence[int]]) -> tuple[list[MemoryBlock], list[MemoryBlock]]:
+        judged: dict[int, MemoryBlock] = {}
+        whole: dict[int, MemoryBlock] = {}
         for batch in batches(chunks, READ_TOKENS):
             rows = [chunks[index] for index in batch]
-            made.update(zip(batch, whole_blocks(self.backbone.kv.prefill(rows, self.layers), rows), strict=True))
-        return [made[index] for index in range(len(chunks))]
+            prefill = self.backbone.kv.prefill(rows, None if self.is_taught else self.layers)
+            if self.is_taught:
+                whole.update(zip(batch, whole_blocks(prefill, rows), strict=True))
+                prefill = self._within(prefill)
+            judged.update(zip(batch, self._blocks(prefill, rows), strict=True))
+        return [judged[index] for index in range(len(chunks))], [whole[index] for index in sorted(whole)]
+
+    def _within(self, prefill: Prefill) -> Prefill:
+        """Return the window's layers of all layers."""
+        window = slice(*(self.layers or (None,)))
+        return Prefill(prefill.keys[window], prefill.values[window], prefill.hidden)
+
+    def _blocks(self, prefill: Prefill, rows: Sequence[Sequence[int]]) -> list[MemoryBlock]:
+        if self.scorer is None:
+            return whole_blocks(prefill, rows)
+        scorer = self.scorer.within(*self.layers) if self.layers else self.scorer
+        config = CompressorConfig(compression_ratio=self.ratio, importance="learned", budget="adaptive")
+        return operate(self.backbone, prefill, rows, config, scorer(self.backbone, prefill, rows))
 
 
 def _recall(
-    backbone: Backbone, loss: GateLoss, blocks: _Whole, gate: tuple[LoraAdapter, Tensor, Tensor], row: Example
+    backbone: Backbone, loss: GateLoss, blocks: _Chunks, gate: tuple[LoraAdapter, Tensor, Tensor], row: Example
 ) -> dict[str, float]:
     """Return which share of a row's gold chunks is opened first: by one look, and one after the other with notes."""
-    made = blocks([backbone.encode(p.text)[:MAX_CHUNK] for p in row.paragraphs])
+    made, _ = blocks([backbone.encode(p.text)[:MAX_CHUNK] for p in row.paragraphs])
     gold = {index for index, p in enumerate(row.paragraphs) if p.supporting}
     every = tuple(range(len(made)))
 

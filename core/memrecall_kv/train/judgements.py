@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from memrecall_kv.evaluate.lexical import LexicalIndex
 from memrecall_kv.evaluate.tasks.haystack import answer_finder, word_runs
-from memrecall_kv.train.data import Example
+from memrecall_kv.recall.grounding import closest_sentences
+from memrecall_kv.train.data import Example, Paragraph
 from memrecall_kv.train.tasks import MAX_CHUNK, evidence
 
 _SINGLE_LIST = 6
@@ -62,6 +63,7 @@ class GateSampler:
         seed: Of everything that is drawn.
         mined: Negatives of other questions per state.
         texts: Further texts to take them from.
+        noted_sentences: As in `GateTraining`.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class GateSampler:
         seed: int,
         mined: int = 0,
         texts: Sequence[str] = (),
+        noted_sentences: int = 0,
     ) -> None:
         self._encode = encode
+        self._noted_sentences = noted_sentences
         self._lists = lists
         self._seed = seed
         self._mined = mined
@@ -127,12 +131,19 @@ class GateSampler:
             known = [paragraphs[index] for index in gold if index not in left]
             if draw.random() < 0.15 and others:
                 known = [paragraphs[draw.choice(others)]]
-            memory = " ".join(" ".join(p.sentences) or evidence(p.text, example) for p in known)
+            memory = self._notes(example, known, draw)
             alike = self._alike(f"{example.question} {memory}", example, draw)
             places = [*left, *draw.sample(others, min(len(others), 3)), *range(len(texts), len(texts) + len(alike))]
             texts += alike
             judgements.append(_judge(example.question, memory, places, left))
         return texts, judgements
+
+    def _notes(self, example: Example, known: Sequence[Paragraph], draw: random.Random) -> str:
+        """Return what is known of paragraphs: their supporting sentences, or those that a pipeline would note."""
+        count = self._noted_sentences
+        if count and draw.random() < 0.5:
+            return " ".join(closest_sentences(p.text, example.question, count) for p in known)
+        return " ".join(" ".join(p.sentences) or evidence(p.text, example) for p in known)
 
     def _alike(self, query: str, example: Example, draw: random.Random) -> list[str]:
         """Texts of other questions that share most words with a query and are no evidence."""

@@ -155,6 +155,12 @@ class GateTraining(Config):
         seeing_tokens: As in `memrecall_kv.config.GateConfig`.
         start_from: Folder of a gate to go on from, or of a reader's adapter whose deltas the gate starts from; empty
             starts from zero.
+        teacher: Folder of a gate of all layers, whose judgements of uncompressed chunks are learned besides the labels;
+            empty learns from labels alone.
+        scorer: Folder of a score of what to keep: chunks are compressed with it as in a bank; empty leaves them whole.
+        ratio: Compression ratio, with `scorer`.
+        noted_sentences: In half of the states with notes, so many sentences nearest to the question stand for each hop,
+            as a pipeline notes them, instead of its supporting ones; 0 leaves all as they are.
     """
 
     loop: LoopConfig = LoopConfig(learning_rate=5e-4)
@@ -167,6 +173,10 @@ class GateTraining(Config):
     layers: tuple[int, int] | None = None
     seeing_tokens: int = Field(default=32, ge=1)
     start_from: str = ""
+    teacher: str = ""
+    scorer: str = ""
+    ratio: int = Field(default=4, ge=1)
+    noted_sentences: int = Field(default=0, ge=0)
 
 
 class RlTraining(Config):
