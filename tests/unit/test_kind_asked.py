@@ -103,6 +103,15 @@ def test_spans_of_a_kind_come_whole_and_once() -> None:
     assert spans_of_kind_asked("What is it?", texts) == ()
 
 
+@pytest.mark.parametrize("question", ["How much does it cost?", "How long does it take?", "How many are there?"])
+@pytest.mark.parametrize(
+    "text", ["1" * 20_000 + "a", "1," * 10_000 + "a", "1 - " * 5_000, "two " * 5_000 + "a", "$ " * 9_000, " " * 20_000]
+)
+def test_long_runs_of_what_begins_a_number_are_read_to_their_end(question: str, text: str) -> None:
+    assert all(span in text for span in spans_of_kind_asked(question, [text]))
+    assert is_of_kind_asked(question, text)
+
+
 def test_a_reply_of_another_kind_makes_place_for_a_span_of_the_kind(tmp_path: Path) -> None:
     memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "20%"))
     with memory.open_bank(tmp_path / "bank") as bank:

@@ -21,8 +21,10 @@ _WORDS = (
     " dez doze vinte twee drie vijf zes zeven negen tien twaalf twintig honderd"
 )
 _WORD = "|".join(sorted(set(_WORDS.split()), key=lambda word: (-len(word), word)))
+# bounded, so that a text of nothing but numbers is read in one pass
 _NUMBER = (
-    rf"(?<!\w)[-+]?(?:\d+(?:[.,'\u2019\u00a0\u202f ]?\d+)*|(?:{_WORD})(?:(?:-| | e | y | and )(?:{_WORD}))*)(?!\w)"
+    rf"(?<!\w)[-+]?(?:\d{{1,30}}(?:[.,'\u2019\u00a0\u202f ]\d{{1,30}}){{0,6}}"
+    rf"|(?:{_WORD})(?:(?:-| | e | y | and )(?:{_WORD})){{0,6}})(?!\w)"
 )
 _RANGE = rf"{_NUMBER}(?:\s*(?:-|\u2013|to|bis|a|\u00e0)\s*{_NUMBER})?"
 _CURRENCY = (
