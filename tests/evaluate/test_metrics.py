@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,3 +159,22 @@ def test_recall_counts_what_was_ranked_and_precision_what_was_read():
     question = Question("q", "?", ("x",), gold=("d1", "d2"))
     scores = evidence_scores(question, Reply("", found=False, evidence=("d3", "d1"), ranked=("d3", "d1", "d4", "d2")))
     assert (scores["recall@2"], scores["recall@5"], scores["recall"], scores["precision"]) == (0.5, 1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("cited", "expected"),
+    [
+        (("The rent is 940 pounds a month.",), 1.0),
+        (("940 pounds",), 1.0),
+        (("Dogs are not allowed.", "The rent is 940 pounds a month, paid in advance."), 1.0),
+        (("The deposit is 1,880 pounds.",), 0.0),
+        ((), 0.0),
+    ],
+)
+def test_a_span_is_cited_by_a_passage_that_holds_it_or_lies_in_it(cited, expected):
+    question = Question("q", "How high is the rent?", ("940 pounds",), ("d1",), span="The rent is 940 pounds a month")
+    reply = Reply("940 pounds", found=True, evidence=("d1",), ranked=("d1",), cited=cited)
+    assert evidence_scores(question, reply)["cited"] == expected
+    assert "cited" not in evidence_scores(question, replace(reply, found=False))
+    assert "cited" not in evidence_scores(question, replace(reply, cited=None))
+    assert "cited" not in evidence_scores(replace(question, span=""), reply)

@@ -294,6 +294,7 @@ def test_everyday_questions_rest_on_their_texts_and_half_of_them_is_kept():
     assert {question.id for question in half.questions}.isdisjoint(question.id for question in other.questions)
     assert len(half.questions) == len(other.questions) == 60
     assert texts(half) == texts(other)
+    assert all(bool(question.span) == bool(question.answers) for question in half.questions)
     (first,) = contexts("everyday", None, documents=1, questions=None)
     assert {question.id.partition(":")[0] for question in first.questions} == {"travel-handbook"}
 

@@ -20,6 +20,7 @@ class Question:
         gold: Ids of the documents the answer rests on, in the order of the hops; none if nobody knows.
         wanted: Whether any one of the answers is right, or all are wanted.
         kind: The source's type of question.
+        span: The part of a gold document that holds the answer, word for word; empty if nobody knows.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Question:
     gold: tuple[str, ...] = ()
     wanted: Literal["any", "all"] = "any"
     kind: str = ""
+    span: str = ""
 
 
 @dataclass(frozen=True, slots=True)

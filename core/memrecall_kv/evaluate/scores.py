@@ -46,9 +46,10 @@ def answer_scores(question: Question, reply: Reply) -> dict[str, float]:
 
 
 def evidence_scores(question: Question, reply: Reply) -> dict[str, float | None]:
-    """Return recall@k of what was ranked, precision and hop order of what was read.
+    """Return recall@k of what was ranked, precision and hop order of what was read, and whether the span was cited.
 
-    Nothing if nobody knows the evidence, or the system names none.
+    Nothing if nobody knows the evidence, or the system names none. A passage that is cited holds the answer's span, or
+    the span holds the passage; a refusal cites nothing and does not count.
     """
     if not question.gold or reply.evidence is None:
         return {}
@@ -56,4 +57,7 @@ def evidence_scores(question: Question, reply: Reply) -> dict[str, float | None]
     found["recall"] = recall_at_k(reply.evidence, question.gold, len(reply.evidence))
     found["precision"] = precision(reply.evidence, question.gold)
     found["hop_order"] = hop_order(reply.evidence, question.gold)
+    if question.span and reply.found and reply.cited is not None:
+        pairs = ((passage, question.span) for passage in reply.cited)
+        found["cited"] = max((max(sub_em(one, [other]), sub_em(other, [one])) for one, other in pairs), default=0.0)
     return found

@@ -130,6 +130,7 @@ class MemRecallSystem:
             usage.prompt_tokens + usage.memory_tokens_read,
             usage.generated_tokens,
             usage.blocks_scored,
+            tuple(quote.text for quote in answer.quotes if quote.text),
         )
 
     def close(self) -> None:

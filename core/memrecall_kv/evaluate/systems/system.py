@@ -38,6 +38,7 @@ class Reply:
         tokens_read: Tokens that a language model read for this question, memory tokens included, the gate's not.
         tokens_written: Tokens it wrote.
         blocks_scored: Looks of the gate.
+        cited: The passages that it says its answer rests on; `None` if it cites none by itself.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Reply:
     tokens_read: int = 0
     tokens_written: int = 0
     blocks_scored: int = 0
+    cited: tuple[str, ...] | None = None
 
 
 class System(Protocol):

@@ -41,6 +41,7 @@ def everyday(folder: Path | None, config: TaskConfig, *, kept: bool = False) -> 
             (document_id(place),) if question["answers"] else (),
             question.get("wanted", "any"),
             question["kind"],
+            question.get("span", ""),
         )
         for place, text in enumerate(texts)
         for number, question in enumerate(text["questions"])
