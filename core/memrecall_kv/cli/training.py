@@ -82,11 +82,10 @@ def train(
     dtype: Annotated[str, typer.Option(help="Of the backbone: float32, bfloat16, float16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a step.")] = False,
 ) -> None:
-    """Train one part on your own data, or all that make a pipeline, as the default was trained.
+    """Train one part on your own data, or all that make a pipeline.
 
     Every step is logged to OUT/metrics.jsonl, and a checkpoint is kept that is never older than ten minutes: stop at
     will and go on with --resume. Start it with `accelerate launch -m memrecall_kv train ...` to use several processes.
-
     With all, each run has a folder in OUT, and OUT/pipeline is what MemRecall.from_pretrained opens.
 
     A plan counts the tokens of the first steps. Its hours are for one process: two operations a weight of the layers
