@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
-QUESTIONS = ["Who fell down a rabbit hole?", "What did the bottle say?", "What did Alice find on the glass table?"]
+QUESTIONS = ["Who fell down a rabbit hole?", "What did the Rabbit take out of its waistcoat-pocket?"]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def memory(request: pytest.FixtureRequest) -> MemRecall:
 def bank(processor: MemRecall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryBank]:
     """Made on the processor, whoever asks it."""
     with processor.open_bank(tmp_path_factory.mktemp("devices") / "b") as opened:
-        processor.ingest(opened, [Document("alice", book().text[:6000])])
+        processor.ingest(opened, [Document("alice", book().text[:2400])])
         yield opened
 
 
@@ -50,7 +50,7 @@ def kept(block: MemoryBlock) -> set[tuple[int, int, int]]:
 
 
 def test_blocks_keep_what_the_processor_would_keep(processor: MemRecall, memory: MemRecall) -> None:
-    chunks = processor.chunk(Document("alice", book().text[:3000]))
+    chunks = processor.chunk(Document("alice", book().text[:2400]))
     made = memory.parts.compressor.compress(chunks)
     for block, expected in zip(made, processor.parts.compressor.compress(chunks), strict=True):
         assert block.keys.device.type == memory.backbone.device.type
@@ -76,6 +76,8 @@ def test_questions_at_once_are_answered_as_one_after_the_other(memory: MemRecall
 
 
 def test_half_the_precision_keeps_the_order_of_blocks(memory: MemRecall, bank: MemoryBank) -> None:
+    if memory.backbone.device.type == "cpu":
+        pytest.skip("many processors have no arithmetic of half the precision, and are very slow at it")
     half = MemRecall.from_pretrained(device=memory.backbone.device.type, dtype="bfloat16")
     chunks = bank.chunks()
     for question in QUESTIONS:
