@@ -4,13 +4,13 @@
 #
 #   DATA=../shared/data OUT=runs/device scripts/device_check.sh
 #
-# DEVICE=cpu, QUESTIONS=2 and DOCUMENTS="10" rehearse it on a processor. What was done in time stands in $OUT: tests.txt,
+# DEVICE=cpu, DTYPE=float32, QUESTIONS=2, DOCUMENTS=20 and MOST=300 (seconds of a part) rehearse it on a processor.
 # device.txt, and a folder with rows.jsonl and summary.json for each size. A part that fails ends no other.
 set -u
 : "${DATA:?folder of the evaluation data}" "${OUT:?folder of the results}"
 DEVICE=${DEVICE:-cuda} DTYPE=${DTYPE:-bfloat16} SECONDS_LEFT=${SECONDS_LEFT:-520}
 DOCUMENTS=${DOCUMENTS:-"50 200 800"} QUESTIONS=${QUESTIONS:-64} AT_ONCE=${AT_ONCE:-"1 8 64"}
-PYTHON=${PYTHON:-python}
+MOST=${MOST:-60} PYTHON=${PYTHON:-python}
 mkdir -p "$OUT"
 end=$((SECONDS + SECONDS_LEFT)) failed=0
 
@@ -30,13 +30,18 @@ part() {
 
 "$PYTHON" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")' >"$OUT/device.txt"
 part 120 tests.txt "$PYTHON" -m pytest -p no:cacheprovider tests/device
+least() { echo $(($1 < $2 ? $1 : $2)); }
 for documents in $DOCUMENTS; do
+  # each question brings ten paragraphs of its own
+  share=$(least "$QUESTIONS" $((documents / 10)))
   for at_once in $AT_ONCE; do
-    part 60 "ours-$documents-$at_once.txt" "$PYTHON" -m memrecall_kv eval --task ruler-hqa --data "$DATA" --device "$DEVICE" \
-      --dtype "$DTYPE" --system memrecall --documents "$documents:$QUESTIONS" --share "$QUESTIONS" \
+    [ "$at_once" -le "$share" ] || continue
+    part "$MOST" "ours-$documents-$at_once.txt" "$PYTHON" -m memrecall_kv eval --task ruler-hqa --data "$DATA" --device "$DEVICE" \
+      --dtype "$DTYPE" --system memrecall --documents "$documents:$share" --share "$share" \
       --concurrency "$at_once" --out "$OUT/ours-$documents-$at_once" --json
   done
-  part 60 "memagent-$documents.txt" "$PYTHON" -m memrecall_kv eval --task ruler-hqa --data "$DATA" --device "$DEVICE" \
-    --dtype "$DTYPE" --system memagent --documents "$documents:8" --concurrency 8 --out "$OUT/memagent-$documents" --json
+  part "$MOST" "memagent-$documents.txt" "$PYTHON" -m memrecall_kv eval --task ruler-hqa --data "$DATA" --device "$DEVICE" \
+    --dtype "$DTYPE" --system memagent --documents "$documents:$(least "$QUESTIONS" 8)" --concurrency 8 \
+    --out "$OUT/memagent-$documents" --json
 done
 exit $failed

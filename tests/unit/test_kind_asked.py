@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document, Done, Token
 
@@ -96,11 +96,17 @@ def test_what_may_be_of_the_kind_stays(question: str, reply: str) -> None:
 
 def test_spans_of_a_kind_come_whole_and_once() -> None:
     texts = ["It costs \u20ac5.50, or 1,200 euros a year; in 90 minutes 20% of 34 visitors pay 5 pounds.", "\u20ac5.50"]
-    assert spans_of_kind_asked("How much does it cost?", texts) == ("\u20ac5.50", "1,200 euros", "5 pounds")
-    assert spans_of_kind_asked("How long does it take?", texts) == ("90 minutes",)
-    assert spans_of_kind_asked("How many visitors pay?", texts) == ("90", "34")
-    assert spans_of_kind_asked("Is it free?", texts) == ("yes", "no")
-    assert spans_of_kind_asked("What is it?", texts) == ()
+    assert spans_instead("How much does it cost?", "5 kg", texts) == ("\u20ac5.50", "1,200 euros", "5 pounds")
+    assert spans_instead("How long does it take?", "5 kg", texts) == ("90 minutes",)
+    assert spans_instead("How many visitors pay?", "20%", texts) == ("90", "34")
+    assert spans_instead("Is it free?", "visitors", texts) == ("yes", "no")
+    assert spans_instead("What is it?", "no", texts) == ()
+
+
+@pytest.mark.parametrize("reply", ["not found", "Nothing is said of it.", "", "5 pounds", "a fiver"])
+def test_what_may_be_of_the_kind_and_what_says_nothing_stands(reply: str) -> None:
+    assert spans_instead("How much does it cost?", reply, ["It costs 5 pounds."]) == ()
+    assert spans_instead("Is it free?", "not found", ["It costs 5 pounds."]) == ()
 
 
 @pytest.mark.parametrize("question", ["How much does it cost?", "How long does it take?", "How many are there?"])
@@ -108,7 +114,7 @@ def test_spans_of_a_kind_come_whole_and_once() -> None:
     "text", ["1" * 20_000 + "a", "1," * 10_000 + "a", "1 - " * 5_000, "two " * 5_000 + "a", "$ " * 9_000, " " * 20_000]
 )
 def test_long_runs_of_what_begins_a_number_are_read_to_their_end(question: str, text: str) -> None:
-    assert all(span in text for span in spans_of_kind_asked(question, [text]))
+    assert all(span in text for span in spans_instead(question, "20%", [text]))
     assert is_of_kind_asked(question, text)
 
 
@@ -121,6 +127,13 @@ def test_a_reply_of_another_kind_makes_place_for_a_span_of_the_kind(tmp_path: Pa
         assert "".join(event.text for event in events if isinstance(event, Token)) == "372,000"
         refused = memory.ask(bank, "Who lives there?")
         assert (refused.found, refused.text) == (False, memory.config.reasoner.not_found)
+
+
+def test_a_refusal_of_a_question_for_yes_or_no_stays_one(tmp_path: Path) -> None:
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "not found"))
+    with memory.open_bank(tmp_path / "bank") as bank:
+        memory.ingest(bank, [Document("people", "372,000 people live there.")])
+        assert not memory.ask(bank, "Do many people live there?").found
 
 
 def test_a_reply_of_another_writer_is_refused_not_replaced(tmp_path: Path) -> None:

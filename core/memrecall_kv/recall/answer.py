@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.recall import grounding, prompts
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.quotes import quotes_of
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
@@ -65,8 +65,8 @@ class Reply:
                 ready = reply.rstrip()
                 yield Token(ready[len(shown) :])
                 shown = ready
-        if not shown and self._write is None and not is_of_kind_asked(self._walk.question, reply):
-            spans = spans_of_kind_asked(self._walk.question, self._texts)
+        if not shown and self._write is None:
+            spans = spans_instead(self._walk.question, reply, self._texts)
             reply = "".join(self._pieces(spans)) if spans else reply
         return reply.strip(), shown
 

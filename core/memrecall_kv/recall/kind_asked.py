@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from memrecall_kv.recall import prompts
 from memrecall_kv.recall.grounding import PERCENT, content_words
 
 _WORDS = (
@@ -111,8 +112,16 @@ def is_of_kind_asked(question: str, reply: str) -> bool:
     return not any(_is_wholly(kind, said, asked) for kind in _CANNOT_BE.get(wanted, ()))
 
 
-def spans_of_kind_asked(question: str, texts: Iterable[str]) -> Sequence[str]:
-    """Return what of some texts could answer a question, in their order, each once; nothing if no kind is known."""
+def spans_instead(question: str, reply: str, texts: Iterable[str]) -> Sequence[str]:
+    """Return what of some texts could answer a question where a reply cannot, in their order, each once.
+
+    Args:
+        question: What was asked.
+        reply: What was answered. One that says that there is no answer stands.
+        texts: Where the spans are.
+    """
+    if prompts.is_nothing(reply) or is_of_kind_asked(question, reply):
+        return ()
     wanted = _kind_asked(_plain(question))
     if wanted == "yes or no":
         return ("yes", "no")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from memrecall_kv.evaluate.systems.system import Reply, distinct
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall import prompts
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_of_kind_asked
+from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
 from memrecall_kv.recall.reasoner import Tally
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 
@@ -44,9 +44,8 @@ class Reader:
             return "".join(self._backbone.scheduler.each(pieces)).strip()
 
         text = said()
-        if not is_of_kind_asked(question, text):
-            spans = spans_of_kind_asked(question, [chunk.read_text for chunk in chunks])
-            text = said(spans) if spans else text
+        spans = spans_instead(question, text, [chunk.read_text for chunk in chunks])
+        text = said(spans) if spans else text
         found = not prompts.is_nothing(text) and is_of_kind_asked(question, text)
         ids = distinct(chunk.doc_id for chunk in chunks)
         return Reply(
