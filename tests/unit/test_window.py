@@ -25,7 +25,7 @@ from memrecall_kv.config import (
     ReasonerConfig,
 )
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
-from memrecall_kv.recall.gate import ClassifierGate, seeing_of, telling
+from memrecall_kv.recall.gate import ClassifierGate, seeing_of
 from memrecall_kv.recall.prompts import gate_classify
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
@@ -97,7 +97,7 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     """The reference: one plain forward over sink, chunk and prompt, under a mask that hides the chunk from the rest."""
     chunk, prompt, count = backbone.encode("one text here"), backbone.encode("what is known of it?"), 7
     kv, start = backbone.kv, 1 + len(chunk)
-    window, seeing = LayerWindow(kv, 0, depth(backbone), start=start), telling(backbone, prompt, count)
+    window, seeing = LayerWindow(kv, 0, depth(backbone), start=start), seeing_of(backbone, prompt, count, has_notes=False)
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
         got = window.read(window.read_prompt([prompt], [seeing]), window.place([block]))
@@ -113,20 +113,19 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
 
 def test_numbers_rare_words_and_the_end_of_a_prompt_are_telling(backbone: Backbone) -> None:
     prompt = backbone.encode("in2022or{}asever?")  # of bytes, braces have the highest numbers
-    assert backbone.decode([prompt[place] for place in telling(backbone, prompt, 10)]) == "2022{}ver?"
-    assert telling(backbone, prompt, 99) == list(range(len(prompt)))
-    assert backbone.decode([prompt[place] for place in telling(backbone, prompt, 2)]) == "r?"
+    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10, has_notes=False)]) == "2022{}ver?"
+    assert seeing_of(backbone, prompt, 99, has_notes=False) == list(range(len(prompt)))
+    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 2, has_notes=False)]) == "r?"
 
 
-def test_notes_are_seen_with_as_many_tokens_again(backbone: Backbone) -> None:
-    window = LayerWindow(backbone.kv, 0, depth(backbone), start=33)  # a state is seen by the layer after it
+def test_every_token_of_a_prompt_with_notes_sees_a_block(backbone: Backbone) -> None:
     made, notes = blocks(backbone), WorkingMemory((Note("known", "d#0"),))
-    few, many = (gate(backbone, window, seeing) for seeing in (2, 99))
-    assert few.score("which?", WorkingMemory(), made) != many.score("which?", WorkingMemory(), made)
-    length = len(backbone.encode(gate_classify("which?", "known")))
-    whole, short = gate(backbone, window, (length + 1) // 2), gate(backbone, window, 99)
-    assert whole.score("which?", notes, made) == pytest.approx(short.score("which?", notes, made), abs=1e-6)
-    assert seeing_of(24, has_notes=True) == 2 * seeing_of(24, has_notes=False) == 48
+    (extent,) = {block.extent for block in made}
+    window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent)
+    few, whole = gate(backbone, window, seeing=2), gate(backbone, None)
+    assert few.score("which?", notes, made) == pytest.approx(whole.score("which?", notes, made), abs=1e-5)
+    first = few.score("which?", WorkingMemory(), made)
+    assert first != pytest.approx(whole.score("which?", WorkingMemory(), made), abs=1e-5)
 
 
 def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> None:
@@ -141,7 +140,7 @@ def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: B
         [backbone.encode(text) for text in ("who is it?", "what is known of it, and since when?")],
         blocks(backbone),
     )
-    seeing = [telling(backbone, prompt, 3) for prompt in prompts]
+    seeing = [seeing_of(backbone, prompt, 3, has_notes=False) for prompt in prompts]
     with torch.inference_mode():
         begun = window.read_prompt(prompts, seeing)
         together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))

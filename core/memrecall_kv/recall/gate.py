@@ -203,8 +203,8 @@ class ClassifierGate:
 
         if window is None:
             return whole
-        count = seeing_of(self._config.seeing_tokens, has_notes=has_notes)
-        begun = window.read_prompt([prompt], [telling(self._backbone, prompt, count)])
+        seeing = seeing_of(self._backbone, prompt, self._config.seeing_tokens, has_notes=has_notes)
+        begun = window.read_prompt([prompt], [seeing])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))
@@ -212,21 +212,25 @@ class ClassifierGate:
         return windowed
 
 
-def telling(backbone: Backbone, prompt: Sequence[int], count: int) -> list[int]:
-    """Return which tokens of a prompt are to see a block, in order: its last few, its numbers, and its rarest words.
+def seeing_of(backbone: Backbone, prompt: Sequence[int], count: int, *, has_notes: bool) -> list[int]:
+    """Return which tokens of a prompt are to see a block, in order.
 
-    A tokenizer numbers tokens by the order in which it merged them, so that a high number is a rare token, in every
-    language it knows. Digits are among its first and tell most.
+    With notes all do: few blocks are judged again, and what a note says may be in any of its words. Without, its last
+    few, its numbers, and its rarest words: a tokenizer numbers tokens by the order in which it merged them, so that a
+    high number is a rare token, in every language it knows. Digits are among its first and tell most.
+
+    Args:
+        backbone: Whose tokens they are.
+        prompt: The tokens.
+        count: Most tokens that see a block without notes.
+        has_notes: Whether the prompt holds notes.
     """
+    if has_notes:
+        return list(range(len(prompt)))
     closing = range(max(0, len(prompt) - _CLOSING), len(prompt))
     numerals = backbone.numerals
     others = sorted(range(closing.start), key=lambda place: (prompt[place] not in numerals, -prompt[place], place))
     return sorted([*others[: max(0, count - len(closing))], *closing][-count:])
-
-
-def seeing_of(tokens: int, *, has_notes: bool) -> int:
-    """Return how many tokens of a prompt see a block: `GateConfig.seeing_tokens`, and as many again for notes."""
-    return 2 * tokens if has_notes else tokens
 
 
 def latest(backbone: Backbone, notes: str) -> str:

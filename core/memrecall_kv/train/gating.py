@@ -26,7 +26,7 @@ from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.compress.operators import operate
 from memrecall_kv.config import CompressorConfig
 from memrecall_kv.recall import grounding, prompts
-from memrecall_kv.recall.gate import HEAD_FILE, latest, seeing_of, telling
+from memrecall_kv.recall.gate import HEAD_FILE, latest, seeing_of
 from memrecall_kv.train.adapters import named_parameters, new_adapter
 from memrecall_kv.train.data import Example, load_rows
 from memrecall_kv.train.judgements import GateSampler, GateTask, Judgement
@@ -133,8 +133,8 @@ class GateLoss:
                 return kv.forward(kv.place(placed), ids=ids)[:, -1]
 
             return whole
-        count = seeing_of(self._seeing_tokens, has_notes=has_notes)
-        begun = window.read_prompt([asked], [telling(self._backbone, asked, count)])
+        seeing = seeing_of(self._backbone, asked, self._seeing_tokens, has_notes=has_notes)
+        begun = window.read_prompt([asked], [seeing])
         return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
 
 

@@ -144,7 +144,8 @@ def _judging(outline: Outline, settings: GateTraining, rows: Rows) -> Callable[[
         for judgement in task.judgements:
             prompt = len(outline.encode(prompts.gate_classify(judgement.question, judgement.memory)))
             judged = len(judgement.chunks) + (settings.mined if judgement in chains else 0)
-            seeing = min(prompt, settings.seeing_tokens) if settings.layers else prompt
+            few = settings.layers and not judgement.memory
+            seeing = min(prompt, settings.seeing_tokens) if few else prompt
             once = prompt * last if settings.layers else 0
             asked += (once + judged * seeing * (last - first)) / outline.layers
         return chunks * last / outline.layers, asked
