@@ -78,6 +78,14 @@ def test_contexts_in_one_folder_of_blocks_do_not_see_each_other_and_share_equal_
     assert len(list((tmp_path / "banks").iterdir())) == 1
 
 
+def test_a_follow_up_is_asked_in_words_that_need_no_turn_before_it(opened, tmp_path):
+    settings = config(tasks=("everyday",), systems=("bm25:k=1",), lengths=((1, None),), share=99, kinds=("follow-up",))
+    (row,) = rows(Run(tmp_path, opened, None, settings).run())
+    assert row["question"] == "travel-handbook:16"
+    assert "in Oslo" in row["asked"]
+    assert "hotel room" in row["asked"]
+
+
 def test_an_interrupted_run_goes_on_without_counting_twice(data, opened, tmp_path):
     whole = Run(tmp_path / "whole", opened, data, config(share=2, lengths=((20, 4),))).run()
     settings = config(share=2, lengths=((20, 4),))

@@ -21,6 +21,8 @@ class Question:
         wanted: Whether any one of the answers is right, or all are wanted.
         kind: The source's type of question.
         span: The part of a gold document that holds the answer, word for word; empty if nobody knows.
+        turns: What was asked and answered before, the latest last: a follow-up is rewritten so that it stands alone
+            before a system sees it.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Question:
     wanted: Literal["any", "all"] = "any"
     kind: str = ""
     span: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

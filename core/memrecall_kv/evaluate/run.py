@@ -30,6 +30,7 @@ from memrecall_kv.evaluate.settings import RunConfig, TaskConfig
 from memrecall_kv.evaluate.systems.system import Interleaved, Reply, System
 from memrecall_kv.evaluate.systems.systems import Open, build_system, parse_system
 from memrecall_kv.evaluate.tasks.tasks import WITHOUT_DATA, find_task
+from memrecall_kv.recall.follow_up import Turn, stand_alone
 from memrecall_kv.types import Document
 
 ROWS = "rows.jsonl"
@@ -212,7 +213,7 @@ class Run:
             self._report(cell.system, len(done))
             open = tuple(q for q in questions if q not in done)
             if open:
-                self._ask(cell, replace(context, questions=open), system, together)
+                self._ask(cell, replace(context, questions=tuple(map(self._standing_alone, open))), system, together)
         if together and self._waiting:
             self._answer_waiting(cell, together)
         if not asked:
@@ -221,6 +222,13 @@ class Run:
                 f"{cell.task} with {cell.documents} documents: expected questions, got none{kinds}.",
                 "Ask for other types, or check the data folder.",
             )
+
+    def _standing_alone(self, question: Question) -> Question:
+        """Return a question in the words that systems are asked: of a follow-up those that the backbone gives it."""
+        if not question.turns:
+            return question
+        turns = [Turn(*turn) for turn in question.turns]
+        return replace(question, text=stand_alone(self._open(None).backbone, question.text, turns))
 
     def _ask(self, cell: Cell, context: Context, system: System, together: Interleaved | None) -> None:
         with self._folder() as folder:
@@ -288,6 +296,7 @@ class Run:
             "context": context.id,
             "question": question.id,
             "type": question.kind,
+            **({"asked": question.text} if question.turns else {}),
             "answers": list(question.answers),
             "gold": len(question.gold),
             "reply": reply.text,

@@ -1,4 +1,4 @@
-"""Questions as people ask them: 120 of our own about twelve texts of our own, which no model can have read.
+"""Questions as people ask them: 138 of our own about twelve texts of our own, which no model can have read.
 
 A handbook, a country page, a speech, instructions, minutes, a contract, and six short texts in other languages. Half
 of the questions is there to look at while something is made better, the other half is kept for the end.
@@ -42,6 +42,7 @@ def everyday(folder: Path | None, config: TaskConfig, *, kept: bool = False) -> 
             question.get("wanted", "any"),
             question["kind"],
             question.get("span", ""),
+            _turns(text, question),
         )
         for place, text in enumerate(texts)
         for number, question in enumerate(text["questions"])
@@ -49,6 +50,14 @@ def everyday(folder: Path | None, config: TaskConfig, *, kept: bool = False) -> 
     ]
     chosen = sample(asked, config.questions, config.seed)
     yield Context("everyday", Stream(partial(map, _text, texts)), tuple(chosen))
+
+
+def _turns(text: dict[str, Any], question: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the question that a follow-up comes after, with its right answer; nothing of one that stands alone."""
+    if "after" not in question:
+        return ()
+    before = text["questions"][question["after"]]
+    return ((before["ask"], before["answers"][0]),)
 
 
 def documents() -> list[dict[str, Any]]:
