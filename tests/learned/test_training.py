@@ -26,11 +26,11 @@ from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train import stages
 from memrecall_kv.train.checkpoint import load_checkpoint
 from memrecall_kv.train.data import Example, Paragraph, load_rows, read_examples
-from memrecall_kv.train.gating import distance
+from memrecall_kv.train.gating import distance, fitted_head
 from memrecall_kv.train.judgements import GateSampler
 from memrecall_kv.train.loop import TrainingLoop, learning_rate
 from memrecall_kv.train.rollouts import Rollouts, train_rl
-from memrecall_kv.train.settings import LoopConfig, Stage, load_settings
+from memrecall_kv.train.settings import DataConfig, GateTraining, LoopConfig, QuestionFile, Stage, load_settings
 from memrecall_kv.types import Chunk
 from safetensors.torch import load_file
 
@@ -363,6 +363,34 @@ def test_a_gate_of_a_window_learns_what_a_gate_of_all_layers_judges(data: Path, 
     taught = run("gate", backbone, data, tmp_path / "second", loop=loop(steps=60), adapter=small, lists=4, **learned)
     apart = [record["taught"] for record in taught if "taught" in record]
     assert sum(apart[-10:]) < 0.8 * sum(apart[:10])
+
+
+def test_a_windows_head_begins_near_its_teacher(data: Path, tmp_path: Path) -> None:
+    backbone = tiny_backbone(hidden_size=64, intermediate_size=128)
+    small = {"rank": 8, "alpha": 16.0}
+    run("gate", backbone, data, tmp_path / "first", loop=loop(steps=60), adapter=small, lists=4)
+    first = str(tmp_path / "first" / "gate")
+    learned = {"teacher": first, "start_from": first, "layers": (0, 1), "lists": 8, "adapter": small}
+    apart = {}
+    for fitted in (0, 20):
+        learned |= {"fitted_lists": fitted, "loop": loop(steps=1)}
+        records = run("gate", backbone, data, tmp_path / f"{fitted}", **learned)
+        (apart[fitted],) = (record["taught"] for record in records if "taught" in record)
+    assert apart[20] < 0.7 * apart[0]
+
+
+def test_a_fitted_head_is_that_which_the_lessons_come_from() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(4, generator=generator) / 4, torch.tensor(0.5)
+    states = torch.randn(3, 4000, 4, generator=generator)
+    found, offset = fitted_head((one, one @ weight + bias) for one in states)
+    torch.testing.assert_close(found, weight, atol=0.01, rtol=0.0)
+    torch.testing.assert_close(offset, bias, atol=0.01, rtol=0.0)
+
+
+def test_a_head_is_fitted_to_a_teacher_or_not_at_all() -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        GateTraining(data=DataConfig(questions=(QuestionFile(path="a"),)), fitted_lists=3)
 
 
 def test_the_distance_to_a_teacher_is_nothing_where_both_agree_and_grows_with_the_order() -> None:

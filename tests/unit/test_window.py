@@ -26,7 +26,6 @@ from memrecall_kv.config import (
 )
 from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
 from memrecall_kv.recall.gate import ClassifierGate, seeing_of
-from memrecall_kv.recall.prompts import gate_classify
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, WorkingMemory
@@ -97,7 +96,10 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     """The reference: one plain forward over sink, chunk and prompt, under a mask that hides the chunk from the rest."""
     chunk, prompt, count = backbone.encode("one text here"), backbone.encode("what is known of it?"), 7
     kv, start = backbone.kv, 1 + len(chunk)
-    window, seeing = LayerWindow(kv, 0, depth(backbone), start=start), seeing_of(backbone, prompt, count, has_notes=False)
+    window, seeing = (
+        LayerWindow(kv, 0, depth(backbone), start=start),
+        seeing_of(backbone, prompt, count, has_notes=False),
+    )
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
         got = window.read(window.read_prompt([prompt], [seeing]), window.place([block]))
@@ -113,7 +115,9 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
 
 def test_numbers_rare_words_and_the_end_of_a_prompt_are_telling(backbone: Backbone) -> None:
     prompt = backbone.encode("in2022or{}asever?")  # of bytes, braces have the highest numbers
-    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10, has_notes=False)]) == "2022{}ver?"
+    assert (
+        backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10, has_notes=False)]) == "2022{}ver?"
+    )
     assert seeing_of(backbone, prompt, 99, has_notes=False) == list(range(len(prompt)))
     assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 2, has_notes=False)]) == "r?"
 

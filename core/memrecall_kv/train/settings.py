@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memrecall_kv.config import Config
 from memrecall_kv.errors import ConfigError, InputError, MissingDependencyError
@@ -161,6 +161,8 @@ class GateTraining(Config):
         ratio: Compression ratio, with `scorer`.
         noted_sentences: In half of the states with notes, so many sentences nearest to the question stand for each hop,
             as a pipeline notes them, instead of its supporting ones; 0 leaves all as they are.
+        fitted_lists: Lists over which the head is fitted to the teacher's logits before the first step, by least
+            squares: a window's last layer shows other states than the backbone's. 0 starts with the head as it is.
     """
 
     loop: LoopConfig = LoopConfig(learning_rate=5e-4)
@@ -177,6 +179,13 @@ class GateTraining(Config):
     scorer: str = ""
     ratio: int = Field(default=4, ge=1)
     noted_sentences: int = Field(default=0, ge=0)
+    fitted_lists: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _a_fit_needs_a_teacher(self) -> GateTraining:
+        if self.fitted_lists and not self.teacher:
+            raise ValueError("fitted_lists: expected a teacher to fit the head to; set teacher too")
+        return self
 
 
 class RlTraining(Config):
