@@ -217,6 +217,55 @@ def train_gate(
         adapter, weight, bias = _gate_start(Path(settings.start_from), settings.adapter.rank, weight, bias)
     if settings.layers:
         adapter = adapter.below(settings.layers[1])
+    loss, blocks = _loss(backbone, settings)
+    sampler = GateSampler(
+        backbone.encode,
+        rows.train,
+        lists=settings.lists,
+        seed=loop_config.seed,
+        mined=settings.mined,
+        texts=rows.texts,
+        noted_sentences=settings.noted_sentences,
+    )
+    held_out = [example for example in rows.held_out if len(example.paragraphs) > 1]
+
+    def live() -> LoraAdapter:
+        return adapter.to(backbone.device, backbone.dtype)
+
+    def lessons() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(settings.fitted_lists):
+            yield from loss.lessons(live(), sampler.draw(-1 - number))
+            if report:
+                report({"step": 0, "fitted_lists": number + 1})
+
+    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        return loss(live(), weight, bias, sampler.draw(number))
+
+    def validate(_: int) -> dict[str, float]:
+        with torch.inference_mode():
+            return means([_recall(backbone, loss, blocks, (live(), weight, bias), row) for row in held_out])
+
+    if settings.fitted_lists and not resume:
+        with torch.no_grad():
+            weight, bias = fitted_head(lessons())
+    parameters = named_parameters({"gate": adapter}) | {"head.weight": weight, "head.bias": bias}
+    if train_to_end(parameters, loop_config, out, step, validate, resume=resume, report=report):
+        adapter.half().save(out / "gate", base_model=backbone.name)
+        save_file({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / HEAD_FILE)
+
+
+def _gate_start(folder: Path, rank: int, weight: Tensor, bias: Tensor) -> tuple[LoraAdapter, Tensor, Tensor]:
+    """Return a gate's adapter and head, or a reader's adapter with the head as it is."""
+    adapter = LoraAdapter.from_directory(folder)
+    adapter = adapter.single() if adapter.rank == rank else adapter.reduced(rank)
+    if (folder / HEAD_FILE).exists():
+        head = load_file(folder / HEAD_FILE)
+        weight, bias = head["weight"].float(), head["bias"].float()
+    return adapter, weight, bias
+
+
+def _loss(backbone: Backbone, settings: GateTraining) -> tuple[GateLoss, _Chunks]:
+    """Return the loss of a gate with such settings, and what makes its blocks."""
     window = None
     if settings.layers:
         window = LayerWindow(backbone.kv, *settings.layers, start=1 + MAX_CHUNK)
@@ -232,45 +281,7 @@ def train_gate(
         seeing_tokens=settings.seeing_tokens,
         teacher=teacher,
     )
-    sampler = GateSampler(
-        backbone.encode,
-        rows.train,
-        lists=settings.lists,
-        seed=loop_config.seed,
-        mined=settings.mined,
-        texts=rows.texts,
-        noted_sentences=settings.noted_sentences,
-    )
-    held_out = [example for example in rows.held_out if len(example.paragraphs) > 1]
-
-    def live() -> LoraAdapter:
-        return adapter.to(backbone.device, backbone.dtype)
-
-    def step(number: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        return loss(live(), weight, bias, sampler.draw(number))
-
-    def validate(_: int) -> dict[str, float]:
-        with torch.inference_mode():
-            return means([_recall(backbone, loss, blocks, (live(), weight, bias), row) for row in held_out])
-
-    if settings.fitted_lists and not resume:
-        with torch.no_grad():
-            tasks = map(sampler.draw, range(-settings.fitted_lists, 0))
-            weight, bias = fitted_head(lesson for task in tasks for lesson in loss.lessons(live(), task))
-    parameters = named_parameters({"gate": adapter}) | {"head.weight": weight, "head.bias": bias}
-    if train_to_end(parameters, loop_config, out, step, validate, resume=resume, report=report):
-        adapter.half().save(out / "gate", base_model=backbone.name)
-        save_file({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, out / "gate" / HEAD_FILE)
-
-
-def _gate_start(folder: Path, rank: int, weight: Tensor, bias: Tensor) -> tuple[LoraAdapter, Tensor, Tensor]:
-    """Return a gate's adapter and head, or a reader's adapter with the head as it is."""
-    adapter = LoraAdapter.from_directory(folder)
-    adapter = adapter.single() if adapter.rank == rank else adapter.reduced(rank)
-    if (folder / HEAD_FILE).exists():
-        head = load_file(folder / HEAD_FILE)
-        weight, bias = head["weight"].float(), head["bias"].float()
-    return adapter, weight, bias
+    return loss, blocks
 
 
 def _teacher(backbone: Backbone, settings: GateTraining) -> Teacher | None:
