@@ -166,7 +166,23 @@ def test_a_gate_of_a_window_is_read_as_it_was_trained(data: Path, model: Path) -
     assert config.gate.layers == (0, 1)
     assert config.gate.seeing_tokens == 5
     assert config.chunking.chunk_tokens == 64
-    assert Recipe(**recipe(model)).pipeline_config().gate.layers is None
+    assert config.bank.layers == "gate"
+    whole = Recipe(**recipe(model)).pipeline_config()
+    assert (whole.gate.layers, whole.bank.layers) == (None, "all")
+    kept = Recipe(**recipe(model, stages=[*STAGES[:3], window], pipeline={"bank": {"layers": "all"}}))
+    assert kept.pipeline_config().bank.layers == "all"
+
+
+def test_a_window_is_taught_by_the_gate_of_an_earlier_stage(
+    data: Path, model: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    taught = {"name": "window", "stage": "gate", "start_from": "gate", "teacher": "gate", "scorer": "scorer"}
+    taught |= {"settings": {**STAGES[3]["settings"], "layers": [0, 1], "fitted_lists": 2}}
+    made = train_all(backbone, Recipe(**recipe(model, stages=[*STAGES, taught], gate="window")), data, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "window" / "metrics.jsonl").read_text().splitlines()]
+    assert any("taught" in record for record in records)
+    config = MemRecall.from_pretrained(made).config
+    assert config.gate.layers == config.block_layers == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +194,10 @@ def test_a_gate_of_a_window_is_read_as_it_was_trained(data: Path, model: Path) -
         ({"stages": [*STAGES, STAGES[0]]}, "two stages are called scorer"),
         ({"stages": [STAGES[0], STAGES[2], STAGES[1], STAGES[3]]}, "more starts from reader"),
         ({"stages": [*STAGES[:3], {**STAGES[3], "start_from": "scorer"}]}, "gate starts from scorer"),
-        ({"stages": [*STAGES[:3], {**STAGES[3], "settings": {"start_from": "x"}}]}, "sets start_from twice"),
+        ({"stages": [*STAGES[:3], {**STAGES[3], "teacher": "gate"}]}, "gate learns with gate, which is no earlier"),
+        ({"stages": [*STAGES[:3], {**STAGES[3], "scorer": "reader"}]}, "gate learns with reader, which is no earlier"),
+        ({"stages": [STAGES[0], {**STAGES[1], "scorer": "scorer"}, *STAGES[2:]]}, "reader learns with scorer"),
+        ({"stages": [*STAGES[:3], {**STAGES[3], "settings": {"start_from": "x"}}]}, "sets start_from among its settings"),
         ({"stages": [{**STAGES[0], "name": "../scorer"}, *STAGES[1:]]}, "name"),
         ({"pipelines": {}}, "pipelines"),
     ],

@@ -45,12 +45,16 @@ class RecipeStage(Config):
         name: Of its folder.
         stage: What is trained.
         start_from: Name of an earlier run whose weights it starts from; empty starts from zero.
+        teacher: Name of an earlier gate that a gate learns from; empty learns from labels alone.
+        scorer: Name of an earlier scorer with which a gate's chunks are compressed; empty leaves them whole.
         settings: Laid over the stage's own preset.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     stage: Stage
     start_from: str = ""
+    teacher: str = ""
+    scorer: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -65,7 +69,7 @@ class Recipe(Config):
         reasoner: Names of the runs whose `reasoner/` it gets; of several the mean of their weights.
         gate: Name of the run whose `gate/` it gets.
         pipeline: Settings laid over those of the packaged pipeline; `gate.layers` and `gate.seeing_tokens` are those
-            that the gate was trained with.
+            that the gate was trained with, and a bank keeps those layers unless it is set here.
     """
 
     backbone: str
@@ -88,8 +92,11 @@ class Recipe(Config):
                 raise ValueError(f"{run.name} starts from {run.start_from}, which is no earlier stage that writes one")
             if run.start_from and run.stage == "scorer":
                 raise ValueError(f"{run.name} is a scorer, which starts from nothing")
-            if "start_from" in run.settings:
-                raise ValueError(f"{run.name} sets start_from twice; it belongs beside the name")
+            for part, name in (("gate", run.teacher), ("compressor", run.scorer)):
+                if name and (run.stage != "gate" or part not in writes.get(name, ())):
+                    raise ValueError(f"{run.name} learns with {name}, which is no earlier {part} of a gate to be")
+            for handed in {"start_from", "teacher", "scorer"} & run.settings.keys():
+                raise ValueError(f"{run.name} sets {handed} among its settings; it belongs beside the name")
             writes[run.name] = _WRITES[run.stage]
         parts = [("compressor", self.compressor), ("gate", self.gate), *(("reasoner", name) for name in self.reasoner)]
         for part, name in parts:
@@ -104,6 +111,8 @@ class Recipe(Config):
             ConfigError: If a setting is unknown or out of range.
         """
         handed = {"start_from": str(self._start(run, out))} if run.start_from else {}
+        handed |= {"teacher": str(out / run.teacher / "gate")} if run.teacher else {}
+        handed |= {"scorer": str(out / run.scorer / "compressor")} if run.scorer else {}
         return settings_over_preset(run.stage, {"data": self.data}, run.settings, handed)
 
     def _start(self, run: RecipeStage, out: Path) -> Path:
@@ -121,7 +130,9 @@ class Recipe(Config):
         packaged = json.loads((default_directory() / CONFIG_NAME).read_text(encoding="utf-8"))["settings"]
         trained = self.settings_of(next(run for run in self.stages if run.name == self.gate), Path())
         gate = trained.model_dump(include={"layers", "seeing_tokens"}) if isinstance(trained, GateTraining) else {}
-        values = laid_over(laid_over(packaged, self.pipeline), {"gate": gate})
+        # a bank keeps what the gate reads; a recipe may have it keep all
+        kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}}
+        values = laid_over(laid_over(laid_over(packaged, kept), self.pipeline), {"gate": gate})
         return MemRecallConfig(**{**values, "compressor": fitting_compressor(values["compressor"])})
 
 
