@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 from generated import keep
-from memrecall_kv.evaluate.ledger import Ledger
+from memrecall_kv.evaluate.ledger import ROWS, Ledger
 from memrecall_kv.evaluate.measures.summary import summarize
 from memrecall_kv.evaluate.measures.tables import overview
-from memrecall_kv.evaluate.run import ROWS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"

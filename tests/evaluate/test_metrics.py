@@ -1,3 +1,4 @@
+import random
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,14 @@ def test_an_interval_lies_among_the_scores_and_narrows_when_they_repeat(scores):
     assert bootstrap_interval(scores, resamples=200) == (low, high)
     narrow = bootstrap_interval(scores * 16, resamples=200)
     assert narrow[1] - narrow[0] <= (high - low) + 1e-9
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_questions_are_drawn_as_pythons_own_generator_draws_them(seed):
+    scores = [0.25, 1.0, 0.0, 0.5, 0.0]
+    draw = random.Random(seed)
+    means = sorted(sum(draw.choices(scores, k=5)) / 5 for _ in range(400))
+    assert bootstrap_interval(scores, seed=seed, resamples=400) == (means[10], means[389])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))

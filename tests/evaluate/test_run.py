@@ -6,8 +6,8 @@ import torch
 from evaluation_settings import SETTINGS
 from memrecall_kv.errors import FingerprintMismatchError, InputError
 from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory
-from memrecall_kv.evaluate.ledger import Ledger
-from memrecall_kv.evaluate.run import ROWS, RUN, Run
+from memrecall_kv.evaluate.ledger import ROWS, Ledger
+from memrecall_kv.evaluate.run import RUN, Run
 from memrecall_kv.evaluate.settings import RunConfig
 from memrecall_kv.testing import tiny_backbone, tiny_memory
 

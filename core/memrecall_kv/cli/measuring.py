@@ -165,8 +165,8 @@ def bench(
     context's preparation and its first question, warm is a question after that; let several questions share a context
     with --share. memrecall, memagent and bm25 are measured if no system is named.
     """
-    from memrecall_kv.evaluate.ledger import Ledger
-    from memrecall_kv.evaluate.run import ROWS, Cell, check
+    from memrecall_kv.evaluate.ledger import ROWS, Ledger
+    from memrecall_kv.evaluate.run import Cell, check
 
     systems = system or ["memrecall", "memagent", "bm25"]
     levels = concurrency or [1]
@@ -246,11 +246,11 @@ def _total(settings: RunConfig) -> int | None:
 
 def _conclude(out: Path, against: str | None, *, plots: bool, as_json: bool) -> None:
     """Write the summary in all its forms and print it."""
-    from memrecall_kv.evaluate.ledger import Ledger
+    from memrecall_kv.evaluate.ledger import ROWS, Ledger
     from memrecall_kv.evaluate.measures.plots import draw
     from memrecall_kv.evaluate.measures.summary import summarize
     from memrecall_kv.evaluate.measures.tables import markdown
-    from memrecall_kv.evaluate.run import ROWS, RUN
+    from memrecall_kv.evaluate.run import RUN
 
     rows = list(Ledger(out / ROWS))
     names = list(dict.fromkeys(row["system"] for row in rows))

@@ -10,6 +10,9 @@ from typing import Any
 
 from memrecall_kv.errors import InputError
 
+ROWS = "rows.jsonl"
+"""Name of the file in the folder of a run."""
+
 
 class Ledger:
     """A file of rows that only grows.

@@ -22,7 +22,7 @@ import torch
 
 from memrecall_kv.errors import ContextOverflowError, InputError, ReasonerOutputError
 from memrecall_kv.evaluate.environment import environment, forget_peak, peak_memory, peak_on_gpu
-from memrecall_kv.evaluate.ledger import Ledger
+from memrecall_kv.evaluate.ledger import ROWS, Ledger
 from memrecall_kv.evaluate.question import Context, Question
 from memrecall_kv.evaluate.rows import data_folder
 from memrecall_kv.evaluate.scores import answer_scores, evidence_scores
@@ -33,7 +33,6 @@ from memrecall_kv.evaluate.tasks.tasks import WITHOUT_DATA, find_task
 from memrecall_kv.recall.follow_up import Turn, stand_alone
 from memrecall_kv.types import Document
 
-ROWS = "rows.jsonl"
 RUN = "run.json"
 
 Report: TypeAlias = Callable[[str, int], None]
