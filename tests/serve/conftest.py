@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from memrecall_kv.cli import main
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from patience import PATIENCE
@@ -46,6 +47,19 @@ class Waiting:
         self.entered.set()
         if not self.go.wait(PATIENCE):
             raise TimeoutError("nobody let it go")
+
+
+@pytest.fixture
+def run(capsys, memory):
+    """Run the script in this process, and return its exit code and what it printed."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments], lambda *given, **named: memory)
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture

@@ -6,20 +6,8 @@ import socket
 import sys
 
 import pytest
-from memrecall_kv.cli import main
 from memrecall_kv.cli.serving import log_in_json
 from memrecall_kv.serve.keys import KeyFile
-
-
-@pytest.fixture
-def run(capsys, memory):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments], lambda *given, **named: memory)
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -220,13 +220,7 @@ async def test_without_keys_a_page_in_a_browser_does_not_come_in(memory, tmp_pat
                 assert (await http.post(f"{url}/mcp", json=body, headers=accept)).status_code in (400, 403, 421)
 
 
-def test_off_this_machine_a_key_is_required(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "mcp", str(tmp_path / "a.bank"), "--http", "--host", "::"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Expected API keys" in done.stderr
+def test_off_this_machine_a_key_is_required(run, tmp_path):
+    code, out, err = run("mcp", tmp_path / "a.bank", "--http", "--host", "::")
+    assert (code, out) == (2, "")
+    assert "Expected API keys" in err

@@ -477,14 +477,10 @@ def test_a_client_needs_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_the_programs_of_the_documentation_run(remote, url, place):
+def test_the_programs_of_the_documentation_run(remote, url, place, capsys):
     page = (Path(__file__).parents[2] / "docs" / "remote.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
     assert len(programs) == 3
-    shown = subprocess.run(
-        [sys.executable, "-c", programs[place].replace("http://localhost:8000", url)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ANSWER in shown.stdout, shown.stderr
+    program = compile(programs[place].replace("http://localhost:8000", url), "remote.md", "exec")
+    exec(program, {"__name__": "__main__"})  # noqa: S102 - it is ours
+    assert ANSWER in capsys.readouterr().out

@@ -172,7 +172,7 @@ def test_several_workers_read_what_one_server_writes(tmp_path):
         assert writer.stop() in ENDED
 
 
-def test_the_commands_of_the_documentation_run(tmp_path):
+def test_the_commands_of_the_documentation_run(run, tmp_path, monkeypatch, capsys):
     page = (SCRIPT.parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     commands = re.findall(r"^```bash\n(.*?)^```", page, re.S | re.M)
     programs = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
@@ -197,16 +197,12 @@ def test_the_commands_of_the_documentation_run(tmp_path):
                 assert server.client.get("/v1/banks/handbook").json()["stats"]["documents"] == 0
                 server.add("handbook", TRAVEL)
         (program,) = programs
-        shown = subprocess.run(
-            [sys.executable, "-c", program.replace("http://localhost:8000", server.url)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-        assert shown.stdout.splitlines() == [ANSWER, TRAVEL["id"]], shown.stderr
+        scope = {"__name__": "__main__"}
+        exec(compile(program.replace("http://localhost:8000", server.url), "serving.md", "exec"), scope)  # noqa: S102
+        scope["client"].close()
+        assert capsys.readouterr().out.splitlines() == [ANSWER, TRAVEL["id"]]
+        monkeypatch.chdir(tmp_path)
         for command in [command for command in commands if command.startswith("memrecall-kv key")]:
-            arguments = command.split()[1:]
-            subprocess.run([sys.executable, str(SCRIPT), *arguments], cwd=tmp_path, check=True, env=environment())
+            assert run(*command.split()[1:])[0] == 0
         assert server.stop() in ENDED
     assert len(json.loads((tmp_path / "keys.json").read_text(encoding="utf-8"))["keys"]) == 2
