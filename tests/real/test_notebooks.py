@@ -42,5 +42,18 @@ def test_a_recall_is_shown_step_by_step(capsys):
     assert two.count("'") == 4
 
 
+def test_a_gate_that_was_trained_finds_what_the_packaged_one_did_not(capsys):
+    shown, _, before, steps, after, answered = run("train-your-own-gate.ipynb", capsys)
+    assert shown.splitlines()[1].startswith("Blue desk: the archive opens at")
+    found = [int(printed.removesuffix(" of 4\n")) for printed in (before, after)]
+    assert found[1] >= found[0] + 2
+    assert steps == "0 to 20\n"
+    assert answered.splitlines()[1] == "Blue desk: the pool opens at 8 o'clock."
+
+
 def test_every_notebook_is_run():
-    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == {"swap.ipynb", "inspect-a-recall.ipynb"}
+    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == {
+        "swap.ipynb",
+        "inspect-a-recall.ipynb",
+        "train-your-own-gate.ipynb",
+    }
