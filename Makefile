@@ -11,7 +11,7 @@ ENDS := $(basename $(notdir $(wildcard constraints/*.txt)))
 .DEFAULT_GOAL := help
 # each end's environment is kept until it is cleaned away or its constraints change
 .PRECIOUS: $(VENV)/ends/%/.installed
-.PHONY: help demo serve-demo test check ends browser fix real coverage storage docs site package terminal rooms sizes clean
+.PHONY: help demo serve-demo test check ends browser fix real coverage mutants storage docs site package terminal rooms sizes clean
 
 help:
 	@echo "make demo    compress a book and ask questions about it"
@@ -22,6 +22,7 @@ help:
 	@echo "make fix     format, and repair what can be repaired"
 	@echo "make real    the tests that run the default model"
 	@echo "make coverage  all tests, and which branches of the core they take"
+	@echo "make mutants change a place of the code at a time, and show the changes that no test notices; a sample takes half an hour"
 	@echo "make storage kills, crash states, faults, flips and fuzzed inputs of a bank, all of them, with counts; takes an hour"
 	@echo "make docs    write docs/cli.md, llms.txt and the table of docs/results.md"
 	@echo "make site    build the site of the documentation into build/site, strictly"
@@ -67,6 +68,9 @@ real: $(VENV)/.model $(VENV)/.test-model
 coverage: $(VENV)/.model $(VENV)/.test-model
 	@$(PIP) --group coverage
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+mutants: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 $(RUN) scripts/mutants.py
 
 storage: $(VENV)/.installed
 	$(RUN) tests/storage/harness.py

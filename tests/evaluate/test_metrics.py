@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memrecall_kv.evaluate.measures import metrics
 from memrecall_kv.evaluate.measures.calibration import calibration_error, precision_recall, reliability
 from memrecall_kv.evaluate.measures.metrics import (
     bootstrap_interval,
@@ -107,6 +108,43 @@ def test_paired_scores_must_be_of_the_same_questions():
         paired_interval([1.0, 0.0], [1.0])
 
 
+@pytest.mark.parametrize(
+    ("said", "answers", "expected"),
+    [
+        ("red cat", ["red dog"], 0.5),
+        ("red red", ["red"], 2 / 3),
+        ("red", ["blue", "red"], 1.0),
+        ("the", ["a"], 1.0),  # nothing is left of either
+        ("", ["red"], 0.0),
+        ("red", [], 0.0),
+        ("No, they are not.", ["no"], 0.0),
+        ("no", ["no way"], 0.0),
+        ("no", ["no"], 1.0),
+    ],
+)
+def test_f1_counts_words_and_yes_or_no_only_whole(said, answers, expected):
+    assert f1_score(said, answers) == pytest.approx(expected)
+
+
+def test_where_nothing_was_asked_for_or_measured_there_is_nothing():
+    assert recall_at_k(["d1"], [], 5) == 0.0
+    assert loose_sub_em("Lisbon", []) == 0.0
+    assert sub_em("Lisbon", []) == 0.0
+    assert bootstrap_interval([]) == (0.0, 0.0)
+    assert paired_interval([], []) == (0.0, 0.0, 0.0)
+    assert paired_interval([1.0], [0.0]) == (1.0, 1.0, 1.0)
+    assert calibration_error([]) == 0.0
+    assert precision_recall([(0.5, False)]) == [(0.5, 0.0, 0.0)]
+
+
+def test_scores_that_are_held_a_few_at_a_time_have_the_same_interval(monkeypatch):
+    scores = [0.25, 1.0, 0.0, 0.5, 0.0]
+    whole = bootstrap_interval(scores, resamples=400)
+    for held in (1, 12, 5 * 133):
+        monkeypatch.setattr(metrics, "_DRAWN_AT_ONCE", held)
+        assert bootstrap_interval(scores, resamples=400) == whole
+
+
 def test_evidence_measures():
     assert recall_at_k(["d3", "d1", "d2"], ["d1", "d2"], 2) == 0.5
     assert precision(["d3", "d1"], ["d1", "d2"]) == 0.5
@@ -126,6 +164,14 @@ def test_bins_hold_every_block_once_and_the_error_is_in_range(judged):
     assert len(points) == len({p for p, _ in judged})
     if any(matters for _, matters in judged):
         assert points[-1][2] == 1.0
+
+
+def test_a_block_is_in_the_bin_of_its_tenth_and_a_sure_one_in_the_last():
+    assert [(group.count, group.share) for group in reliability([(1.0, True), (0.95, False), (0.1, True)])] == [
+        (1, 1.0),
+        (2, 0.5),
+    ]
+    assert calibration_error([(0.25, True)]) == 0.75
 
 
 def test_calibration_of_a_gate_that_is_right_and_of_one_that_is_sure_of_itself():

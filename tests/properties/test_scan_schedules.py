@@ -13,7 +13,17 @@ from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import CompressorConfig, GateConfig, ReasonerConfig, ScanConfig
 from memrecall_kv.recall.gate import LikelihoodGate
 from memrecall_kv.recall.reasoner import BackboneReasoner, Tally
-from memrecall_kv.recall.scan import Decision, best_first, exact, lookahead, rescan, scan, sequential
+from memrecall_kv.recall.scan import (
+    Decision,
+    best_elsewhere,
+    best_first,
+    exact,
+    lookahead,
+    rescan,
+    scan,
+    second_look,
+    sequential,
+)
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
 
@@ -192,6 +202,62 @@ def test_scan_stops_when_enough_blocks_are_open() -> None:
     decisions = list(scan(Scripted(10, lambda indices: [0.9] * len(indices)), config, GateConfig()))
     assert [decision.chunk_id for decision in decisions] == [0, 1]
     assert list(scan(Scripted(0, lambda indices: []), config, GateConfig())) == []
+
+
+def test_a_probability_at_the_threshold_opens_nothing_and_one_at_the_margin_is_computed_alone() -> None:
+    gate = GateConfig(threshold=0.5, rescore_margin=0.25, batch_size=4)
+    asked: list[list[int]] = []
+
+    def score(indices: Sequence[int]) -> list[float]:
+        asked.append(list(indices))
+        return [[0.5, 0.25, 0.125][index] for index in indices]
+
+    for schedule in (sequential, lookahead, best_first):
+        assert not any(decision.opened for decision in schedule(Scripted(3, score), ScanConfig(), gate))
+    asked.clear()
+    list(lookahead(Scripted(3, score), ScanConfig(), gate))
+    assert asked == [[0, 1, 2], [0], [1]]
+
+
+def test_best_first_opens_one_more_than_a_scan_may_so_that_the_scan_ends_it() -> None:
+    pool, config = Scripted(5, lambda indices: [0.7] * len(indices)), ScanConfig(top_k=None, max_open=2)
+    assert [d.chunk_id for d in best_first(pool, config, GateConfig())] == [0, 1, 2]
+    assert [d.chunk_id for d in scan(pool, config.model_copy(update={"schedule": "best_first"}), GateConfig())] == [
+        0,
+        1,
+    ]
+
+
+def test_a_scan_that_opens_nothing_looks_once() -> None:
+    pool = Scripted(3, lambda indices: [0.1] * len(indices))
+    decisions = list(rescan(pool, ScanConfig(max_rounds=3), GateConfig()))
+    assert [(d.round, d.chunk_id, d.opened) for d in decisions] == [(0, index, False) for index in range(3)]
+
+
+def test_a_second_look_opens_the_first_of_the_best_if_it_may() -> None:
+    pool = Scripted(3, lambda indices: [[0.1, 0.3, 0.3][index] for index in indices])
+    config = ScanConfig(top_k=None, max_open=2, second_look=0.05)
+
+    def look(opened: set[int], **changes: object) -> Decision | None:
+        return second_look(pool, config.model_copy(update=changes), opened=opened, round=7)
+
+    assert look(set()) == Decision(7, 1, 0.3, opened=True)
+    assert look({1}) == Decision(7, 2, 0.3, opened=True)
+    assert look({0, 1}) is None
+    assert look({0, 1, 2}, max_open=9) is None
+    for changes in ({"second_look": None}, {"top_k": 1}, {"second_look": 0.3}):
+        assert look(set(), **changes) is None
+
+
+def test_the_best_of_other_documents_is_opened_however_improbable() -> None:
+    class Elsewhere(Scripted):
+        def elsewhere(self, opened: Collection[int], doc_ids: Collection[str]) -> list[int]:
+            return [index for index in self.closed(opened) if f"d{index}" not in doc_ids]
+
+    pool = Elsewhere(3, lambda indices: [[0.3, 0.1, 0.0][index] for index in indices])
+    assert best_elsewhere(pool, {1}, {"d0"}, round=4) == Decision(4, 2, 0.0, opened=True)
+    assert best_elsewhere(pool, set(), {"d9"}, round=4) == Decision(4, 0, 0.3, opened=True)
+    assert best_elsewhere(pool, {0}, {"d1", "d2"}, round=4) is None
 
 
 def test_a_score_does_not_depend_on_its_neighbours(accesses: list[Backbone]) -> None:

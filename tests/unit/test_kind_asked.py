@@ -66,6 +66,7 @@ def test_all_else_may_be_of_the_kind(question: str, reply: str) -> None:
         ("When did it open?", "$12"),
         ("Where is it kept?", "5 kg"),
         ("What is forbidden?", "No."),
+        ("May vinegar be used?", "it says to use the soap"),
         ("Was ist verboten?", "Nein"),
     ],
 )
@@ -77,6 +78,7 @@ def test_another_kind_than_was_asked_for_is_seen(question: str, reply: str) -> N
     ("question", "reply"),
     [
         ("May vinegar be used?", "No, it harms the seals."),
+        ("May vinegar be used?", "it says to use soap and water"),
         ("May vinegar be used?", "It is better to use what the maker sells."),
         ("Is it red or blue?", "blue"),
         ("Was kostet eine Tageskarte?", "5,50 Euro"),
