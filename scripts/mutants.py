@@ -141,7 +141,7 @@ def ways(node: Any) -> list[Callable[[], None]]:
         found.append(lambda: setattr(node, "test", _negated(node.test)))
     elif isinstance(node, ast.comprehension) and node.ifs:
         found.append(lambda: node.ifs.__setitem__(0, _negated(node.ifs[0])))
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and not isinstance(node.value, ast.Constant | None):
         found.append(lambda: setattr(node, "value", ast.Constant(None)))
     elif isinstance(node, ast.Break | ast.Continue):
         found.append(lambda: setattr(node, "__class__", _INSTEAD[type(node)]))
