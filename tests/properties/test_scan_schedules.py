@@ -217,6 +217,9 @@ def test_a_probability_at_the_threshold_opens_nothing_and_one_at_the_margin_is_c
     asked.clear()
     list(lookahead(Scripted(3, score), ScanConfig(), gate))
     assert asked == [[0, 1, 2], [0], [1]]
+    asked.clear()
+    list(sequential(Scripted(3, score), ScanConfig(), gate))
+    assert asked == [[0], [1], [2]]
 
 
 def test_best_first_opens_one_more_than_a_scan_may_so_that_the_scan_ends_it() -> None:
