@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 from memrecall_kv.errors import UnsupportedModelError
+
+_ROWS = "memrecall_kv_row_by_row"
+"""What transformers calls the attention that runs row by row."""
 
 
 def causal(mask: Tensor, width: int) -> Tensor:
@@ -92,6 +97,51 @@ def watched(base: Any, real: Tensor, heads: int, columns: slice) -> Iterator[lis
         base.config._attn_implementation = chosen
         for handle in handles:
             handle.remove()
+
+
+def can_run_row_by_row(base: Any) -> bool:
+    """Return whether a backbone lets its attention be chosen."""
+    return bool(base._supports_attention_backend) and base.config._attn_implementation in ("eager", "sdpa")
+
+
+@contextmanager
+def row_by_row(
+    base: Any, caches: Sequence[Any], widths: Sequence[int], masks: Sequence[Tensor | None]
+) -> Iterator[dict[str, Any]]:
+    """Let tokens of several rows stand in one row, and those of each attend to its own cache, inside the `with` block.
+
+    Args:
+        base: The backbone's model without its head.
+        caches: Of each row; takes the row's new keys and values.
+        widths: New tokens of each row, Q.
+        masks: Which columns, old and new, they see, as `additive` makes it; all if `None`. `[1, 1, Q, C]`.
+
+    Yields:
+        What the backbone is to be called with besides.
+    """
+    chosen = base.config._attn_implementation
+    AttentionInterface.register(_ROWS, _attend_row_by_row)
+    base.config._attn_implementation = _ROWS
+    try:
+        yield {"rows": (chosen, caches, widths, masks)}
+    finally:
+        base.config._attn_implementation = chosen
+
+
+def _attend_row_by_row(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, rows: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Run a layer's own attention once for each row, `[1, H, N, D]` of all rows' tokens -> `[1, N, H, D]`."""
+    chosen, caches, widths, masks = rows
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    attend = AttentionInterface().get_interface(chosen, eager)
+    parts = []
+    for cache, mask, *new in zip(
+        caches, masks, *(each.split(widths, dim=2) for each in (query, key, value)), strict=True
+    ):
+        keys, values = cache.update(new[1], new[2], module.layer_idx)
+        parts.append(attend(module, new[0], keys, values, mask, **kwargs)[0])
+    return torch.cat(parts, dim=1), None
 
 
 def _layers(base: Any) -> list[Any]:

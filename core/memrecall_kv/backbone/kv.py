@@ -197,6 +197,53 @@ class KVAccess:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
+    @cached_property
+    def reads_together(self) -> bool:
+        """Return whether `read_on` works."""
+        return attention.can_run_row_by_row(self.base)
+
+    def read_on(self, states: Sequence[KVState], rows: Sequence[Sequence[int]]) -> Tensor:
+        """Read on in several states in one forward, and return the last hidden state of each, `[B, hidden]`.
+
+        All tokens go through the linear layers together and attend state by state, so that nothing is padded or moved.
+        If it fails, the states are as they were.
+
+        Args:
+            states: Of one row each, without padding and head masks; changed in place.
+            rows: Token ids of each, one at least.
+
+        Source:
+            Orca, OSDI 2022, selective batching.
+        """
+        device, widths = self._model.device, [len(row) for row in rows]
+        ids = torch.tensor([[token for row in rows for token in row]], device=device)  # [1, N]
+        steps = [
+            state.next_positions + torch.arange(width, device=device)
+            for state, width in zip(states, widths, strict=True)
+        ]
+        seen = [
+            torch.cat([state.mask, state.mask.new_ones(1, width)], dim=1)
+            for state, width in zip(states, widths, strict=True)
+        ]
+        masks = [
+            None if width == 1 else attention.additive(attention.causal(mask, width)[:, None], self._model.dtype)
+            for mask, width in zip(seen, widths, strict=True)
+        ]
+        is_done = False
+        try:
+            with attention.row_by_row(self.base, [state.cache for state in states], widths, masks) as rest:
+                output = self.base(input_ids=ids, position_ids=torch.cat(steps)[None], use_cache=False, **rest)
+            is_done = True
+        finally:
+            if not is_done:
+                for state in states:
+                    _cut(state)
+        for state, mask, width in zip(states, seen, widths, strict=True):
+            state.mask, state.next_positions = mask, state.next_positions + width
+        ends = torch.tensor(widths, device=device).cumsum(0) - 1
+        hidden: Tensor = output.last_hidden_state[0, ends]
+        return hidden
+
     @contextmanager
     def up_to(self, last: int) -> Iterator[None]:
         """Run only the layers below `last` inside the `with` block; hidden states are those of the last of them."""
@@ -413,6 +460,14 @@ def whole_blocks(prefill: Prefill, rows: Sequence[Sequence[int]]) -> list[Memory
         )
         for row, size in enumerate(map(len, rows))
     ]
+
+
+def _cut(state: KVState) -> None:
+    """Leave what was read whole."""
+    columns, layers = state.mask.shape[1], cast(Any, state.cache.layers)
+    for layer in layers:
+        if layer.get_seq_length() > columns:
+            layer.keys, layer.values = layer.keys[..., :columns, :], layer.values[..., :columns, :]
 
 
 def _differs(one: Tensor, other: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `scan.py`, `gat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from memrecall_kv.backbone.scheduler import Scheduler
@@ -17,7 +17,7 @@ from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.recall.scan import Decision, best_elsewhere, scan, second_look
 from memrecall_kv.recall.stages import Stages
-from memrecall_kv.types import Event, Noted, Opened, Recall, Scored, Step, WorkingMemory
+from memrecall_kv.types import Chunk, Event, MemoryBlock, Noted, Opened, Recall, Scored, Step, WorkingMemory
 
 
 @dataclass
@@ -94,16 +94,17 @@ class Walk:
                 yield from self._note(self.recalls[-1])
 
     def _note(self, recall: Recall) -> Iterator[Event]:
-        notes = self.scheduler.call(lambda: self._read(recall))
+        (block,) = self.scheduler.call(lambda: self._read([recall.chunk]))
+        with self.stages.timed("note"):
+            notes = self.reasoner.update(self.question, self.notes, recall.chunk, block, self.tally)
         if notes is not self.notes:
             self.relevance.notes = notes
             self.steps[-1] = replace(self.steps[-1], note=notes.notes[-1].text, memory=notes)
             yield Noted(notes.notes[-1])
 
-    def _read(self, recall: Recall) -> WorkingMemory:
+    def _read(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         with self.stages.timed("note"):
-            (block,) = self.blocks.read([recall.chunk])
-            return self.reasoner.update(self.question, self.notes, recall.chunk, block, self.tally)
+            return self.blocks.read(chunks)
 
     def _believed(self, gate_probability: float) -> bool:
         return gate_probability > self.gate.threshold

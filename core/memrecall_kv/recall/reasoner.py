@@ -13,8 +13,8 @@ Source: LycheeMemory, arXiv:2602.08382, the reasoner. Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -49,7 +49,10 @@ class Reasoner(Protocol):
     def update(
         self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
     ) -> WorkingMemory:
-        """Read a block and return the working memory after it; the same object if nothing was new."""
+        """Read a block and return the working memory after it; the same object if nothing was new.
+
+        Not in a turn of the backbone's: what runs it asks for turns.
+        """
         ...
 
     def answer(
@@ -61,7 +64,7 @@ class Reasoner(Protocol):
         tally: Tally,
         among: Sequence[str] = (),
     ) -> Iterator[str]:
-        """Yield the answer's text piece by piece.
+        """Yield the answer's text piece by piece, each in a turn of the backbone's.
 
         Args:
             question: The question.
@@ -83,12 +86,11 @@ class BackboneReasoner:
         unrotated: Read blocks with keys left un-rotated.
     """
 
-    _tuned: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
-
     def __init__(self, backbone: Backbone, config: ReasonerConfig, *, unrotated: bool = False) -> None:
         self._backbone = backbone
         self._config = config
         self._unrotated = unrotated
+        self._rows = decoding.Rows(backbone)
 
     def update(
         self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
@@ -99,16 +101,20 @@ class BackboneReasoner:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         rewriting = self._config.memory == "rewrite"
-        request = self._backbone.encode(self._note_prompt(question, notes))
-        state = self._backbone.kv.place([[block]], unrotated=self._unrotated)
-        tally.memory_tokens += block.num_memory_tokens
-        reply = "".join(self._write(state, request, self._config.max_note_tokens, tally))
+        reply = "".join(self._backbone.scheduler.each(self._reply(question, notes, block, tally)))
         text = " ".join(reply.split())
         if prompts.is_nothing(text):
             return notes
         if not rewriting and self._config.readback != "off":
             text = _sentences(chunk, f"{question} {text}", 1)
         return self._noted(notes, chunk, text, rewriting=rewriting)
+
+    def _reply(self, question: str, notes: WorkingMemory, block: MemoryBlock, tally: Tally) -> Iterator[str]:
+        """Yield what the backbone says of a block, piece by piece."""
+        request = self._backbone.encode(self._note_prompt(question, notes))
+        state = self._backbone.kv.place([[block]], unrotated=self._unrotated)
+        tally.memory_tokens += block.num_memory_tokens
+        yield from self._write(state, request, self._config.max_note_tokens, tally)
 
     def _noted(self, notes: WorkingMemory, chunk: Chunk, text: str, *, rewriting: bool = False) -> WorkingMemory:
         """Return the notes with a note, or as they are if the note is empty or known."""
@@ -154,23 +160,27 @@ class BackboneReasoner:
     def _write(
         self, state: KVState, prompt: list[int], limit: int, tally: Tally, among: Sequence[str] = ()
     ) -> Iterator[str]:
-        """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole."""
+        """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole.
+
+        A piece is empty where others are to have their turn: before the prompt is read, so that they add theirs, and
+        after a token in the midst of a character.
+        """
         tally.prompt_tokens += len(prompt)
-        choose = decoding.among(self._backbone, (self._backbone.encode(f" {text}") for text in among))
+        pick = decoding.among(self._backbone, (self._backbone.encode(f" {text}") for text in among)) if among else None
+        with closing(self._rows.write(state, prompt, limit, pick)) as tokens:
 
-        def tokens() -> Iterator[int]:
-            for (token,) in decoding.generate(
-                self._backbone, state, [prompt], limit, self._tuned, choose if among else None
-            ):
-                if token is None:
-                    return
-                tally.generated_tokens += 1
-                yield token
+            def counted() -> Iterator[int]:
+                for token in tokens:
+                    if token is not None:
+                        tally.generated_tokens += 1
+                        yield token
 
-        said = ""
-        for text in decoding.growing_text(self._backbone, tokens(), one_line=True):
-            yield text[len(said) :]
-            said = text
+            next(tokens)
+            yield ""
+            said = ""
+            for text in decoding.growing_text(self._backbone, counted(), one_line=True, every_token=True):
+                yield text[len(said) :]
+                said = text
 
     def _fit(self, notes: WorkingMemory) -> WorkingMemory:
         """Drop the oldest notes until they fit; cut a single note that does not."""
@@ -207,7 +217,7 @@ class TunedReasoner(BackboneReasoner):
                 "Use memory='append', or kind='zero_shot'.",
             )
         self.adapter = adapter.to(backbone.device, backbone.dtype)
-        self._tuned = partial(self.adapter.active, backbone.model)
+        self._rows = decoding.Rows(backbone, partial(self.adapter.active, backbone.model))
 
     def update(
         self, question: str, notes: WorkingMemory, chunk: Chunk, block: MemoryBlock, tally: Tally
