@@ -1,4 +1,4 @@
-"""What both classes of this package share: their settings, one call at a time, saving and loading."""
+"""What both classes of this package share: their settings, saving and loading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 from langchain_core.documents import Document as HostDocument
 from langchain_core.load import Serializable
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import get_config_list
 from memrecall_kv.errors import InputError
 from memrecall_kv.hosts.served import at_url
 from memrecall_kv.hosts.settings import BankSettings
@@ -58,9 +57,8 @@ def _check_each(config: RunnableConfig | Sequence[RunnableConfig] | None) -> Non
 class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input, Output]):
     """A runnable over a memory bank.
 
-    LangChain runs the inputs of a batch in threads. Here they run one after the other, because there is one
-    model, and it does one thing at a time; after an error, or when cancelled, the rest is not begun. Where
-    another model answers, which may do many, the batch is left to LangChain and its `max_concurrency`.
+    LangChain runs the inputs of a batch in threads, `max_concurrency` of them at a time; what they need of the one
+    model at the same time is done together.
 
     Attributes:
         bank: A bank, or the directory of one, which is opened for reading on first use; or the URL of a served one.
@@ -219,45 +217,26 @@ class OverBank(BankSettings, RunnableSerializable[Input, Output], Generic[Input,
     ) -> list[Output]:
         """Return one output per input, in order; options as for any runnable, such as `return_exceptions`."""
         _check_each(config)
-        if self._waits_for_others:
-            return super().batch(inputs, config, **options)
-        return [output for _, output in self.batch_as_completed(inputs, config, **options)]
+        return super().batch(inputs, config, **options)
 
     async def abatch(
         self, inputs: list[Input], config: RunnableConfig | list[RunnableConfig] | None = None, **options: Any
     ) -> list[Output]:
         """Return what `batch` returns, without blocking the loop."""
         _check_each(config)
-        if self._waits_for_others:
-            return await super().abatch(inputs, config, **options)
-        return [output async for _, output in self.abatch_as_completed(inputs, config, **options)]
+        return await super().abatch(inputs, config, **options)
 
     def batch_as_completed(
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> Iterator[tuple[int, Any]]:
         """Yield each output as soon as it is there, with the place of its input."""
         _check_each(config)
-        if self._waits_for_others:
-            yield from super().batch_as_completed(inputs, config, **options)
-            return
-        for place, own in enumerate(get_config_list(config, len(inputs))):
-            (output,) = super().batch([inputs[place]], [own], **options)
-            yield place, output
+        yield from super().batch_as_completed(inputs, config, **options)
 
     async def abatch_as_completed(
         self, inputs: Sequence[Input], config: RunnableConfig | Sequence[RunnableConfig] | None = None, **options: Any
     ) -> AsyncIterator[tuple[int, Any]]:
         """Yield what `batch_as_completed` yields, without blocking the loop."""
         _check_each(config)
-        if self._waits_for_others:
-            async for pair in super().abatch_as_completed(inputs, config, **options):
-                yield pair
-            return
-        for place, own in enumerate(get_config_list(config, len(inputs))):
-            (output,) = await super().abatch([inputs[place]], [own], **options)
-            yield place, output
-
-    @property
-    def _waits_for_others(self) -> bool:
-        """Whether most of a call's time is another model's, so that calls may overlap."""
-        return False
+        async for pair in super().abatch_as_completed(inputs, config, **options):
+            yield pair

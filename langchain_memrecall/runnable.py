@@ -265,10 +265,6 @@ class MemRecallRunnable(OverBank[str | dict[str, Any], dict[str, Any]]):
             bank, where = self._cache.keep(to_entry(source, self.metadata_keys) for source in sources.values())
         yield from memory.stream(bank, asked.in_full, top_k=self.top_k, where=where, write=writer)
 
-    @property
-    def _waits_for_others(self) -> bool:
-        return self.llm is not None
-
 
 def _checked(config: RunnableConfig | None, arguments: Mapping[str, Any]) -> RunnableConfig | None:
     """Return the config of a call, which has no other arguments.

@@ -126,14 +126,16 @@ async def test_a_follow_up_question_is_understood(tmp_path):
     assert set(asked) == {"What else does Dana Whitfield decide?"}
 
 
-async def test_one_question_at_a_time_and_not_too_many_wait(waiting_gate, tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+async def test_some_questions_at_once_and_not_too_many_wait(waiting_gate, tmp_path, at_once):
     memory, gate = waiting_gate
-    settings = ServeSettings(max_waiting_questions=2)
+    settings = ServeSettings(max_questions_at_once=at_once, max_waiting_questions=3 - at_once)
     async with served(memory, tmp_path / "handbook.bank", settings=settings) as client:
         await add(client, "handbook", TRAVEL)
         asked = [asyncio.create_task(client.post("/v1/ask", json=ASK)) for _ in range(3)]
         assert await asyncio.to_thread(gate.entered.wait, PATIENCE)
         await until(client, "memrecall_questions_inside 3.0")
+        await until(client, f'memrecall_stage_seconds_count{{stage="wait"}} {at_once}.0')
         for path in ("/v1/ask", "/v1/recall"):
             refused = await client.post(path, json=ASK)
             assert refused.status_code == 503
@@ -149,7 +151,8 @@ async def test_one_question_at_a_time_and_not_too_many_wait(waiting_gate, tmp_pa
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_leaves_while_waiting_is_never_answered(waiting_gate, tmp_path, stream):
     memory, gate = waiting_gate
-    async with served(memory, tmp_path / "handbook.bank") as client:
+    settings = ServeSettings(max_questions_at_once=1)
+    async with served(memory, tmp_path / "handbook.bank", settings=settings) as client:
         await add(client, "handbook", TRAVEL)
         first = asyncio.create_task(client.post("/v1/ask", json=ASK))
         assert await asyncio.to_thread(gate.entered.wait, PATIENCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ from memrecall_kv.errors import InputError
 from memrecall_kv.testing import ScriptedGate, tiny_backbone, tiny_memory
 from memrecall_kv.types import Token
 from patience import PATIENCE
+from turns import held, wait_until, waiting_in
 
 QUESTIONS = [f"Who does job {'very ' * number}{number}?" for number in range(8)]
 TEXTS = ["Dana approves trips.", "Lunch is at noon.", "Erik does the first job, and nobody the second."]
@@ -52,29 +52,6 @@ def counted(memory: MemRecall) -> Iterator[list[int]]:
         yield forwards
     finally:
         hook.remove()
-
-
-@contextmanager
-def held(scheduler: Scheduler, waiting: int) -> Iterator[None]:
-    """Keep the turn until so many wait for theirs."""
-    free = threading.Event()
-    holder = threading.Thread(target=scheduler.call, args=(free.wait,))
-    holder.start()
-
-    def release() -> None:
-        wait_until(lambda: waiting_in(scheduler) >= waiting)
-        free.set()
-
-    watching = threading.Thread(target=release)
-    watching.start()
-    yield
-    for thread in (holder, watching):
-        thread.join(PATIENCE)
-
-
-def waiting_in(scheduler: Scheduler) -> int:
-    """Return how many other threads' calls wait."""
-    return scheduler._pool._work_queue.qsize()
 
 
 def told(answer: Answer) -> Answer:
@@ -160,12 +137,6 @@ def test_turns_come_in_the_order_they_were_asked_for() -> None:
             wait_until(lambda number=number: waiting_in(scheduler) >= min(number + 1, 3))
     scheduler.call(lambda: order.append("main"))
     assert order == [0, 1, 2, 3, "main"]
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.001)
 
 
 def interrupt_when(is_so: Callable[[], bool]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -53,32 +52,38 @@ class Scheduler:
         of a reader who is slow: so that texts which are written at the same time keep step.
         """
         if threading.get_ident() in {self._worker, threading.main_thread().ident}:
-            while (step := self.call(lambda: next(steps, _END))) is not _END:
-                yield step  # type: ignore[misc]  # not the end
+            while (own := self.call(lambda: next(steps, _END))) is not _END:
+                yield own  # type: ignore[misc]  # not the end
             return
         made: SimpleQueue[Future[T]] = SimpleQueue()
-        is_closed = threading.Event()
-        self._go_on(steps, made, is_closed)
-        try:
-            while (step := made.get().result()) is not _END:
-                yield step
-        finally:
-            is_closed.set()
+        stepping, is_closed = threading.Lock(), False
 
-    def _go_on(self, steps: Iterator[T], made: SimpleQueue[Future[T]], is_closed: threading.Event) -> None:
-        """Have the next step made, and then the one after it."""
+        def step() -> T:
+            with stepping:
+                return _END if is_closed else next(steps, _END)  # type: ignore[return-value]  # or the end
 
-        def is_made(step: Future[T]) -> None:
-            made.put(step)
-            if not is_closed.is_set() and step.exception() is None and step.result() is not _END:
+        def go_on() -> None:
+            self._pool.submit(self._alone, step).add_done_callback(is_made)
+
+        def is_made(item: Future[T]) -> None:
+            made.put(item)
+            if item.exception() is None and item.result() is not _END:
                 try:
-                    self._go_on(steps, made, is_closed)
+                    go_on()
                 except RuntimeError as error:  # the process ends
-                    step = Future()
-                    step.set_exception(error)
-                    made.put(step)
+                    failed: Future[T] = Future()
+                    failed.set_exception(error)
+                    made.put(failed)
 
-        self._pool.submit(self._alone, partial(next, steps, _END)).add_done_callback(is_made)
+        go_on()
+        try:
+            while (item := made.get().result()) is not _END:
+                yield item
+        finally:
+            with stepping:
+                is_closed = True
+                if isinstance(steps, Generator):
+                    steps.close()
 
     def _alone(self, call: Callable[[], T]) -> T:
         with self._turn():

@@ -1,7 +1,4 @@
-"""The queue of questions: one at a time, and not too many that wait.
-
-`ask` and `run` are all that the routes know of it: what answers several questions at once can take its place.
-"""
+"""The queue of questions: several are answered at once, and not too many wait."""
 
 from __future__ import annotations
 
@@ -28,17 +25,20 @@ _RETRY_SECONDS = 5
 
 
 class QuestionQueue:
-    """Answers questions in the order they come, in one thread that never waits for a reader.
+    """Answers questions in the order they come, in threads that never wait for a reader.
+
+    The threads compute nothing: what they need of the model meets in its scheduler, and is done there together.
 
     Args:
         memory: Answers.
         meters: Are told how long it took, and how it ended.
-        most: Questions that wait besides the one that is answered.
+        at_once: Questions that are answered at the same time.
+        most: Questions that wait besides.
     """
 
-    def __init__(self, memory: MemRecall, meters: Meters, most: int) -> None:
-        self._memory, self._meters, self._most = memory, meters, most
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="memrecall_questions")
+    def __init__(self, memory: MemRecall, meters: Meters, at_once: int, most: int) -> None:
+        self._memory, self._meters, self._at_once, self._most = memory, meters, at_once, most
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="memrecall_questions")
         self._inside: set[object] = set()
         meters.questions_inside.set_function(lambda: len(self._inside))
 
@@ -53,7 +53,7 @@ class QuestionQueue:
 
     def run(self, work: Callable[[], Generator[T | None, None, None]]) -> AsyncGenerator[T, None]:
         """Return what a generator yields, made in its turn among the questions; as `ask`."""
-        if len(self._inside) > self._most:
+        if len(self._inside) >= self._at_once + self._most:
             raise RefusedError(
                 503,
                 f"Expected at most {self._most} questions to wait, and as many do.",
@@ -64,14 +64,14 @@ class QuestionQueue:
 
     def close(self) -> None:
         """Wait until the questions that were taken on are done."""
-        self._thread.shutdown()
+        self._threads.shutdown()
 
     async def _read(self, work: Callable[[], Generator[T | None, None, None]]) -> AsyncGenerator[T, None]:
         ticket = object()
         self._inside.add(ticket)
         has_begun: list[bool] = []
         try:
-            async with aclosing(in_thread(partial(self._turn, work, ticket, has_begun), self._thread)) as items:
+            async with aclosing(in_thread(partial(self._turn, work, ticket, has_begun), self._threads)) as items:
                 async for item in items:
                     yield item
         finally:

@@ -11,6 +11,7 @@ class ServeSettings(Config):
     """Limits of a server.
 
     Attributes:
+        max_questions_at_once: Questions that are answered at the same time; they share what they need of the model.
         max_waiting_questions: Questions that wait for their turn; the next one is answered 503.
         max_waiting_jobs: Changes of banks that wait for theirs; the next one is answered 503.
         max_kept_jobs: Jobs that are done and can still be looked up; the oldest are forgotten.
@@ -21,6 +22,7 @@ class ServeSettings(Config):
         shutdown_seconds: Seconds that running questions get to end after the server was told to.
     """
 
+    max_questions_at_once: int = Field(default=8, ge=1)
     max_waiting_questions: int = Field(default=64, ge=0)
     max_waiting_jobs: int = Field(default=16, ge=0)
     max_kept_jobs: int = Field(default=1000, ge=1)

@@ -10,6 +10,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from memrecall_kv.errors import BankError, InputError
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 from pydantic import ValidationError
+from turns import held
 
 from langchain_memrecall import MemRecallRunnable
 
@@ -157,54 +158,66 @@ def test_it_takes_the_chunks_of_a_parallel_step(ask):
     assert {source.metadata["team"] for source in total(list(chain.stream(QUESTION)))["context"]} == {"finance"}
 
 
-def test_a_batch_runs_one_input_at_a_time_whatever_the_config_says(ask):
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_batch_runs_as_many_inputs_at_a_time_as_the_config_says(ask, scripted, width):
     recorder = Recorder()
     questions = [QUESTION, "When is lunch?", "What is broken?", "What is the limit?"]
-    results = ask.batch(questions, {"callbacks": [recorder], "max_concurrency": 6})
+    config = {"callbacks": [recorder], "max_concurrency": width}
+    with held(scripted.backbone.scheduler, width):
+        results = ask.batch(questions, config)
     assert [result["input"] for result in results] == questions
-    assert recorder.most_open == 1
-    completed = dict(ask.batch_as_completed(questions, {"callbacks": [recorder]}))
+    assert recorder.most_open == width
+    with held(scripted.backbone.scheduler, width):
+        completed = dict(ask.batch_as_completed(questions, config))
     assert {index: result["input"] for index, result in completed.items()} == dict(enumerate(questions))
-    assert recorder.most_open == 1
+    assert recorder.most_open == width
 
 
-async def test_an_async_batch_runs_one_input_at_a_time_whatever_the_config_says(ask):
+@pytest.mark.parametrize("width", [1, 2, 4])
+async def test_an_async_batch_runs_as_many_inputs_at_a_time_as_the_config_says(ask, scripted, width):
     recorder = Recorder()
     questions = [QUESTION, "When is lunch?", "What is broken?", "What is the limit?"]
-    results = await ask.abatch(questions, {"callbacks": [recorder], "max_concurrency": 6})
+    config = {"callbacks": [recorder], "max_concurrency": width}
+    with held(scripted.backbone.scheduler, width):
+        results = await ask.abatch(questions, config)
     assert [result["input"] for result in results] == questions
-    completed = [index async for index, _ in ask.abatch_as_completed(questions, {"callbacks": [recorder]})]
+    completed = [index async for index, _ in ask.abatch_as_completed(questions, config)]
     assert sorted(completed) == [0, 1, 2, 3]
-    assert recorder.most_open == 1
+    assert recorder.most_open == width
 
 
 async def test_a_batch_can_return_its_errors(ask):
     inputs = [QUESTION, {"no": "question"}, "When is lunch?"]
+    completed = dict(ask.batch_as_completed(inputs, return_exceptions=True))
+    acompleted = dict([pair async for pair in ask.abatch_as_completed(inputs, return_exceptions=True)])
     for results in (
         ask.batch(inputs, return_exceptions=True),
         await ask.abatch(inputs, return_exceptions=True),
-        [output for _, output in ask.batch_as_completed(inputs, return_exceptions=True)],
-        [output async for _, output in ask.abatch_as_completed(inputs, return_exceptions=True)],
+        [completed[place] for place in range(3)],
+        [acompleted[place] for place in range(3)],
     ):
         assert [type(result) for result in results] == [dict, InputError, dict]
     assert (ask.batch([]), await ask.abatch([])) == ([], [])
 
 
-async def test_after_an_error_a_batch_does_not_begin_the_rest(ask):
+async def test_after_an_error_a_batch_does_not_begin_all_that_waits(ask):
     recorder = Recorder()
-    inputs, config = [{"no": "question"}, QUESTION], {"callbacks": [recorder]}
+    inputs, config = [{"no": "question"}, *[QUESTION] * 8], {"callbacks": [recorder], "max_concurrency": 1}
     with pytest.raises(InputError):
         ask.batch(inputs, config)
+    assert len(recorder.errors) == 1
+    assert len(recorder.outputs) < 8
     with pytest.raises(InputError):
-        await ask.abatch(inputs, config)
-    assert (len(recorder.errors), recorder.outputs) == (2, [])
+        await ask.abatch(inputs[:1], config)
 
 
-def test_a_batch_of_a_chain_runs_our_part_one_input_at_a_time(ask):
+def test_a_batch_of_a_chain_runs_our_part_together(ask, scripted):
     recorder = Recorder()
     chain = RunnableLambda(str.strip) | ask.with_config(callbacks=[recorder]) | itemgetter("answer")
-    assert chain.batch([f" {QUESTION}"] * 3, {"max_concurrency": 3}) == ["Dana Whitfield does."] * 3
-    assert (recorder.most_open, len(recorder.outputs)) == (1, 3)
+    with held(scripted.backbone.scheduler, 3):
+        answers = chain.batch([f" {QUESTION}"] * 3, {"max_concurrency": 3})
+    assert answers == ["Dana Whitfield does."] * 3
+    assert (recorder.most_open, len(recorder.outputs)) == (3, 3)
 
 
 def test_a_batch_keeps_each_input_to_its_own_config(ask):
