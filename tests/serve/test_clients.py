@@ -1,13 +1,11 @@
-"""Chat models of both hosts that speak to OpenAI ask a served bank, and get the answer of OpenAI's own client.
+"""Chat models of both hosts that speak to OpenAI ask a served bank, and get the answer of OpenAI's own client."""
 
-OpenAILike wants an openai below 3, and may have to be installed elsewhere; its test is skipped where it is not there:
-`pip install --no-deps --target likes "openai<3" llama-index-llms-openai llama-index-llms-openai-like`, `likes` first
-in PYTHONPATH.
-"""
-
+import httpx
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai_like import OpenAILike
 from loopback import serving
 from memrecall_kv import Document, MemRecall
 from serve_samples import ANSWER, LUNCH, TRAVEL
@@ -59,15 +57,23 @@ async def test_langchains_chat_model_gets_the_same_answer(url, expected):
 
 
 async def test_llama_indexs_chat_model_gets_the_same_answer(url, expected):
-    likes = pytest.importorskip("llama_index.llms.openai_like")
     text, citations = expected
-    model = likes.OpenAILike(model="handbook", api_base=url, api_key="none", is_chat_model=True, max_retries=0)
-    said = [likes.base.ChatMessage(role="user", content=QUESTION)]
-    for response in (model.chat(said), await model.achat(said), model.complete(QUESTION)):
-        assert getattr(response, "text", None) or response.message.content == text
-        assert response.raw.model_extra["citations"] == citations
-    *_, last = pieces = list(model.stream_chat(said))
+    said = [ChatMessage(role="user", content=QUESTION)]
+    with httpx.Client() as client:
+        model = OpenAILike(
+            model="handbook", api_base=url, api_key="none", is_chat_model=True, max_retries=0, http_client=client
+        )
+        for response in (model.chat(said), model.complete(QUESTION)):
+            assert (getattr(response, "text", None) or response.message.content) == text
+            assert response.raw.model_extra["citations"] == citations
+        *_, last = pieces = list(model.stream_chat(said))
     assert (last.message.content, "".join(piece.delta or "" for piece in pieces)) == (text, text)
     (told,) = [piece.raw.model_extra["citations"] for piece in pieces if "citations" in (piece.raw.model_extra or {})]
     assert told == citations
-    assert "".join([piece.delta or "" async for piece in await model.astream_chat(said)]) == text
+    async with httpx.AsyncClient() as client:
+        model = OpenAILike(
+            model="handbook", api_base=url, api_key="none", is_chat_model=True, max_retries=0, async_http_client=client
+        )
+        response = await model.achat(said)
+        assert (response.message.content, response.raw.model_extra["citations"]) == (text, citations)
+        assert "".join([piece.delta or "" async for piece in await model.astream_chat(said)]) == text
