@@ -35,16 +35,18 @@ class WindowReader:
     Args:
         memory: Whose backbone reads.
         config: Size of a chunk.
-        room: Tokens beside a chunk that a request needs.
+        room: Tokens beside a chunk that a request needs; `None` if it is another model that reads.
 
     Raises:
         ConfigError: If a request would not fit the window.
     """
 
-    def __init__(self, memory: MemRecall, config: WindowConfig, room: int) -> None:
+    def __init__(self, memory: MemRecall, config: WindowConfig, room: int | None) -> None:
         self._chunk_tokens = config.chunk_tokens
         self._backbone = memory.backbone
         self._documents: Iterable[Document] = ()
+        if room is None:
+            return
         needed = config.chunk_tokens + room + ROOM
         if needed > self._backbone.window:
             raise ConfigError(

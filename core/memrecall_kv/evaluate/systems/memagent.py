@@ -43,12 +43,13 @@ class MemAgentLoop(WindowReader):
     Args:
         memory: Whose backbone reads and writes, without any trained part.
         config: Sizes of chunk and memory.
+        completer: Reads and writes instead of the backbone, which then only cuts chunks.
     """
 
-    def __init__(self, memory: MemRecall, config: LoopConfig) -> None:
-        super().__init__(memory, config, 2 * config.memory_tokens)
+    def __init__(self, memory: MemRecall, config: LoopConfig, completer: Completer | None = None) -> None:
+        super().__init__(memory, config, None if completer else 2 * config.memory_tokens)
         self._config = config
-        self._completer = Completer(memory.backbone)
+        self._completer = completer or Completer(memory.backbone)
 
     def answer(self, question: str) -> Reply:
         """Run the loop; see `System`."""

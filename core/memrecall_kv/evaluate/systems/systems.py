@@ -21,8 +21,17 @@ from memrecall_kv.evaluate.systems.no_context import NoContext
 from memrecall_kv.evaluate.systems.ours import VARIANTS, MemRecallSystem
 from memrecall_kv.evaluate.systems.rankers import Bm25Ranker, DenseRanker, FusedRanker, LikelihoodRanker
 from memrecall_kv.evaluate.systems.retrieval import IterationConfig, IterativeRetrieval, Retrieval, RetrievalConfig
+from memrecall_kv.evaluate.systems.served import (
+    EndpointConfig,
+    FullContextConfig,
+    ServedBank,
+    ServedCompleter,
+    ServedFullContext,
+    ServedLoopConfig,
+)
 from memrecall_kv.evaluate.systems.system import System
 from memrecall_kv.pipeline import MemRecall
+from memrecall_kv.remote.chat import ChatModel
 
 Open: TypeAlias = Callable[[MemRecallConfig | None], MemRecall]
 """Loads the pipeline that is measured, with other settings if they are given."""
@@ -104,6 +113,15 @@ def _reranked(shop: _Workshop) -> System:
     return Retrieval(memory, LikelihoodRanker(Bm25Ranker(), config.depth, memory.backbone), config)
 
 
+def _served(shop: _Workshop) -> System:
+    return ServedBank(EndpointConfig(**shop.own))
+
+
+def _served_loop(shop: _Workshop) -> System:
+    config = ServedLoopConfig(**shop.own)
+    return MemAgentLoop(shop.pipeline(), config, ServedCompleter(ChatModel(config.url, config.model)))
+
+
 SYSTEMS: Mapping[str, Callable[[_Workshop], System]] = {
     **{name: _ours(name) for name in VARIANTS},
     "no-context": _none,
@@ -116,6 +134,9 @@ SYSTEMS: Mapping[str, Callable[[_Workshop], System]] = {
     "bm25-dense": _fused,
     "bm25-likelihood": _reranked,
     "ircot": lambda shop: IterativeRetrieval(shop.reader(), Bm25Ranker(), IterationConfig(**shop.own)),
+    "served": _served,
+    "served-full-context": lambda shop: ServedFullContext(shop.pipeline(), FullContextConfig(**shop.own)),
+    "served-memagent": _served_loop,
 }
 """Every system."""
 
