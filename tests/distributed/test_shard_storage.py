@@ -68,7 +68,8 @@ def test_what_was_not_sent_whole_does_not_count(memory, tmp_path: Path) -> None:
     write(memory, URL, texts(20))
     files = fsspec.filesystem("memory")
     name = shard_name(1, SHARDS)
-    files.rm(f"/shelf/handbook.shards/{name}/{CATALOGUE}")
+    (manifest,) = files.glob(f"/shelf/handbook.shards/{name}/manifest-*.json")
+    files.rm(manifest)
     with pytest.raises(BankFormatError, match=f"has no {name}"):
         fetch_shards(URL, tmp_path / "half")
     write(memory, URL, texts(20))

@@ -93,9 +93,14 @@ def resolved(path: str | Path) -> Path:
     """Return the absolute path, without links, of a bank that is to be opened.
 
     Raises:
-        InputError: If it is no path.
+        InputError: If it is no path, or a URL.
         BankError: If it cannot be looked at.
     """
+    if isinstance(path, str) and "://" in path:
+        raise InputError(
+            f"Expected the path of a bank, got the URL {path!r}.",
+            "Copy it here first, by memrecall_kv.distributed.fetch_shards; for a server, use MemRecall.from_url.",
+        )
     try:
         return Path(path).resolve()
     except (TypeError, ValueError) as error:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from memrecall_kv.faces import on_demand
 
 if TYPE_CHECKING:
+    from memrecall_kv.distributed.fetching import fetch_shards
     from memrecall_kv.distributed.ray_ingest import ingest_ray
-    from memrecall_kv.distributed.storage import fetch_shards
 
 __all__ = ["fetch_shards", "ingest_ray"]
 
 __getattr__ = on_demand(
     __name__,
     {
-        "fetch_shards": "memrecall_kv.distributed.storage",
+        "fetch_shards": "memrecall_kv.distributed.fetching",
         "ingest_ray": "memrecall_kv.distributed.ray_ingest",
     },
 )

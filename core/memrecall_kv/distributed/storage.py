@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from memrecall_kv.bank.directory import CATALOGUE
-from memrecall_kv.bank.segment import segment_number
-from memrecall_kv.bank.shards import shard_count, shard_name
+from memrecall_kv.bank.shards import shard_count
+from memrecall_kv.distributed.manifest import Manifest, StoredFile, digest_of, is_stored, newest_first
 from memrecall_kv.errors import BankError, BankFormatError, InputError, MissingDependencyError
+
+_TRIES = 3
+"""How often a fetch begins anew because the shard was changed meanwhile."""
+
+_FAILURES = {
+    "botocore.exceptions": "BotoCoreError",
+    "google.auth.exceptions": "GoogleAuthError",
+    "gcsfs.retry": "HttpError",
+    "azure.core.exceptions": "AzureError",
+}
+"""Errors of what is below fsspec that are no `OSError`, by their modules; one that is not loaded raised none."""
+
+_WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci")
+"""Protocols of stores where a folder is a part of a name; to make one would at most make a bucket."""
 
 
 class ShardStorage:
     """The shards in a directory, which are written where they are, or behind a URL, which are written as a whole.
 
-    A bank cannot be changed on an object store. There a shard is fetched, changed, and sent back: its segments first,
-    and its catalogue, which says what counts of them, when they are there. One process at a time may do so.
+    A bank cannot be changed on an object store. There a shard is fetched, changed, and sent back: its files under new
+    names first, and the manifest, which says what counts of them, when they are there (`manifest.py`). One process at
+    a time may do so.
 
     Args:
         path: A directory, or a URL such as `s3://bucket/handbook.shards`.
 
     Raises:
+        BankError: If the store cannot be reached with what is known of it.
         MissingDependencyError: If fsspec, or what it needs for such a URL, is not installed.
     """
 
@@ -40,6 +58,7 @@ class ShardStorage:
         """Return of how many shards a bank is that is there, whole or not; `None` if there is none.
 
         Raises:
+            BankError: If one cannot look there.
             BankFormatError: If there are shards of several banks, or a bank without shards.
         """
         if self._folder is None:
@@ -66,87 +85,119 @@ class ShardStorage:
             yield place
             self._send(name, place)
 
-    def fetch(self, name: str, place: Path) -> bool:
-        """Copy a shard from behind a URL to a directory that is not there yet; return whether there was one.
+    def manifest(self, name: str) -> Manifest | None:
+        """Return what a shard behind a URL holds; `None` if it was never sent whole.
 
         Raises:
-            BankError: If it cannot be fetched.
+            BankError: If it cannot be read.
         """
         source = f"{self._root}/{name}"
-        files = self._names(source)
-        if CATALOGUE not in files:  # what was sent before its catalogue does not count
-            return False
-        place.mkdir(parents=True)
-        with self._translated(f"fetch {source}"):
-            for file in files:
-                self._files.get_file(f"{source}/{file}", str(place / file))
-        return True
+        for each in newest_first(self._names(source)):
+            with self._translated(f"read {source}/{each}"):
+                found = Manifest.parsed(each, self._files.cat_file(f"{source}/{each}"))
+            if found is not None:
+                return found
+        return None
+
+    def fetch(self, name: str, place: Path, known: Path | None = None) -> Manifest | None:
+        """Copy a shard from behind a URL to a directory that is not there yet.
+
+        Args:
+            name: The shard's.
+            place: The directory.
+            known: An earlier copy; what is still the same is not fetched again.
+
+        Returns:
+            What it holds; `None` if there is none, and then no directory either.
+
+        Raises:
+            BankError: If it cannot be fetched, or is not what its manifest says.
+        """
+        manifest = self.manifest(name)
+        for left in reversed(range(_TRIES)):
+            if manifest is None:
+                return None
+            try:
+                self._copy(name, manifest, place, known)
+            except _GoneError as error:
+                after = self.manifest(name)  # another one was sent meanwhile, and this one's files taken away
+                if after == manifest or not left:
+                    raise BankError(f"{self.path}: {name} lacks {error}.", "Ingest its documents again.") from error
+                manifest = after
+            else:
+                return manifest
+        return None
+
+    def _copy(self, name: str, manifest: Manifest, place: Path, known: Path | None) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        for file in manifest.files:
+            target, old = place / file.name, None if known is None else known / file.name
+            if old is not None and old.is_file() and digest_of(old) == file.digest:
+                shutil.copyfile(old, target)
+                continue
+            source = f"{self._root}/{name}/{file.object}"
+            with self._translated(f"fetch {source}"):
+                try:
+                    self._files.get_file(source, str(target))
+                except FileNotFoundError as error:
+                    raise _GoneError(file.object) from error
+            if digest_of(target) != file.digest:
+                raise BankError(
+                    f"{source} of {self.path} does not hold what was sent.",
+                    "Try again; if it stays so, delete the shard there and ingest its documents again.",
+                )
+        for each in {each.name for each in place.iterdir()} - {file.name for file in manifest.files}:
+            (place / each).unlink()  # of a state that was there when the fetch began
 
     def _send(self, name: str, place: Path) -> None:
-        target = f"{self._root}/{name}"
-        files = sorted((each.name for each in place.iterdir() if _is_content(each.name)), key=CATALOGUE.__eq__)
+        target, before = f"{self._root}/{name}", self.manifest(name)
+        manifest = Manifest.of(place, before.number + 1 if before else 1)
         with self._translated(f"send {target}"):
+            if before is not None and before.files == manifest.files:
+                manifest = before
+            else:
+                self._put(manifest, place, target, () if before is None else before.files)
+            for each in filter(is_stored, set(self._names(target)) - manifest.objects):
+                self._files.rm_file(f"{target}/{each}")  # of earlier states, and what a killed upload left
+
+    def _put(self, manifest: Manifest, place: Path, target: str, known: Sequence[StoredFile]) -> None:
+        if not self.path.startswith(tuple(f"{each}://" for each in _WITHOUT_FOLDERS)):
             self._files.makedirs(target, exist_ok=True)
-            for file in files:
-                self._files.put_file(str(place / file), f"{target}/{file}")
-            for file in set(self._names(target)) - set(files):
-                self._files.rm_file(f"{target}/{file}")
+        for file in manifest.files:
+            if file not in known:
+                self._files.put_file(str(place / file.name), f"{target}/{file.object}")
+        self._files.pipe_file(f"{target}/{manifest.object}", manifest.text())
 
     def _names(self, place: str) -> list[str]:
         """Return the names of what lies right below a place; none of them can lead elsewhere."""
         with self._translated(f"look into {place}"):
             # another process, such as one that has just ended, may have changed what is remembered here
             self._files.invalidate_cache()
-            if not self._files.isdir(place):
+            try:
+                return [PurePosixPath(str(each)).name for each in self._files.ls(place, detail=False)]
+            except FileNotFoundError:
                 return []
-            found = (PurePosixPath(str(each)).name for each in self._files.ls(place, detail=False))
-            return [name for name in found if _is_content(name) or name.startswith("shard-")]
 
     @contextmanager
     def _translated(self, task: str) -> Iterator[None]:
+        loaded = ((sys.modules.get(module), name) for module, name in _FAILURES.items())
+        failures = [getattr(module, name) for module, name in loaded if module is not None]
+        hint = "Try again when it can be reached; nothing that was there is lost."
         try:
             yield
-        except OSError as error:
-            raise BankError(
-                f"Could not {task} of {self.path}: {error}.",
-                "Try again when it can be reached; nothing that was there is lost.",
-            ) from error
+        except PermissionError as error:
+            hint = "Check the credentials: they must allow to list, read, write and delete there."
+            raise BankError(f"It is not allowed to {task} of {self.path}: {error}.", hint) from error
+        except (OSError, *failures) as error:
+            if isinstance(error, FileNotFoundError):
+                hint = "Make the bucket or the directory, if that is the one you mean."
+            elif "credential" in f"{type(error).__name__} {error}".lower():
+                hint = "Give credentials as the store's own tools read them; for S3, AWS_ACCESS_KEY_ID and its secret."
+            raise BankError(f"Could not {task} of {self.path}: {error}.", hint) from error
 
 
-def fetch_shards(url: str, path: str | Path) -> Path:
-    """Copy a bank's shards from behind a URL into a directory, to be opened by `MemRecall.open_bank`.
-
-    Args:
-        url: As it was given to `ingest_ray`.
-        path: An empty directory or a new one.
-
-    Returns:
-        The directory.
-
-    Raises:
-        BankError: If they cannot be fetched.
-        BankFormatError: If a shard is missing.
-        InputError: If the directory holds anything.
-        MissingDependencyError: If fsspec, or what it needs for such a URL, is not installed.
-    """
-    storage, folder = ShardStorage(url), Path(path)
-    if "://" not in url:
-        raise InputError(f"Expected a URL, got {url!r}.", "A bank that is here needs no fetching: open it.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"Expected an empty or a new directory, got {folder}.", "Fetch it to another place.")
-    count = storage.count()
-    if count is None:
-        raise BankFormatError(f"There are no shards in {url}.", "Give the URL that they were ingested to.")
-    for number in range(count):
-        name = shard_name(number, count)
-        if not storage.fetch(name, folder / name):
-            raise BankFormatError(f"{url} has no {name}.", "Ingest again to the same URL, which adds what is missing.")
-    return folder
-
-
-def _is_content(name: str) -> bool:
-    """Return whether a bank's file is part of what it holds, unlike locks and what SQLite leaves beside."""
-    return name == CATALOGUE or segment_number(name) is not None
+class _GoneError(Exception):
+    """An object that a manifest names is not there."""
 
 
 def _file_system(url: str) -> tuple[Any, str]:
