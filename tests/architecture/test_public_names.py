@@ -15,7 +15,7 @@ PROMISED = {
     "memrecall_kv.ingest": "chunk_document FolderSync Ingestion place_of read_documents read_files",
     "memrecall_kv.compress": "Compressor MemoryTokenCompressor OperatorCompressor ReferenceCompressor",
     "memrecall_kv.recall": "BackboneReasoner ClassifierGate Gate LikelihoodGate Reasoner TunedReasoner",
-    "memrecall_kv.distributed": "fetch_shards ingest_ray",
+    "memrecall_kv.distributed": "fetch_shards ingest_ray ray_app Replicas",
     "llama_index_memrecall": """
         BackboneLLM MemoryBlockEncoder MemRecallIndex MemRecallMemoryBlock MemRecallPostprocessor MemRecallQueryEngine
         MemRecallRetriever

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from memrecall_kv.bank.shards import shard_name, shard_of
-from memrecall_kv.distributed import fetch_shards, ingest_ray
+from memrecall_kv.distributed import ingest_ray
 from memrecall_kv.distributed.ray_ingest import by_shard
 from memrecall_kv.distributed.shard_writer import from_row
 from memrecall_kv.errors import BankFormatError, InputError
@@ -53,7 +53,7 @@ def test_two_workers_make_what_one_process_makes(ray, memory, one: Path, tmp_pat
     assert asked(memory, tmp_path / "all") == asked(memory, one)
     # a dataset of the same documents is the same again, and one more is one more
     rows = [{"text": d.text, "id": d.id, "metadata": d.metadata} for d in [*texts(), Document("new", "A new ship.")]]
-    report = ingest_ray(ray.data.from_items(rows), tmp_path / "all", shards=SHARDS, load=load, workers=2)
+    report = ingest_ray(ray.data.from_items(rows), tmp_path / "all", shards=SHARDS, load=load, workers=1)
     assert (report.documents_added, report.documents_unchanged, report.chunks_compressed) == (1, 60, 1)
     with memory.open_bank(tmp_path / "all" / shard_name(shard_of("new", SHARDS), SHARDS), read_only=True) as bank:
         assert bank.document("new").text == "A new ship."
@@ -66,12 +66,6 @@ def test_a_killed_worker_changes_nothing(ray, memory, one: Path, tmp_path: Path)
     assert not flag.exists()
     assert contents(tmp_path / "all") == contents(one)
     assert asked(memory, tmp_path / "all") == asked(memory, one)
-
-
-def test_shards_are_sent_behind_a_url(ray, memory, one: Path, tmp_path: Path) -> None:
-    url = f"file://{tmp_path}/sent"
-    ingest_ray(texts(), url, shards=SHARDS, load=load, workers=1)
-    assert contents(fetch_shards(url, tmp_path / "fetched")) == contents(one)
 
 
 def test_a_failure_is_the_librarys_own_and_the_other_shards_are_whole(ray, memory, tmp_path: Path) -> None:
@@ -97,3 +91,4 @@ def test_the_blocks_of_sharding_md_run(ray, memory, tmp_path: Path, monkeypatch,
     assert "Open " in printed
     assert "b.bank to write: document 'b.bank' belongs there." in printed
     assert "['lunch', 'travel']" in printed
+    assert contents(tmp_path / "fetched.shards") == contents(tmp_path / "handbook.shards")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.recall.blocks import BlockReader
@@ -11,6 +12,14 @@ from memrecall_kv.recall.candidates import Candidate, Candidates
 from memrecall_kv.recall.gate import Gate, shift_odds
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, WorkingMemory
+
+
+class Judge(Protocol):
+    """The gate, given chunks instead of their blocks, wherever these are."""
+
+    def __call__(self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk]) -> list[float]:
+        """Return the gate's probabilities, in order; see `Gate.score`."""
+        ...
 
 
 class Relevance:
@@ -32,6 +41,7 @@ class Relevance:
 
     Attributes:
         notes: What was learned so far; whoever learns something puts it here.
+        judge: The gate and its blocks; whoever has chunks judged elsewhere puts that here.
         scored: Blocks that the gate has judged so far.
     """
 
@@ -48,7 +58,7 @@ class Relevance:
         again: int | None,
         word_weight: float,
     ) -> None:
-        self._question, self._candidates, self._gate, self._blocks = question, candidates, gate, blocks
+        self._question, self._candidates = question, candidates
         self._scheduler, self._stages = scheduler, stages
         self._limit, self._again, self._word_weight = limit, again, word_weight
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
@@ -56,6 +66,7 @@ class Relevance:
         self._scores: dict[tuple[str, str, bool], float] = {}
         self._latest: dict[str, float] = {}
         self.notes = WorkingMemory()
+        self.judge: Judge = lambda question, notes, chunks: gate.score(question, notes, blocks.read(chunks))
         self.scored = 0
 
     @property
@@ -114,7 +125,7 @@ class Relevance:
     def _judge(self, chunks: Sequence[Chunk]) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
         with self._stages.timed("judge"):
-            return self._gate.score(self._question, self.notes, self._blocks.read(chunks))
+            return self.judge(self._question, self.notes, chunks)
 
     def _current(self) -> Mapping[str, Candidate]:
         """Return the candidates under the notes of the moment, by the ids of their chunks."""
