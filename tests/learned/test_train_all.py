@@ -197,7 +197,10 @@ def test_a_window_is_taught_by_the_gate_of_an_earlier_stage(
         ({"stages": [*STAGES[:3], {**STAGES[3], "teacher": "gate"}]}, "gate learns with gate, which is no earlier"),
         ({"stages": [*STAGES[:3], {**STAGES[3], "scorer": "reader"}]}, "gate learns with reader, which is no earlier"),
         ({"stages": [STAGES[0], {**STAGES[1], "scorer": "scorer"}, *STAGES[2:]]}, "reader learns with scorer"),
-        ({"stages": [*STAGES[:3], {**STAGES[3], "settings": {"start_from": "x"}}]}, "sets start_from among its settings"),
+        (
+            {"stages": [*STAGES[:3], {**STAGES[3], "settings": {"start_from": "x"}}]},
+            "sets start_from among its settings",
+        ),
         ({"stages": [{**STAGES[0], "name": "../scorer"}, *STAGES[1:]]}, "name"),
         ({"pipelines": {}}, "pipelines"),
     ],

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ from memrecall_kv.train.checkpoint import load_checkpoint, save_checkpoint
 from memrecall_kv.train.settings import LoopConfig
 
 StepLoss = Callable[[int], Iterable[tuple[Tensor, dict[str, float]]]]
-"""Yields the parts of a step's loss, each with what to log of it; gradients add up, and so do parts in the log.
+"""Yields the parts of a draw's loss, each with what to log of it; gradients add up, and so do parts in the log.
 
 A part's graph is freed before the next is made: parts are what keeps a step's memory small.
 """
@@ -131,13 +132,15 @@ class TrainingLoop:
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         metrics: dict[str, float] = {}
-        # parallel processes draw other data: the seed of a step is its number among all processes' steps
-        for loss, part in loss_of(self.step * self._accelerator.num_processes + self.rank):
+        # draws are numbered through all processes: as many in fewer processes are the same ones
+        draws = self.config.gradient_accumulation_steps
+        first = (self.step * self._accelerator.num_processes + self.rank) * draws
+        for loss, part in chain.from_iterable(map(loss_of, range(first, first + draws))):
             self._check("loss", loss.detach())
-            self._accelerator.backward(loss)
-            total += float(loss.detach())
+            self._accelerator.backward(loss / draws)
+            total += float(loss.detach()) / draws
             for name, value in part.items():
-                metrics[name] = metrics.get(name, 0.0) + value
+                metrics[name] = metrics.get(name, 0.0) + value / draws
         for parameter in self._parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -83,10 +83,10 @@ def plan_stage(outline: Outline, name: str, settings: Settings, root: Path) -> S
     """
     rows = load_rows(settings.data, root)
     read, trained = _of_a_step(outline, settings, rows)
-    steps = settings.loop.steps
-    operations = steps * outline.layer_parameters * (2 * read + 4 * trained)
+    steps, draws = settings.loop.steps, settings.loop.steps * settings.loop.gradient_accumulation_steps
+    operations = draws * outline.layer_parameters * (2 * read + 4 * trained)
     return StagePlan(
-        name, steps, round(steps * read), round(steps * trained), operations, _trained_weights(outline, settings)
+        name, steps, round(draws * read), round(draws * trained), operations, _trained_weights(outline, settings)
     )
 
 

@@ -27,6 +27,8 @@ class LoopConfig(Config):
 
     Attributes:
         steps: Updates in all.
+        gradient_accumulation_steps: Draws of each process in an update, whose gradients are averaged. With as many in
+            all processes together, a run takes the same way in one process and in several.
         learning_rate: Peak of the schedule.
         warmup_steps: Linear from zero.
         clip_norm: Largest norm of the gradient.
@@ -38,6 +40,7 @@ class LoopConfig(Config):
     """
 
     steps: int = Field(default=1000, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
