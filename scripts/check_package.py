@@ -91,6 +91,38 @@ try:
 except SystemExit as ended:
     assert not ended.code
 """,
+    "telemetry": """
+from opentelemetry.sdk.trace import TracerProvider
+from memrecall_kv.serve import build_app
+from memrecall_kv.testing import tiny_memory
+assert TracerProvider().get_tracer("memrecall_kv") and build_app(tiny_memory(), [])
+""",
+    "mcp": """
+from memrecall_kv.serve import build_app
+from memrecall_kv.serve.mcp import build_mcp
+from memrecall_kv.testing import tiny_memory
+assert build_app(tiny_memory(), [], with_mcp=True) and callable(build_mcp)
+""",
+    "remote": """
+from memrecall_kv import MemRecall
+from memrecall_kv.errors import ServerUnreachableError
+with MemRecall.from_url("http://127.0.0.1:9", bank="notes") as memory:
+    try:
+        memory.ask("Who approves trips?")
+    except ServerUnreachableError as error:
+        assert "127.0.0.1:9" in str(error)
+    else:
+        raise AssertionError("nobody listens there")
+""",
+    "report": """
+from memrecall_kv import Document
+from memrecall_kv.report import answer_page
+from memrecall_kv.testing import tiny_memory
+memory = tiny_memory()
+with memory.open_bank("notes.bank") as bank:
+    memory.ingest(bank, [Document("travel", "Dana approves trips.")])
+    assert "Dana approves trips." in answer_page(memory.ask(bank, "Who approves trips?"), bank)
+""",
     "train": """
 import tensorboard
 from memrecall_kv.cli import main
@@ -122,6 +154,12 @@ memory = tiny_memory()
 with memory.open_bank("notes.shards", read_only=True) as bank:
     assert bank.ids() == ["travel"]
     assert memory.ask(bank, "Who approves trips?").usage.blocks_total == 1
+from ray import serve
+from memrecall_kv.distributed import Replicas, ray_app
+light = Replicas(num_cpus=0.1)
+app = serve.run(ray_app("notes.shards", load=tiny_memory, gates=light, readers=light))
+assert app.ask.remote("Who approves trips?").result().usage.blocks_total == 1
+serve.shutdown()
 """,
 }
 """A program for each extra that uses what it brings; other extras are installed, and the core is used."""
