@@ -148,6 +148,12 @@ async def test_some_questions_at_once_and_not_too_many_wait(waiting_gate, tmp_pa
         assert (await client.post("/v1/ask", json=ASK)).status_code == 200
 
 
+def test_a_cpu_answers_one_question_at_a_time_unless_it_is_told_otherwise():
+    assert ServeSettings().questions_at_once("cpu") == 1
+    assert ServeSettings().questions_at_once("cuda") == 8
+    assert ServeSettings(max_questions_at_once=3).questions_at_once("cpu") == 3
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_leaves_while_waiting_is_never_answered(waiting_gate, tmp_path, stream):
     memory, gate = waiting_gate

@@ -78,7 +78,8 @@ async def running(
     memory: MemRecall, shelf: Shelf, meters: Meters, settings: ServeSettings
 ) -> AsyncGenerator[Service, None]:
     """Yield the parts of a server, at work; at the end what was begun is ended, and the banks are closed."""
-    questions = QuestionQueue(memory, meters, settings.max_questions_at_once, settings.max_waiting_questions)
+    at_once = settings.questions_at_once(memory.backbone.device.type)
+    questions = QuestionQueue(memory, meters, at_once, settings.max_waiting_questions)
     explain = partial(explained, places=shelf.places)
     jobs = Jobs(meters, explain, most=settings.max_waiting_jobs, kept=settings.max_kept_jobs)
     try:
