@@ -134,11 +134,11 @@ def _attend_row_by_row(
     """Run a layer's own attention once for each row, `[1, H, N, D]` of all rows' tokens -> `[1, N, H, D]`."""
     chosen, caches, widths, masks = rows
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    attend = AttentionInterface().get_interface(chosen, eager)
+    interfaces: Any = AttentionInterface  # untyped
+    attend = interfaces().get_interface(chosen, eager)
+    split = (torch.split(each, widths, dim=2) for each in (query, key, value))
     parts = []
-    for cache, mask, *new in zip(
-        caches, masks, *(each.split(widths, dim=2) for each in (query, key, value)), strict=True
-    ):
+    for cache, mask, *new in zip(caches, masks, *split, strict=True):
         keys, values = cache.update(new[1], new[2], module.layer_idx)
         parts.append(attend(module, new[0], keys, values, mask, **kwargs)[0])
     return torch.cat(parts, dim=1), None
