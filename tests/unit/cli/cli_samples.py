@@ -20,6 +20,7 @@ class Loader:
         reasoner = ScriptedReasoner({}, lambda question, memory: self.reply(question))
         settings = (config or MemRecallConfig(chunking=ChunkingConfig(chunk_tokens=64))).model_dump()
         # what the packaged settings load was trained for another backbone
-        settings["gate"] |= {"kind": "likelihood", "lexical_weight": 0.0}
+        settings["gate"] |= {"kind": "likelihood", "lexical_weight": 0.0, "layers": None}
+        settings["bank"]["layers"] = "all"
         settings["reasoner"]["kind"] = "zero_shot"
         return tiny_memory(MemRecallConfig(**settings), gate=gate, reasoner=reasoner)
