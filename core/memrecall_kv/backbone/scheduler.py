@@ -102,10 +102,11 @@ class Scheduler:
             yield
         finally:  # also of who is interrupted while it waits
             with self._passing:
-                had_turn = self._turns[0] is mine
-                self._turns.remove(mine)
-                if had_turn and self._turns:
-                    self._turns[0].release()
+                if mine in self._turns:  # or it was interrupted before it stood there
+                    had_turn = self._turns[0] is mine
+                    self._turns.remove(mine)
+                    if had_turn and self._turns:
+                        self._turns[0].release()
 
     def _mark(self) -> None:
         self._worker = threading.get_ident()
