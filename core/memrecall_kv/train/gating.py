@@ -190,9 +190,10 @@ def fitted_head(lessons: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
     """
     products = wanted = torch.zeros((), dtype=torch.float64)
     for states, logits in lessons:
-        rows = torch.cat([states, torch.ones(len(states), 1)], dim=1).double()
+        # on the processor: not every device solves in float64
+        rows = torch.cat([states.cpu().double(), torch.ones(len(states), 1, dtype=torch.float64)], dim=1)
         products = products + rows.T @ rows
-        wanted = wanted + rows.T @ logits.double().clamp(-_SURE, _SURE)
+        wanted = wanted + rows.T @ logits.cpu().double().clamp(-_SURE, _SURE)
     shrunk = torch.full((len(products),), _RIDGE, dtype=torch.float64)
     shrunk[-1] = 0.0
     head = torch.linalg.solve(products + shrunk.diag(), wanted).float()
