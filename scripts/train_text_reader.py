@@ -68,12 +68,6 @@ class Row:
         return len(self.prompt) + len(self.target)
 
 
-def prompt(question: str, texts: Sequence[str], notes: str = "") -> str:
-    """Return what the reader reads before it answers."""
-    known = f"\nKnown: {' '.join(notes.split())}" if notes else ""
-    return f"Question: {question}\n\n" + "\n\n".join(texts) + f"\n{known}\nQuestion: {question}\nAnswer:"
-
-
 class TimeIsUpError(Exception):
     """A step would begin after the time that was given."""
 
@@ -111,7 +105,7 @@ class Sampler:
 
     def row(self, question: str, texts: Sequence[str], answer: str, notes: str = "") -> Row:
         """Return a question as it is read."""
-        ids = self._backbone.encode(prompt(question, texts, notes))
+        ids = self._backbone.encode(prompts.trained_reading(question, notes, texts))
         target = self._backbone.encode(" " + answer)[:64]
         return Row([self._backbone.sink_id, *ids], [*target, self._backbone.end_id])
 

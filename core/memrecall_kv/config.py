@@ -225,6 +225,9 @@ class ReasonerConfig(Config):
         readback: `answer` takes notes and answers from the opened chunks' text, `verify` also turns an answer
             whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper);
             tuned, it also reads the opened blocks again for the answer.
+        reading: How a tuned reasoner reads the opened chunks' text for an answer: `apart`, each by itself and without
+            deltas, as blocks are made; `together`, in one prompt that begins with the question, with deltas
+            throughout. As it was trained.
         max_note_tokens: Tokens written per block at most.
         max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the
@@ -236,6 +239,7 @@ class ReasonerConfig(Config):
     kind: Literal["zero_shot", "tuned"] = "zero_shot"
     memory: Literal["append", "rewrite"] = "append"
     readback: Literal["answer", "verify", "off"] = "answer"
+    reading: Literal["apart", "together"] = "apart"
     max_note_tokens: int = Field(default=48, ge=1)
     max_memory_tokens: int = Field(default=512, ge=1)
     max_readback_tokens: int = Field(default=320, ge=1)

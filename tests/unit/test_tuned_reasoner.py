@@ -43,9 +43,12 @@ def said(
     size: float = 1.0,
     budget: int = 320,
     among: Sequence[str] = (),
+    reading: str = "apart",
 ) -> tuple[str, Tally]:
     chunk, tally = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)), Tally()
-    config = ReasonerConfig(kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget)
+    config = ReasonerConfig(
+        kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget, reading=reading
+    )
     blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=1)).compress([chunk])
     reasoner = TunedReasoner(backbone, config, deltas(backbone, size))
     return "".join(reasoner.answer("Where?", memory, [Recall(chunk, 0.9, 0)], blocks, tally, among)), tally
@@ -58,10 +61,32 @@ def test_text_read_back_equals_the_block_of_ratio_one(backbone: Backbone) -> Non
     assert read.prompt_tokens - opened.prompt_tokens == len(TEXT) == opened.memory_tokens
 
 
-@pytest.mark.parametrize("readback", ["answer", "off"])
-def test_an_answer_among_some_is_one_of_them(backbone: Backbone, readback: str) -> None:
+def test_texts_read_together_are_one_prompt_that_the_deltas_read(backbone: Backbone) -> None:
+    together, tally = said(backbone, WorkingMemory(), readback="answer", reading="together")
+    request = backbone.encode(f"Question: Where?\n\n{TEXT}\n\nQuestion: Where?\nAnswer:")
+    ids = [backbone.sink_id, *request]
+    with torch.inference_mode(), deltas(backbone).active(backbone.model):
+        for _ in range(12):
+            last = backbone.kv.forward(backbone.kv.start(1), ids=torch.tensor([ids]))[:, -1]
+            ids.append(int(backbone.kv.logits(last).argmax()))
+    written = ids[1 + len(request) :]
+    ended = next((n for n, token in enumerate(written) if token in backbone.stop_ids), len(written))
+    assert together == backbone.decode(written[:ended]).lstrip().partition("\n")[0] != ""
+    assert tally.prompt_tokens == 1 + len(request)
+    assert together != said(backbone, WorkingMemory(), readback="answer")[0]
+
+
+def test_what_does_not_fit_beside_texts_read_together_is_left_to_its_note(backbone: Backbone) -> None:
+    noted = WorkingMemory((Note("It sleeps.", Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)).id),))
+    _, fits = said(backbone, noted, readback="answer", reading="together")
+    _, small = said(backbone, noted, readback="answer", reading="together", budget=5)
+    assert small.prompt_tokens == fits.prompt_tokens - len(f"\n\n{TEXT}") + len("\nKnown: It sleeps.")
+
+
+@pytest.mark.parametrize(("readback", "reading"), [("answer", "apart"), ("answer", "together"), ("off", "apart")])
+def test_an_answer_among_some_is_one_of_them(backbone: Backbone, readback: str, reading: str) -> None:
     for replies in (("otter", "river", "otters"), ("ott", "otter"), ("yes",)):
-        chosen, tally = said(backbone, WorkingMemory(), readback=readback, among=replies)
+        chosen, tally = said(backbone, WorkingMemory(), readback=readback, among=replies, reading=reading)
         assert chosen in replies
         assert tally.generated_tokens == len(f" {chosen}")
 

@@ -249,24 +249,36 @@ class TunedReasoner(BackboneReasoner):
     ) -> Iterator[str]:
         """Yield the answer's text piece by piece; see `Reasoner`.
 
-        Each opened chunk is read by itself, as blocks are, and what did not fit is left to its note.
+        What did not fit is left to its note.
 
         Raises:
             ContextOverflowError: If notes, texts and question do not fit the window.
         """
         if self._config.readback == "off":
-            read, state = list(evidence), self._backbone.kv.place([list(blocks)], unrotated=self._unrotated)
+            state = self._backbone.kv.place([list(blocks)], unrotated=self._unrotated)
             tally.memory_tokens += sum(block.num_memory_tokens for block in blocks)
+            request = self._backbone.encode(prompts.trained_answer(question))
         else:
-            read = self._readback(evidence)
-            rows = [self._backbone.encode(prompts.passage(recall.chunk.read_text)) for recall in read]
-            tally.prompt_tokens += sum(map(len, rows))
-            with torch.inference_mode():
-                state = self._backbone.kv.place([whole_blocks(self._backbone.kv.prefill(rows), rows) if rows else []])
-        left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
-        known = WorkingMemory(tuple(note for note in notes.notes if note.chunk_id in left))
-        request = self._backbone.encode(prompts.trained_answer(question, known.text))
+            state, request = self._texts(question, notes, evidence, tally)
         yield from self._write(state, request, self._config.max_answer_tokens, tally, among)
+
+    def _texts(
+        self, question: str, notes: WorkingMemory, evidence: Sequence[Recall], tally: Tally
+    ) -> tuple[KVState, list[int]]:
+        """Return what is read before the request, and the request; it holds the texts if they are read together."""
+        kv, encode = self._backbone.kv, self._backbone.encode
+        read = self._readback(evidence)
+        left = {recall.chunk.id for recall in evidence} - {recall.chunk.id for recall in read}
+        known = WorkingMemory(tuple(note for note in notes.notes if note.chunk_id in left)).text
+        texts = [prompts.passage(recall.chunk.read_text) for recall in read]
+        if self._config.reading == "together":
+            # the sink is read with the deltas on, as in training
+            return kv.start(1), [self._backbone.sink_id, *encode(prompts.trained_reading(question, known, texts))]
+        rows = [encode(text) for text in texts]
+        tally.prompt_tokens += sum(map(len, rows))
+        with torch.inference_mode():
+            state = kv.place([whole_blocks(kv.prefill(rows), rows) if rows else []])
+        return state, encode(prompts.trained_answer(question, known))
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         return prompts.trained_note(question, notes.text)
