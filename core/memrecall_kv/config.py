@@ -151,6 +151,7 @@ class GateConfig(Config):
             on beside each block with those from `first` on, and stops before `last`. `None`: all read both.
         seeing_tokens: With `layers`, only so many tokens of a prompt without notes see a block: its last few, its
             numbers and its rarest words. The others are read once for all.
+        noted_seeing_tokens: The same for a prompt with notes, which says more; `None`: all of it see a block.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -163,6 +164,7 @@ class GateConfig(Config):
     rescore_margin: float = Field(default=0.02, ge=0.0, le=1.0)
     layers: tuple[int, int] | None = None
     seeing_tokens: int = Field(default=32, ge=1)
+    noted_seeing_tokens: int | None = Field(default=None, ge=1)
     lexical_weight: float = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")

@@ -161,10 +161,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_pipeline(
 
 
 def test_a_gate_of_a_window_is_read_as_it_was_trained(data: Path, model: Path) -> None:
-    window = {**STAGES[3], "settings": {**STAGES[3]["settings"], "layers": [0, 1], "seeing_tokens": 5}}
+    window = {
+        **STAGES[3],
+        "settings": {**STAGES[3]["settings"], "layers": [0, 1], "seeing_tokens": 5, "noted_seeing_tokens": 7},
+    }
     config = Recipe(**recipe(model, stages=[*STAGES[:3], window])).pipeline_config()
     assert config.gate.layers == (0, 1)
-    assert config.gate.seeing_tokens == 5
+    assert (config.gate.seeing_tokens, config.gate.noted_seeing_tokens) == (5, 7)
     assert config.chunking.chunk_tokens == 64
     assert config.bank.layers == "gate"
     whole = Recipe(**recipe(model)).pipeline_config()

@@ -46,13 +46,13 @@ def blocks(backbone: Backbone, budget: str = "uniform", layers: tuple[int, int] 
     return OperatorCompressor(backbone, config, layers=layers).compress(chunks)
 
 
-def gate(backbone: Backbone, window: LayerWindow | None, seeing: int = 99) -> ClassifierGate:
+def gate(backbone: Backbone, window: LayerWindow | None, seeing: int = 99, noted: int | None = None) -> ClassifierGate:
     adapter = LoraAdapter.create(backbone.model, ("q_proj", "down_proj"), rank=2, alpha=4)
     generator = torch.Generator().manual_seed(0)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=generator)
     weight = torch.randn(backbone.model.config.hidden_size, generator=generator)
-    config = GateConfig(batch_size=3, seeing_tokens=seeing)
+    config = GateConfig(batch_size=3, seeing_tokens=seeing, noted_seeing_tokens=noted)
     return ClassifierGate(backbone, config, adapter, weight, torch.tensor(0.1), window=window)
 
 
@@ -98,7 +98,7 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     kv, start = backbone.kv, 1 + len(chunk)
     window, seeing = (
         LayerWindow(kv, 0, depth(backbone), start=start),
-        seeing_of(backbone, prompt, count, has_notes=False),
+        seeing_of(backbone, prompt, count),
     )
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
@@ -115,14 +115,12 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
 
 def test_numbers_rare_words_and_the_end_of_a_prompt_are_telling(backbone: Backbone) -> None:
     prompt = backbone.encode("in2022or{}asever?")  # of bytes, braces have the highest numbers
-    assert (
-        backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10, has_notes=False)]) == "2022{}ver?"
-    )
-    assert seeing_of(backbone, prompt, 99, has_notes=False) == list(range(len(prompt)))
-    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 2, has_notes=False)]) == "r?"
+    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10)]) == "2022{}ver?"
+    assert seeing_of(backbone, prompt, 99) == list(range(len(prompt)))
+    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 2)]) == "r?"
 
 
-def test_every_token_of_a_prompt_with_notes_sees_a_block(backbone: Backbone) -> None:
+def test_with_notes_every_token_sees_a_block_or_as_many_as_are_set(backbone: Backbone) -> None:
     made, notes = blocks(backbone), WorkingMemory((Note("known", "d#0"),))
     (extent,) = {block.extent for block in made}
     window = LayerWindow(backbone.kv, 0, depth(backbone), start=1 + extent)
@@ -130,6 +128,10 @@ def test_every_token_of_a_prompt_with_notes_sees_a_block(backbone: Backbone) -> 
     assert few.score("which?", notes, made) == pytest.approx(whole.score("which?", notes, made), abs=1e-5)
     first = few.score("which?", WorkingMemory(), made)
     assert first != pytest.approx(whole.score("which?", WorkingMemory(), made), abs=1e-5)
+    both = [gate(backbone, window, seeing=2, noted=count).score("which?", notes, made) for count in (2, 99)]
+    assert both[0] != pytest.approx(whole.score("which?", notes, made), abs=1e-5)
+    assert both[1] == pytest.approx(whole.score("which?", notes, made), abs=1e-5)
+    assert gate(backbone, window, seeing=2, noted=99).score("which?", WorkingMemory(), made) == pytest.approx(first)
 
 
 def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> None:
@@ -144,7 +146,7 @@ def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: B
         [backbone.encode(text) for text in ("who is it?", "what is known of it, and since when?")],
         blocks(backbone),
     )
-    seeing = [seeing_of(backbone, prompt, 3, has_notes=False) for prompt in prompts]
+    seeing = [seeing_of(backbone, prompt, 3) for prompt in prompts]
     with torch.inference_mode():
         begun = window.read_prompt(prompts, seeing)
         together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))

@@ -203,7 +203,8 @@ class ClassifierGate:
 
         if window is None:
             return whole
-        seeing = seeing_of(self._backbone, prompt, self._config.seeing_tokens, has_notes=has_notes)
+        count = self._config.noted_seeing_tokens if has_notes else self._config.seeing_tokens
+        seeing = seeing_of(self._backbone, prompt, count)
         begun = window.read_prompt([prompt], [seeing])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
@@ -212,20 +213,18 @@ class ClassifierGate:
         return windowed
 
 
-def seeing_of(backbone: Backbone, prompt: Sequence[int], count: int, *, has_notes: bool) -> list[int]:
+def seeing_of(backbone: Backbone, prompt: Sequence[int], count: int | None) -> list[int]:
     """Return which tokens of a prompt are to see a block, in order.
 
-    With notes all do: few blocks are judged again, and what a note says may be in any of its words. Without, its last
-    few, its numbers, and its rarest words: a tokenizer numbers tokens by the order in which it merged them, so that a
-    high number is a rare token, in every language it knows. Digits are among its first and tell most.
+    They are its last few, its numbers, and its rarest words: a tokenizer numbers tokens by the order in which it merged
+    them, so that a high number is a rare token, in every language it knows. Digits are among its first and tell most.
 
     Args:
         backbone: Whose tokens they are.
         prompt: The tokens.
-        count: Most tokens that see a block without notes.
-        has_notes: Whether the prompt holds notes.
+        count: Most tokens that see a block; all of them if `None`.
     """
-    if has_notes:
+    if count is None:
         return list(range(len(prompt)))
     closing = range(max(0, len(prompt) - _CLOSING), len(prompt))
     numerals = backbone.numerals

@@ -58,6 +58,7 @@ class GateLoss:
         list_weight: Weight of the competition inside a list.
         window: The layers it reads with; `None` for all.
         seeing_tokens: As in `GateConfig`, for a window.
+        noted_seeing_tokens: As in `GateConfig`, for a window.
         teacher: Whose judgements are learned besides the labels.
     """
 
@@ -70,6 +71,7 @@ class GateLoss:
         list_weight: float,
         window: LayerWindow | None = None,
         seeing_tokens: int = 0,
+        noted_seeing_tokens: int | None = None,
         teacher: Teacher | None = None,
     ) -> None:
         self._teacher = teacher
@@ -77,6 +79,7 @@ class GateLoss:
         self._blocks = blocks
         self._window = window
         self._seeing_tokens = seeing_tokens
+        self._noted_seeing_tokens = noted_seeing_tokens
         self._positive_weight = positive_weight
         self._list_weight = list_weight
 
@@ -135,11 +138,11 @@ class GateLoss:
         size = max(1, _ROW_TOKENS // len(asked))
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         with adapter.active(backbone.model):
-            read = self._reader(asked, has_notes=bool(known))
+            read = self._reader(asked, self._noted_seeing_tokens if known else self._seeing_tokens)
             last = [read([[blocks[judgement.chunks[number]]] for number in part]).float() for part in parts]
         return torch.cat(last)[torch.tensor(order).argsort()]
 
-    def _reader(self, asked: list[int], *, has_notes: bool) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
+    def _reader(self, asked: list[int], seeing: int | None) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads a prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
         kv, window = self._backbone.kv, self._window
         if window is None:
@@ -149,8 +152,7 @@ class GateLoss:
                 return kv.forward(kv.place(placed), ids=ids)[:, -1]
 
             return whole
-        seeing = seeing_of(self._backbone, asked, self._seeing_tokens, has_notes=has_notes)
-        begun = window.read_prompt([asked], [seeing])
+        begun = window.read_prompt([asked], [seeing_of(self._backbone, asked, seeing)])
         return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
 
 
@@ -280,6 +282,7 @@ def _loss(backbone: Backbone, settings: GateTraining) -> tuple[GateLoss, _Chunks
         list_weight=settings.list_weight,
         window=window,
         seeing_tokens=settings.seeing_tokens,
+        noted_seeing_tokens=settings.noted_seeing_tokens,
         teacher=teacher,
     )
     return loss, blocks

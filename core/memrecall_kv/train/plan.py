@@ -144,8 +144,8 @@ def _judging(outline: Outline, settings: GateTraining, rows: Rows) -> Callable[[
         for judgement in task.judgements:
             prompt = len(outline.encode(prompts.gate_classify(judgement.question, judgement.memory)))
             judged = len(judgement.chunks) + (settings.mined if judgement in chains else 0)
-            few = settings.layers and not judgement.memory
-            seeing = min(prompt, settings.seeing_tokens) if few else prompt
+            most = settings.noted_seeing_tokens if judgement.memory else settings.seeing_tokens
+            seeing = min(prompt, most or prompt) if settings.layers else prompt
             once = prompt * last if settings.layers else 0
             asked += (once + judged * seeing * (last - first)) / outline.layers
         return chunks * last / outline.layers, asked

@@ -28,6 +28,8 @@ from memrecall_kv.train.settings import (
 )
 
 _RECIPES = PRESETS / "all"
+_READ_AS_TRAINED = {"layers", "seeing_tokens", "noted_seeing_tokens"}
+"""Settings of a gate that hold for its training and for its pipeline."""
 DEFAULT_RECIPE = "smollm2-135m"
 _WRITES: dict[Stage, tuple[str, ...]] = {
     "scorer": ("compressor",),
@@ -68,8 +70,9 @@ class Recipe(Config):
         compressor: Name of the run whose `compressor/` the pipeline gets.
         reasoner: Names of the runs whose `reasoner/` it gets; of several the mean of their weights.
         gate: Name of the run whose `gate/` it gets.
-        pipeline: Settings laid over those of the packaged pipeline; `gate.layers` and `gate.seeing_tokens` are those
-            that the gate was trained with, and a bank keeps those layers unless it is set here.
+        pipeline: Settings laid over those of the packaged pipeline; `gate.layers`, `gate.seeing_tokens` and
+            `gate.noted_seeing_tokens` are those that the gate was trained with, and a bank keeps those layers unless
+            it is set here.
     """
 
     backbone: str
@@ -129,7 +132,7 @@ class Recipe(Config):
         """
         packaged = json.loads((default_directory() / CONFIG_NAME).read_text(encoding="utf-8"))["settings"]
         trained = self.settings_of(next(run for run in self.stages if run.name == self.gate), Path())
-        gate = trained.model_dump(include={"layers", "seeing_tokens"}) if isinstance(trained, GateTraining) else {}
+        gate = trained.model_dump(include=_READ_AS_TRAINED) if isinstance(trained, GateTraining) else {}
         # a bank keeps what the gate reads; a recipe may have it keep all
         kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}}
         values = laid_over(laid_over(laid_over(packaged, kept), self.pipeline), {"gate": gate})

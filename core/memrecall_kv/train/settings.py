@@ -156,6 +156,7 @@ class GateTraining(Config):
         list_weight: Weight of the competition inside a list.
         layers: The layers it reads with, as in `memrecall_kv.config.GateConfig`; `None` for all.
         seeing_tokens: As in `memrecall_kv.config.GateConfig`.
+        noted_seeing_tokens: As in `memrecall_kv.config.GateConfig`.
         start_from: Folder of a gate to go on from, or of a reader's adapter whose deltas the gate starts from; empty
             starts from zero.
         teacher: Folder of a gate of all layers, whose judgements of uncompressed chunks are learned besides the labels;
@@ -177,6 +178,7 @@ class GateTraining(Config):
     list_weight: float = Field(default=0.5, ge=0)
     layers: tuple[int, int] | None = None
     seeing_tokens: int = Field(default=32, ge=1)
+    noted_seeing_tokens: int | None = Field(default=None, ge=1)
     start_from: str = ""
     teacher: str = ""
     scorer: str = ""
