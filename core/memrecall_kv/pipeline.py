@@ -10,10 +10,8 @@ Source: LycheeMemory, arXiv:2602.08382. Deviations are listed in `recall/scan.py
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +31,7 @@ from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.question import bounded
 from memrecall_kv.recall.relevance import Relevance
 from memrecall_kv.recall.stages import Stages
+from memrecall_kv.together import asked_together
 from memrecall_kv.types import (
     Answer,
     Chunk,
@@ -217,23 +216,7 @@ class MemRecall:
             InputError: If a question is empty.
             ContextOverflowError: As in `stream`.
         """
-        is_over = threading.Event()
-
-        def answer(question: str) -> Answer:
-            with closing(self.stream(bank, question, top_k=top_k, where=where, write=write)) as events:
-                for event in events:
-                    if isinstance(event, Done):
-                        return event.answer
-                    if is_over.is_set():
-                        break
-            raise CancelledError  # nobody waits for it
-
-        pool = ThreadPoolExecutor(check_count("at_once", at_once), thread_name_prefix="memrecall-questions")
-        try:
-            return list(pool.map(answer, questions))
-        finally:
-            is_over.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+        return asked_together(partial(self.stream, bank, top_k=top_k, where=where, write=write), questions, at_once)
 
     def stream(
         self,

@@ -108,6 +108,17 @@ def test_one_client_serves_several_event_loops(remote):
     assert [asyncio.run(asked()), asyncio.run(asked())] == [ANSWER, ANSWER]
 
 
+def test_many_questions_are_answered_in_order_and_the_first_error_is_raised(remote):
+    questions = [QUESTION, "Who sings?", QUESTION]
+    assert [answer.text for answer in remote.ask_many(questions)] == [remote.ask(asked).text for asked in questions]
+    assert [answer.trace.question for answer in remote.ask_many(questions, at_once=1)] == questions
+    assert remote.ask_many([]) == []
+    with pytest.raises(InputError, match="question"):
+        remote.ask_many([QUESTION, " ", QUESTION])
+    with pytest.raises(InputError, match="at_once"):
+        remote.ask_many(questions, at_once=0)
+
+
 @pytest.mark.parametrize(
     "where",
     [

@@ -16,6 +16,7 @@ from memrecall_kv.remote.address import Address
 from memrecall_kv.remote.change import Change
 from memrecall_kv.remote.connection import Connection
 from memrecall_kv.remote.refusal import refusal
+from memrecall_kv.together import asked_together
 from memrecall_kv.types import (
     Answer,
     BankStats,
@@ -112,6 +113,24 @@ class RemoteMemRecall:
         """Return what `ask` does, without blocking the loop; cancelling stops the work."""
         answer: Answer = wire.read(wire.ANSWER, await self._afetch(_ASK, self._asked(question, top_k, where)))
         return answer
+
+    def ask_many(
+        self,
+        questions: Iterable[str],
+        *,
+        top_k: int | None = None,
+        where: Where | None = None,
+        at_once: int = 8,
+    ) -> list[Answer]:
+        """Return the answers to several questions, in order; the first error is raised and the others are given up.
+
+        Args:
+            questions: What is asked.
+            top_k: As in `stream`.
+            where: As in `stream`.
+            at_once: Questions that are sent at the same time; how many are worked on together is the server's to say.
+        """
+        return asked_together(partial(self.stream, top_k=top_k, where=where), questions, at_once)
 
     def recall(self, question: str, *, top_k: int | None = None, where: Where | None = None) -> tuple[Recall, ...]:
         """Return the chunks a question opens, without an answer; arguments as in `stream`."""
