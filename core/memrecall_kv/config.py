@@ -149,8 +149,8 @@ class GateConfig(Config):
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
         layers: `(first, last)`: a `classifier` reads the prompt with the layers below `first` once for all, reads
             on beside each block with those from `first` on, and stops before `last`. `None`: all read both.
-        seeing_tokens: With `layers`, only so many tokens of a prompt without notes see a block: its last few, its
-            numbers and its rarest words. The others are read once for all.
+        seeing_tokens: With `layers`, only so many tokens of a prompt without notes see a block: its last few, and the
+            ends of its most telling words. The others are read once for all.
         noted_seeing_tokens: The same for a prompt with notes, which says more; `None`: all of it see a block.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.

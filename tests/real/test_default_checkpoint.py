@@ -17,7 +17,8 @@ from memrecall_kv.compress.learned_importance import ImportanceScorer
 from memrecall_kv.compress.operators import OperatorCompressor
 from memrecall_kv.config import MemRecallConfig, ReasonerConfig, default_directory
 from memrecall_kv.pipeline import MemRecall
-from memrecall_kv.recall.gate import ClassifierGate
+from memrecall_kv.recall import prompts
+from memrecall_kv.recall.gate import ClassifierGate, seeing_of
 from memrecall_kv.recall.reasoner import Tally, TunedReasoner
 from memrecall_kv.train.scoring import agreement
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, Recall, WorkingMemory
@@ -112,6 +113,15 @@ def test_the_second_hop_is_opened_by_what_the_first_one_said(memory: MemRecall, 
     without = gate.score(BRIDGE, WorkingMemory(), [made[name] for name in others])
     assert with_note[0] == max(with_note)
     assert with_note[0] > without[0]
+
+
+def test_names_of_a_note_see_a_block_before_its_common_words(memory: MemRecall) -> None:
+    note = "Fort Dobbs is a 1958 western directed by Gordon Douglas to star Clint Walker. Others were in 1959 and 1961."
+    prompt = prompts.gate_classify("Where was the director of the film Fort Dobbs born?", note)
+    spans, encoding = memory.backbone.token_spans(prompt), seeing_of(memory.backbone, prompt, 20)
+    ends = {prompt[: spans[place][1]].split()[-1].strip(".?,") for place in encoding}
+    assert {"Dobbs", "1958", "1959", "1961", "Gordon", "Douglas", "Clint", "Walker"} <= ends
+    assert not {"is", "a", "by", "to"} & ends
 
 
 def test_swapped_or_zeroed_blocks_lose_the_gate(memory: MemRecall) -> None:

@@ -98,7 +98,7 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     kv, start = backbone.kv, 1 + len(chunk)
     window, seeing = (
         LayerWindow(kv, 0, depth(backbone), start=start),
-        seeing_of(backbone, prompt, count),
+        seeing_of(backbone, "what is known of it?", count),
     )
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
@@ -113,11 +113,25 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_numbers_rare_words_and_the_end_of_a_prompt_are_telling(backbone: Backbone) -> None:
-    prompt = backbone.encode("in2022or{}asever?")  # of bytes, braces have the highest numbers
-    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 10)]) == "2022{}ver?"
-    assert seeing_of(backbone, prompt, 99) == list(range(len(prompt)))
-    assert backbone.decode([prompt[place] for place in seeing_of(backbone, prompt, 2)]) == "r?"
+def seen(backbone: Backbone, prompt: str, count: int) -> str:
+    """Return a prompt with what does not see a block as dots; every byte is a token."""
+    seeing = seeing_of(backbone, prompt, count)
+    assert len(seeing) == min(count, len(prompt.encode()))
+    return bytes(byte if place in seeing else ord(".") for place, byte in enumerate(prompt.encode())).decode()
+
+
+def test_the_ends_of_long_words_where_they_come_last_and_of_the_prompt_are_telling(backbone: Backbone) -> None:
+    prompt = "Ada Lovelace, and who is the Ada of it: Lovelace?"
+    assert seen(backbone, prompt, 2) == f"{'.' * 47}e?"
+    assert seen(backbone, prompt, 6) == "....................o......e.................ace?"
+    assert seen(backbone, prompt, 9) == "................d...o......e...a.....t.......ace?"
+    assert seen(backbone, prompt, 99) == prompt
+    assert seen(backbone, "of a b?", 6) == ".f a b?"
+
+
+def test_of_a_script_without_spaces_each_letter_is_a_word(backbone: Backbone) -> None:
+    ends = {3 * number + 2 for number in range(5)}
+    assert ends < {*seeing_of(backbone, "\u6771\u4eac\u306e\u4eba\u53e3?", 4 + len(ends)), 14}
 
 
 def test_with_notes_every_token_sees_a_block_or_as_many_as_are_set(backbone: Backbone) -> None:
@@ -142,11 +156,8 @@ def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> 
 
 def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: Backbone) -> None:
     window = LayerWindow(backbone.kv, 1, depth(backbone), start=33)
-    prompts, made = (
-        [backbone.encode(text) for text in ("who is it?", "what is known of it, and since when?")],
-        blocks(backbone),
-    )
-    seeing = [seeing_of(backbone, prompt, 3) for prompt in prompts]
+    texts, made = ("who is it?", "what is known of it, and since when?"), blocks(backbone)
+    prompts, seeing = [backbone.encode(text) for text in texts], [seeing_of(backbone, text, 3) for text in texts]
     with torch.inference_mode():
         begun = window.read_prompt(prompts, seeing)
         together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,13 +84,6 @@ class Backbone:
         """Return the token that a trained reader ends a reply with."""
         token = getattr(self.tokenizer, "eos_token_id", None)
         return self.sink_id if token is None else int(token)
-
-    @cached_property
-    def numerals(self) -> frozenset[int]:
-        """Return the tokens that hold a digit."""
-        with self._encoding:
-            tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
-        return frozenset(number for number, token in enumerate(tokens) if any(map(str.isdecimal, token or "")))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, whoever wrote it: `<|im_start|>` in it is words, and begins no turn."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import Stemmer  # type: ignore[import-not-found]  # ships no types
 
@@ -60,6 +61,15 @@ def tokens(text: str) -> list[str]:
         else:
             found.append(run[:_LONGEST])
     return found
+
+
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the words of a text stand, characters `[start, end)`; of unspaced scripts each letter is one."""
+    for run in _RUN.finditer(text):
+        if is_unspaced(run.group()):
+            yield from ((place, place + 1) for place in range(*run.span()))
+        else:
+            yield run.span()
 
 
 def is_unspaced(run: str) -> bool:

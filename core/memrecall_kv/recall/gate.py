@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.backbone.window import LayerWindow
+from memrecall_kv.bank.tokens import word_spans
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
 from memrecall_kv.recall import prompts
@@ -175,7 +177,7 @@ class ClassifierGate:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         known = latest(self._backbone, notes.text)
-        prompt = self._backbone.encode(prompts.gate_classify(question, known))
+        prompt = prompts.gate_classify(question, known)
         probabilities: list[float] = []
         window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
@@ -190,14 +192,14 @@ class ClassifierGate:
         return self._window and self._window.with_deltas(self._backbone.model, self._adapter)
 
     def _last_of(
-        self, prompt: list[int], has_notes: bool, window: LayerWindow | None
+        self, prompt: str, has_notes: bool, window: LayerWindow | None
     ) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
-        kv = self._backbone.kv
+        kv, asked = self._backbone.kv, self._backbone.encode(prompt)
 
         def whole(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             state = kv.place(rows, width=_width(rows), unrotated=self._unrotated)
-            ids, _ = kv.pad([prompt] * len(rows))
+            ids, _ = kv.pad([asked] * len(rows))
             *_, hidden = _read(self._backbone, state, ids)
             return hidden[:, -1]
 
@@ -205,7 +207,7 @@ class ClassifierGate:
             return whole
         count = self._config.noted_seeing_tokens if has_notes else self._config.seeing_tokens
         seeing = seeing_of(self._backbone, prompt, count)
-        begun = window.read_prompt([prompt], [seeing])
+        begun = window.read_prompt([asked], [seeing])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))
@@ -213,23 +215,33 @@ class ClassifierGate:
         return windowed
 
 
-def seeing_of(backbone: Backbone, prompt: Sequence[int], count: int | None) -> list[int]:
+def seeing_of(backbone: Backbone, prompt: str, count: int | None) -> list[int]:
     """Return which tokens of a prompt are to see a block, in order.
 
-    They are its last few, its numbers, and its rarest words: a tokenizer numbers tokens by the order in which it merged
-    them, so that a high number is a rare token, in every language it knows. Digits are among its first and tell most.
+    They are its last few and the ends of its most telling words: the end of a word has read the whole of it, and where
+    a word comes again its last place has read most. Names, numbers, and words that a tokenizer knows only in pieces
+    tell most; among others the rarest, which are those that it numbers last. So in every language that it knows.
 
     Args:
         backbone: Whose tokens they are.
-        prompt: The tokens.
-        count: Most tokens that see a block; all of them if `None`.
+        prompt: The text.
+        count: How many tokens see a block; all of them if `None`.
     """
-    if count is None:
-        return list(range(len(prompt)))
-    closing = range(max(0, len(prompt) - _CLOSING), len(prompt))
-    numerals = backbone.numerals
-    others = sorted(range(closing.start), key=lambda place: (prompt[place] not in numerals, -prompt[place], place))
-    return sorted([*others[: max(0, count - len(closing))], *closing][-count:])
+    ids, spans = backbone.encode(prompt), backbone.token_spans(prompt)
+    if count is None or count >= len(ids):
+        return list(range(len(ids)))
+    ends = [end for _, end in spans]
+    told: dict[str, tuple[bool, int, int, int]] = {}
+    for start, end in word_spans(prompt):
+        first = bisect_right(ends, start)
+        last = max(first, bisect_right(ends, end) - 1)
+        word, pieces = prompt[start:end], 1 + last - first
+        is_name = pieces > 1 or not word[0].islower()
+        told[word.casefold()] = (is_name, pieces, max(ids[first : last + 1]), last)
+    closing = range(max(0, len(ids) - _CLOSING), len(ids))
+    words = [place for *_, place in sorted(told.values(), reverse=True) if place not in closing]
+    others = [place for place in reversed(range(closing.start)) if place not in words]
+    return sorted([*reversed(closing), *dict.fromkeys(words), *others][:count])
 
 
 def latest(backbone: Backbone, notes: str) -> str:

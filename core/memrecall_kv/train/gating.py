@@ -133,18 +133,19 @@ class GateLoss:
         """Return the state of a prompt's last token beside each of a judgement's chunks, `[N, hidden]` float32."""
         backbone = self._backbone
         known = latest(backbone, judgement.memory)
-        asked = backbone.encode(prompts.gate_classify(judgement.question, known))
+        prompt = prompts.gate_classify(judgement.question, known)
+        asked = backbone.encode(prompt)
         order = sorted(range(len(judgement.chunks)), key=lambda n: blocks[judgement.chunks[n]].num_memory_tokens)
         size = max(1, _ROW_TOKENS // len(asked))
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         with adapter.active(backbone.model):
-            read = self._reader(asked, self._noted_seeing_tokens if known else self._seeing_tokens)
+            read = self._reader(prompt, self._noted_seeing_tokens if known else self._seeing_tokens)
             last = [read([[blocks[judgement.chunks[number]]] for number in part]).float() for part in parts]
         return torch.cat(last)[torch.tensor(order).argsort()]
 
-    def _reader(self, asked: list[int], seeing: int | None) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
+    def _reader(self, prompt: str, seeing: int | None) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads a prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
-        kv, window = self._backbone.kv, self._window
+        kv, window, asked = self._backbone.kv, self._window, self._backbone.encode(prompt)
         if window is None:
 
             def whole(placed: Sequence[Sequence[MemoryBlock]]) -> Tensor:
@@ -152,7 +153,7 @@ class GateLoss:
                 return kv.forward(kv.place(placed), ids=ids)[:, -1]
 
             return whole
-        begun = window.read_prompt([asked], [seeing_of(self._backbone, asked, seeing)])
+        begun = window.read_prompt([asked], [seeing_of(self._backbone, prompt, seeing)])
         return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
 
 
