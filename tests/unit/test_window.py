@@ -29,6 +29,10 @@ from memrecall_kv.recall.gate import ClassifierGate, seeing_of
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.types import Chunk, Document, MemoryBlock, Note, WorkingMemory
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 NOTES = WorkingMemory((Note("something known", "d#0"),))
 KINDS = ["llama", "qwen2", "qwen3", "mistral"]
@@ -127,6 +131,18 @@ def test_the_ends_of_long_words_where_they_come_last_and_of_the_prompt_are_telli
     assert seen(backbone, prompt, 9) == "................d...o......e...a.....t.......ace?"
     assert seen(backbone, prompt, 99) == prompt
     assert seen(backbone, "of a b?", 6) == ".f a b?"
+
+
+def test_what_a_tokenizer_drops_sees_nothing(backbone: Backbone) -> None:
+    """Of a tokenizer without a token for what it does not know, nothing stands for it."""
+    letters = Tokenizer(BPE({"<s>": 0, "w": 1, "h": 2, "o": 3, "?": 4}, []))
+    letters.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>")  # noqa: S106  # no password
+    dropping = replace(backbone, tokenizer=tokenizer)
+    for prompt in ("XXX who ho?", "who XXX ho?", "who ho? XXX", "XXX"):
+        ids = dropping.encode(prompt)
+        assert len(ids) == len(prompt.replace("X", "").replace(" ", ""))
+        assert seeing_of(dropping, prompt, 5) == list(range(len(ids)))[-5:]
 
 
 def test_of_a_script_without_spaces_each_letter_is_a_word(backbone: Backbone) -> None:

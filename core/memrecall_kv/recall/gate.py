@@ -234,6 +234,8 @@ def seeing_of(backbone: Backbone, prompt: str, count: int | None) -> list[int]:
     told: dict[str, tuple[bool, int, int, int]] = {}
     for start, end in word_spans(prompt):
         first = bisect_right(ends, start)
+        if first == len(ids) or spans[first][0] >= end:
+            continue  # a tokenizer may drop what it does not know
         last = max(first, bisect_right(ends, end) - 1)
         word, pieces = prompt[start:end], 1 + last - first
         is_name = pieces > 1 or not word[0].islower()
