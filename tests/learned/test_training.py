@@ -136,19 +136,6 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(tmp_path: Path)
     assert bool(tensors["weight"].isfinite().all())
 
 
-def test_stopping_in_the_last_validation_loses_no_step(tmp_path: Path) -> None:
-    def stopped(step: int) -> dict[str, float]:
-        if step:
-            raise KeyboardInterrupt
-        return {}
-
-    training = TrainingLoop({"weight": torch.ones(2)}, LoopConfig(steps=3), tmp_path, validate=stopped)
-    weight = training._parameters["weight"]
-    with pytest.raises(KeyboardInterrupt):
-        training.train(lambda _: [(weight.sum(), {})])
-    assert load_checkpoint(tmp_path / "checkpoint")[1]["step"] == 3
-
-
 def test_gradients_of_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
     ends = []
     for parts in (1, 4):

@@ -103,14 +103,14 @@ class TrainingLoop:
                 self._log({"step": 0, **self._validate(0)}, log, board)
             while self.step < self.config.steps:
                 record = self._advance(loss_of)
+                if self._validate and (self.step % self.config.validate_every == 0 or self.step == self.config.steps):
+                    record |= self._validate(self.step)
+                self._log(record, log, board)
                 over = self.step == self.config.steps
-                # before the validation, which may take minutes: whoever stops it then loses no step
                 if self.rank == 0 and (over or time.monotonic() - saved > self.config.checkpoint_seconds):
                     self._save()
                     saved = time.monotonic()
-                if self._validate and (over or self.step % self.config.validate_every == 0):
-                    record |= self._validate(self.step)
-                self._log(record, log, board)
+
         if board:
             board.close()
 
