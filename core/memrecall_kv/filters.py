@@ -52,7 +52,8 @@ _TESTS: dict[Operator, Callable[[Any, Any], bool]] = {
     Operator.IN: lambda value, wanted: value in wanted,
     Operator.NIN: lambda value, wanted: value not in wanted,
     Operator.CONTAINS: python.contains,
-    Operator.ANY: lambda value, wanted: any(item in value for item in wanted),
+    # of all: the order of what is wanted must not decide whether one that cannot be in the value is met
+    Operator.ANY: lambda value, wanted: any([item in value for item in wanted]),  # noqa: C419
     Operator.ALL: lambda value, wanted: value is not None and all(item in value for item in wanted),
     Operator.TEXT: python.contains,
     Operator.TEXT_ANY_CASE: lambda value, wanted: isinstance(value, str) and wanted.lower() in value.lower(),

@@ -96,6 +96,12 @@ def compared(value: Any, operator: Operator, operand: Any) -> bool:
             return value is None or value == "" or value == []
 
 
+def test_the_order_of_what_is_wanted_decides_nothing() -> None:
+    for operand in (["", None], [None, ""]):
+        assert not Compare("key", Operator.ANY, operand)("one", {"key": ""})
+        assert Compare("key", Operator.ANY, operand)("one", {"key": [None]})
+
+
 @given(FILTERS, DOCUMENTS)
 def test_a_filter_matches_what_its_parts_say(filter: Filter, document: tuple[str, dict[str, Any]]) -> None:
     assert filter(*document) is naive(filter, *document)
