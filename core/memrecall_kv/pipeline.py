@@ -199,7 +199,7 @@ class MemRecall:
         write: Writer | None = None,
         at_once: int = 8,
     ) -> list[Answer]:
-        """Return the answers to several questions, in order: the same as one by one, sooner.
+        """Return the answers to several questions, in order: the same as one by one.
 
         Each has a thread, where nothing is computed: what they need of the model is done together as far as they need
         it at the same time. An error is raised for the first question that has one, and the others are given up.
