@@ -14,6 +14,9 @@ def ray():
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # workers import what the tests hand them by its name
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        # seconds between looks at how many questions wait; 10 otherwise
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
         "RAY_worker_niceness": "0",  # it is 15 otherwise, and workers wait for all else that a busy machine does
     }
     ray = pytest.importorskip("ray", exc_type=ImportError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -52,7 +53,8 @@ def served(ray, shards: Path) -> Iterator[tuple]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    app = ray_app(shards, load=load, gates=LIGHT, readers=Replicas(num_cpus=0.1, most=2))
+    readers = Replicas(num_cpus=0.1, most=2, target=1, upscale_delay_s=0)
+    app = ray_app(shards, load=load, gates=LIGHT, readers=readers)
     try:
         yield serve.run(app, name="shards", route_prefix="/shards"), f"http://127.0.0.1:{port}/shards"
     finally:
@@ -106,6 +108,25 @@ def test_each_shard_has_gates_of_its_own(served) -> None:
     assert all(sum(each.replica_states.values()) >= 1 for each in deployments.values())
 
 
+def readers_running() -> int:
+    from ray import serve
+
+    states = serve.status().applications["shards"].deployments["reader"].replica_states
+    return {str(getattr(state, "value", state)): count for state, count in states.items()}.get("RUNNING", 0)
+
+
+def test_readers_come_with_the_questions(served, memory, shards: Path) -> None:
+    handle, _ = served
+    with memory.open_bank(shards, read_only=True) as bank:
+        expected = decided(memory.ask(bank, QUESTION))
+    until, most = time.monotonic() + 120, readers_running()
+    while most < 2 and time.monotonic() < until:
+        for response in [handle.ask.remote(QUESTION) for _ in range(8)]:
+            assert decided(response.result()) == expected
+        most = max(most, readers_running())
+    assert most == 2
+
+
 class Handle:
     """Stands for a gate's handle, and answers where the test is."""
 
@@ -145,5 +166,6 @@ def test_what_cannot_be_served_is_refused(memory, shards: Path, tmp_path: Path) 
     with pytest.raises(ConfigError, match="at least 3"):
         Replicas(least=3, most=2)
     options = Replicas(least=2, most=5, target=3, num_gpus=1).options("reader")
-    assert options["autoscaling_config"] == {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 3}
+    scaled = {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 3}
+    assert options["autoscaling_config"] == scaled | {"upscale_delay_s": 30.0, "downscale_delay_s": 600.0}
     assert options["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 1.0}

@@ -34,6 +34,8 @@ class Replicas(Config):
         least: Replicas that are there without any question.
         most: Replicas under load; Ray adds and removes them between the two.
         target: Questions at once in a replica, above which Ray adds another one.
+        upscale_delay_s: Seconds of such load before it does.
+        downscale_delay_s: Seconds of less load before it removes one.
         num_cpus: Processors that each takes.
         num_gpus: Accelerators that each takes.
     """
@@ -41,6 +43,8 @@ class Replicas(Config):
     least: int = Field(default=1, ge=1)
     most: int = Field(default=1, ge=1)
     target: int = Field(default=2, ge=1)
+    upscale_delay_s: float = Field(default=30.0, ge=0.0)
+    downscale_delay_s: float = Field(default=600.0, ge=0.0)
     num_cpus: float = Field(default=1.0, ge=0.0)
     num_gpus: float = Field(default=0.0, ge=0.0)
 
@@ -56,6 +60,8 @@ class Replicas(Config):
             "min_replicas": self.least,
             "max_replicas": self.most,
             "target_ongoing_requests": self.target,
+            "upscale_delay_s": self.upscale_delay_s,
+            "downscale_delay_s": self.downscale_delay_s,
         }
         actor = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         return {"name": name, "autoscaling_config": scaled, "ray_actor_options": actor}
