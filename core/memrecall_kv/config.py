@@ -152,6 +152,9 @@ class GateConfig(Config):
         seeing_tokens: With `layers`, only so many tokens of a prompt without notes see a block: its last few, and the
             ends of its most telling words. The others are read once for all.
         noted_seeing_tokens: The same for a prompt with notes, which says more; `None`: all of it see a block.
+        glance_tokens: With `layers`, `best_first` and `top_k` glance at all candidates with so many tokens of any
+            prompt, and judge in full what is most probable then. `None`: all are judged in full.
+        full_looks: After a glance, so many are judged in full at a time, until what is to be opened is among them.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -165,6 +168,8 @@ class GateConfig(Config):
     layers: tuple[int, int] | None = None
     seeing_tokens: int = Field(default=32, ge=1)
     noted_seeing_tokens: int | None = Field(default=None, ge=1)
+    glance_tokens: int | None = Field(default=None, ge=1)
+    full_looks: int = Field(default=4, ge=1)
     lexical_weight: float = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")
@@ -173,6 +178,8 @@ class GateConfig(Config):
             raise ValueError(f"layers must be (first, last) with 0 <= first < last, got {self.layers}")
         if self.layers is not None and self.kind != "classifier":
             raise ValueError("layers needs kind='classifier': a likelihood needs the backbone's last layer")
+        if self.glance_tokens is not None and self.layers is None:
+            raise ValueError("glance_tokens needs layers: without a window of layers all of a prompt sees a block")
         return self
 
 

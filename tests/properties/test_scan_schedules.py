@@ -50,6 +50,9 @@ class Loop:
         self.forwards += 1
         return self.gate.score(self.question, self.memory, [self.blocks[index] for index in indices])
 
+    def weigh(self, indices: Sequence[int], wanted: int) -> dict[int, float]:
+        return dict(zip(indices, self.score(indices), strict=True))
+
     def run(self, schedule, scan_config: ScanConfig, gate_config: GateConfig) -> tuple[list[int], str]:
         for decision in schedule(self, scan_config, gate_config):
             if decision.opened:
@@ -70,6 +73,9 @@ class Scripted:
 
     def closed(self, opened: Collection[int]) -> list[int]:
         return [index for index in range(self.count) if index not in opened]
+
+    def weigh(self, indices: Sequence[int], wanted: int) -> dict[int, float]:
+        return dict(zip(indices, self.score(indices), strict=True))
 
 
 def random_text(generator: random.Random, size: int) -> str:

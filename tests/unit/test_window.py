@@ -50,14 +50,16 @@ def blocks(backbone: Backbone, budget: str = "uniform", layers: tuple[int, int] 
     return OperatorCompressor(backbone, config, layers=layers).compress(chunks)
 
 
-def gate(backbone: Backbone, window: LayerWindow | None, seeing: int = 99, noted: int | None = None) -> ClassifierGate:
+def gate(
+    backbone: Backbone, window: LayerWindow | None, seeing: int = 99, noted: int | None = None, **config: object
+) -> ClassifierGate:
     adapter = LoraAdapter.create(backbone.model, ("q_proj", "down_proj"), rank=2, alpha=4)
     generator = torch.Generator().manual_seed(0)
     for _, second in adapter.deltas.values():
         torch.nn.init.normal_(second, generator=generator)
     weight = torch.randn(backbone.model.config.hidden_size, generator=generator)
-    config = GateConfig(batch_size=3, seeing_tokens=seeing, noted_seeing_tokens=noted)
-    return ClassifierGate(backbone, config, adapter, weight, torch.tensor(0.1), window=window)
+    config = {"batch_size": 3, "seeing_tokens": seeing, "noted_seeing_tokens": noted, **config}
+    return ClassifierGate(backbone, GateConfig(**config), adapter, weight, torch.tensor(0.1), window=window)
 
 
 def depth(backbone: Backbone) -> int:
@@ -106,7 +108,7 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     )
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
-        got = window.read(window.read_prompt([prompt], [seeing]), window.place([block]))
+        got = window.read(window.read_prompt([prompt]).seen_by([seeing]), window.place([block]))
         ids = torch.tensor([[backbone.sink_id, *chunk, *prompt]])
         seen = torch.ones(len(ids[0]), len(ids[0]), dtype=torch.bool).tril()
         blind = [start + place for place in range(len(prompt)) if place not in seeing]
@@ -164,6 +166,21 @@ def test_with_notes_every_token_sees_a_block_or_as_many_as_are_set(backbone: Bac
     assert gate(backbone, window, seeing=2, noted=99).score("which?", WorkingMemory(), made) == pytest.approx(first)
 
 
+def test_a_glance_is_a_look_with_fewer_tokens(backbone: Backbone) -> None:
+    made, window = blocks(backbone), LayerWindow(backbone.kv, 0, depth(backbone), start=33)
+    few = gate(backbone, window, seeing=3, noted=3)
+    both = gate(backbone, window, kind="classifier", layers=(0, depth(backbone)), glance_tokens=3)
+    for notes in (NOTES, WorkingMemory(), NOTES):
+        for question in ("which one?", "who?"):
+            whole = both.score(question, notes, made)
+            glance = both.glance(question, notes, made)
+            assert glance == pytest.approx(few.score(question, notes, made), abs=1e-6)
+            assert glance != pytest.approx(whole, abs=1e-4)
+            assert both.score(question, notes, made) == whole
+            # what a glance says is of the block, too
+            assert both.glance(question, notes, made[::-1]) == pytest.approx(glance[::-1], abs=1e-6)
+
+
 def test_a_prompt_beyond_the_backbones_window_is_refused(backbone: Backbone) -> None:
     window = LayerWindow(backbone.kv, 1, depth(backbone), start=33)
     with pytest.raises(ContextOverflowError, match="4096"):
@@ -175,10 +192,10 @@ def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: B
     texts, made = ("who is it?", "what is known of it, and since when?"), blocks(backbone)
     prompts, seeing = [backbone.encode(text) for text in texts], [seeing_of(backbone, text, 3) for text in texts]
     with torch.inference_mode():
-        begun = window.read_prompt(prompts, seeing)
+        begun = window.read_prompt(prompts).seen_by(seeing)
         together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))
         for row, (prompt, block) in enumerate([(1, 0), (0, 1), (1, 1)]):
-            read = window.read_prompt([prompts[prompt]], [seeing[prompt]])
+            read = window.read_prompt([prompts[prompt]]).seen_by([seeing[prompt]])
             alone = window.read(read, window.place([[made[block]]]))
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 

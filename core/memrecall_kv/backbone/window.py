@@ -37,6 +37,39 @@ class PlacedBlocks:
 
 
 @dataclass(frozen=True, eq=False)
+class ReadPrompt:
+    """Prompts that were read without a block, before it is said which of their tokens are to see one.
+
+    Attributes:
+        hidden: All tokens as they enter the window. `[B, T, hidden]`.
+        positions: Where they stand. `[T]`.
+        lengths: Tokens of each prompt; what is behind them is padding. `[B]`.
+        keys: Of all tokens in the window's layers. `[N, B, K, T, D]`.
+        values: `[N, B, K, T, D]`.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    lengths: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def seen_by(self, seeing: Sequence[Sequence[int]]) -> Prompt:
+        """Return the prompts with these tokens of each to see a block.
+
+        Args:
+            seeing: In order, as many in every row, the last one of each among them.
+        """
+        device = self.hidden.device
+        chosen = torch.tensor(seeing, device=device)  # [B, Q]
+        steps = torch.arange(self.hidden.shape[1], device=device)
+        blind = (steps < self.lengths[:, None]).scatter(1, chosen, value=False)  # [B, T]
+        seen = blind[:, None] & (steps < chosen[..., None])
+        hidden = self.hidden[torch.arange(len(chosen), device=device)[:, None], chosen]
+        return Prompt(hidden, self.positions[chosen], self.keys, self.values, seen)
+
+
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """Prompts as far as they are read without a block.
 
@@ -90,13 +123,8 @@ class LayerWindow:
         ]
         return made
 
-    def read_prompt(self, rows: Sequence[Sequence[int]], seeing: Sequence[Sequence[int]]) -> Prompt:
-        """Read prompts without a block, as far as the window's last layer.
-
-        Args:
-            rows: Token ids of each.
-            seeing: Which tokens of each are to see a block, in order, as many in every row, the last one of each
-                among them; the others are read once for all blocks.
+    def read_prompt(self, rows: Sequence[Sequence[int]]) -> ReadPrompt:
+        """Read prompts without a block, as far as the window's last layer; each row holds the token ids of one.
 
         Raises:
             ContextOverflowError: If one would leave the backbone's window.
@@ -114,12 +142,7 @@ class LayerWindow:
         own: list[tuple[Tensor, Tensor]] = []
         self._run(hidden, positions, self.first, inside, own=own)
         keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
-        chosen = torch.tensor(seeing, device=device)  # [B, Q]
-        blind = (steps < lengths[:, None]).scatter(1, chosen, value=False)  # [B, T]
-        seen = blind[:, None] & (steps < chosen[..., None])
-        return Prompt(
-            hidden[torch.arange(len(rows), device=device)[:, None], chosen], chosen + self._start, keys, values, seen
-        )
+        return ReadPrompt(hidden, positions[0], lengths, keys, values)
 
     def place(self, rows: Sequence[Sequence[MemoryBlock]], *, width: int | None = None) -> PlacedBlocks:
         """Put the blocks of each row behind a sink, rotated to their places.

@@ -20,6 +20,7 @@ from memrecall_kv.config import Config, check_count
 from memrecall_kv.errors import InputError, MemRecallError, MissingDependencyError
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.blocks import BlockReader
+from memrecall_kv.recall.relevance import judge_of
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Answer, Chunk, Done, Event, Opened, Recall, Where, WorkingMemory
 
@@ -114,11 +115,14 @@ class ShardGate:
         self._memory = load()
         self._bank = self._memory.open_bank(path, read_only=True)
 
-    def score(self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk]) -> list[float]:
+    def score(
+        self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False
+    ) -> list[float]:
         """Return the gate's probabilities of chunks, in order; raises as `BlockReader.read`."""
         parts, backbone, made = self._memory.parts, self._memory.backbone, self._bank.fingerprint
         blocks = BlockReader(self._bank, parts.compressor_for(made), backbone, Stages(), parts.layers_of(made))
-        return backbone.scheduler.call(lambda: parts.gate.score(question, notes, blocks.read(chunks)))
+        judge = judge_of(parts.gate, blocks)
+        return backbone.scheduler.call(lambda: judge(question, notes, chunks, at_a_glance))
 
 
 class ShardGates:
@@ -132,13 +136,15 @@ class ShardGates:
     def __init__(self, bank: ShardedBank, gates: Mapping[str, Any]) -> None:
         self._bank, self._gates = bank, gates
 
-    def __call__(self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk]) -> list[float]:
+    def __call__(
+        self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False
+    ) -> list[float]:
         """Return the gate's probabilities, in order; see `Judge`."""
         places: dict[str, list[int]] = {}
         for place, chunk in enumerate(chunks):
             places.setdefault(self._bank.shard(chunk.doc_id).path.name, []).append(place)
         asked = {
-            name: self._gates[name].score.remote(question, notes, [chunks[place] for place in its])
+            name: self._gates[name].score.remote(question, notes, [chunks[place] for place in its], at_a_glance)
             for name, its in places.items()
         }
         found = {

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.backbone.window import LayerWindow
+from memrecall_kv.backbone.window import LayerWindow, ReadPrompt
 from memrecall_kv.bank.tokens import word_spans
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
@@ -45,6 +45,15 @@ class Gate(Protocol):
 
         A block's score must not depend on its neighbours beyond rounding.
         """
+        ...
+
+
+@runtime_checkable
+class GlancingGate(Gate, Protocol):
+    """A gate that has an estimate for less."""
+
+    def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return an estimate of what `score` returns."""
         ...
 
 
@@ -138,6 +147,7 @@ class ClassifierGate:
         self._unrotated = unrotated
         self._window = window
         self._adapter = adapter.to(backbone.device, backbone.dtype)
+        self._read: tuple[str, ReadPrompt] | None = None
         self._weight, self._bias = (tensor.float().to(backbone.device) for tensor in (weight, bias))
 
     @classmethod
@@ -176,12 +186,27 @@ class ClassifierGate:
         Raises:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
-        known = latest(self._backbone, notes.text)
-        prompt = prompts.gate_classify(question, known)
+        count = self._config.noted_seeing_tokens if notes.text else self._config.seeing_tokens
+        return self._probabilities(question, notes, blocks, count)
+
+    def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return what `score` would if few of the prompt's tokens saw a block; without `glance_tokens`, what it does.
+
+        Raises:
+            ContextOverflowError: If block, notes and question do not fit the window.
+        """
+        if self._config.glance_tokens is None:
+            return self.score(question, notes, blocks)
+        return self._probabilities(question, notes, blocks, self._config.glance_tokens)
+
+    def _probabilities(
+        self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock], seeing: int | None
+    ) -> list[float]:
+        prompt = prompts.gate_classify(question, latest(self._backbone, notes.text))
         probabilities: list[float] = []
         window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
-            last_of = self._last_of(prompt, bool(known), window)
+            last_of = self._last_of(prompt, seeing, window)
             for batch in _fixed_batches(blocks, self._config.batch_size):
                 probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
@@ -192,7 +217,7 @@ class ClassifierGate:
         return self._window and self._window.with_deltas(self._backbone.model, self._adapter)
 
     def _last_of(
-        self, prompt: str, has_notes: bool, window: LayerWindow | None
+        self, prompt: str, seeing: int | None, window: LayerWindow | None
     ) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
         """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
         kv, asked = self._backbone.kv, self._backbone.encode(prompt)
@@ -205,9 +230,10 @@ class ClassifierGate:
 
         if window is None:
             return whole
-        count = self._config.noted_seeing_tokens if has_notes else self._config.seeing_tokens
-        seeing = seeing_of(self._backbone, prompt, count)
-        begun = window.read_prompt([asked], [seeing])
+        if self._read is None or self._read[0] != prompt:
+            # a glance and the full looks after it read the same prompt
+            self._read = prompt, window.read_prompt([asked])
+        begun = self._read[1].seen_by([seeing_of(self._backbone, prompt, seeing)])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
             return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.candidates import Candidate, Candidates
-from memrecall_kv.recall.gate import Gate, shift_odds
+from memrecall_kv.recall.gate import Gate, GlancingGate, shift_odds
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, WorkingMemory
+
+_Look = Literal["glance", "full", "alone"]
 
 
 class Judge(Protocol):
     """The gate, given chunks instead of their blocks, wherever these are."""
 
-    def __call__(self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk]) -> list[float]:
+    def __call__(
+        self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False
+    ) -> list[float]:
         """Return the gate's probabilities, in order; see `Gate.score`."""
         ...
+
+
+def judge_of(gate: Gate, blocks: BlockReader) -> Judge:
+    """Return a judge that reads blocks and shows them to a gate; one that cannot glance looks at all in full."""
+
+    def judge(question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False) -> list[float]:
+        look = gate.glance if at_a_glance and isinstance(gate, GlancingGate) else gate.score
+        return look(question, notes, blocks.read(chunks))
+
+    return judge
 
 
 class Relevance:
@@ -37,6 +51,7 @@ class Relevance:
         limit: Most candidates under one state of the notes; `None` for all.
         again: Of the candidates judged under earlier notes, so many of the most probable, and so many of those that
             share most words with the notes of the moment, are judged anew; `None` for all.
+        full_looks: After a glance at all, so many at a time are judged in full; `None`: all are.
         word_weight: Of a candidate's words in the log-odds.
 
     Attributes:
@@ -57,16 +72,19 @@ class Relevance:
         limit: int | None,
         again: int | None,
         word_weight: float,
+        full_looks: int | None = None,
     ) -> None:
         self._question, self._candidates = question, candidates
         self._scheduler, self._stages = scheduler, stages
         self._limit, self._again, self._word_weight = limit, again, word_weight
+        self._full_looks = full_looks
         self._proposed: dict[str, Mapping[str, Candidate]] = {}
         self._chunks: dict[str, Chunk] = {}
-        self._scores: dict[tuple[str, str, bool], float] = {}
+        self._scores: dict[tuple[str, str, _Look], float] = {}
         self._latest: dict[str, float] = {}
+        self._glanced_at: set[str] = set()
         self.notes = WorkingMemory()
-        self.judge: Judge = lambda question, notes, chunks: gate.score(question, notes, blocks.read(chunks))
+        self.judge = judge_of(gate, blocks)
         self.scored = 0
 
     @property
@@ -100,32 +118,72 @@ class Relevance:
 
     def score(self, chunk_ids: Sequence[str]) -> list[float]:
         """Return the probabilities of candidates; one alone is scored apart from a batch; see `Pool`."""
-        known, alone = self.notes.text, len(chunk_ids) == 1
-        fresh = [chunk_id for chunk_id in chunk_ids if (known, chunk_id, alone) not in self._scores]
-        if self._again is not None:
-            for chunk_id in self._settled(fresh, self._again):
-                self._scores[known, chunk_id, alone] = self._latest[chunk_id]
-            fresh = [chunk_id for chunk_id in fresh if (known, chunk_id, alone) not in self._scores]
-        if fresh:
-            candidates = [self._current()[chunk_id] for chunk_id in fresh]
-            probabilities = self._scheduler.call(partial(self._judge, [candidate.chunk for candidate in candidates]))
-            self.scored += len(fresh)
-            for candidate, probability in zip(candidates, probabilities, strict=True):
-                shifted = shift_odds(probability, self._word_weight * candidate.words)
-                self._scores[known, candidate.chunk.id, alone] = self._latest[candidate.chunk.id] = shifted
-        return [self._scores[known, chunk_id, alone] for chunk_id in chunk_ids]
+        look: _Look = "alone" if len(chunk_ids) == 1 else "full"
+        self._look(chunk_ids, look)
+        return [self._scores[self.notes.text, chunk_id, look] for chunk_id in chunk_ids]
 
-    def _settled(self, chunk_ids: Sequence[str], again: int) -> set[str]:
+    def weigh(self, chunk_ids: Sequence[str], wanted: int) -> dict[str, float]:
+        """Return the probabilities of candidates by id, at a glance of those that are less probable; see `Pool`.
+
+        Source: A Cascade Ranking Model for Efficient Ranked Retrieval, SIGIR 2011. The paper judges every block.
+        """
+        enough = max(wanted, self._full_looks or 0)
+        if self._full_looks is None or len(chunk_ids) <= enough:
+            self._look(chunk_ids, "full")
+            return {chunk_id: self._scores[self.notes.text, chunk_id, "full"] for chunk_id in chunk_ids}
+        self._look(chunk_ids, "glance")
+        while True:
+            found = {chunk_id: self._closest(chunk_id) for chunk_id in chunk_ids}
+            ranked = sorted(chunk_ids, key=found.__getitem__, reverse=True)
+            if all(self._is_looked_at(chunk_id, "full") for chunk_id in ranked[:wanted]):
+                return found
+            self._look(ranked[:enough], "full")
+
+    def _closest(self, chunk_id: str) -> float:
+        """Return the probability of a full look, or else of a glance."""
+        known = self.notes.text
+        return self._scores.get((known, chunk_id, "full"), self._scores.get((known, chunk_id, "glance"), 0.0))
+
+    def _is_looked_at(self, chunk_id: str, look: _Look) -> bool:
+        """Return whether a candidate was judged so, or better, under the notes of the moment."""
+        enough: tuple[_Look, ...] = ("glance", "full") if look == "glance" else (look,)
+        return any((self.notes.text, chunk_id, one) in self._scores for one in enough)
+
+    def _look(self, chunk_ids: Sequence[str], look: _Look) -> None:
+        """Judge what was not judged so, or better, under the notes of the moment."""
+        known = self.notes.text
+        fresh = [chunk_id for chunk_id in chunk_ids if not self._is_looked_at(chunk_id, look)]
+        settled = self._settled(fresh, look)
+        for chunk_id in settled:
+            kept: _Look = "full" if look == "glance" and chunk_id not in self._glanced_at else look
+            self._scores[known, chunk_id, kept] = self._latest[chunk_id]
+        fresh = [chunk_id for chunk_id in fresh if chunk_id not in settled]
+        if not fresh:
+            return
+        candidates = [self._current()[chunk_id] for chunk_id in fresh]
+        judged = partial(self._judge, [candidate.chunk for candidate in candidates], at_a_glance=look == "glance")
+        probabilities = self._scheduler.call(judged)
+        self.scored += len(fresh)
+        for candidate, probability in zip(candidates, probabilities, strict=True):
+            shifted = shift_odds(probability, self._word_weight * candidate.words)
+            self._scores[known, candidate.chunk.id, look] = self._latest[candidate.chunk.id] = shifted
+        (self._glanced_at.update if look == "glance" else self._glanced_at.difference_update)(fresh)
+
+    def _settled(self, chunk_ids: Sequence[str], look: _Look) -> set[str]:
         """Return which candidates keep the probability that they got under earlier notes."""
+        if self._again is None:
+            return set()
         judged = [chunk_id for chunk_id in chunk_ids if chunk_id in self._latest]
         by_gate = sorted(judged, key=self._latest.__getitem__, reverse=True)
         by_words = sorted(judged, key=lambda chunk_id: self._current()[chunk_id].words, reverse=True)
-        return {*judged} - {*by_gate[:again], *by_words[:again]}
+        kept = {*judged} - {*by_gate[: self._again], *by_words[: self._again]}
+        # what was seen at a glance stands for no full look
+        return kept if look == "glance" else kept - self._glanced_at
 
-    def _judge(self, chunks: Sequence[Chunk]) -> list[float]:
+    def _judge(self, chunks: Sequence[Chunk], *, at_a_glance: bool) -> list[float]:
         """Return the gate's probabilities; in a turn, blocks included: who waits for one holds none."""
         with self._stages.timed("judge"):
-            return self.judge(self._question, self.notes, chunks)
+            return self.judge(self._question, self.notes, chunks, at_a_glance)
 
     def _current(self) -> Mapping[str, Candidate]:
         """Return the candidates under the notes of the moment, by the ids of their chunks."""

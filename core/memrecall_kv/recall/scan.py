@@ -38,6 +38,10 @@ class Pool(Protocol):
         """Return the gate's probabilities of blocks, in [0, 1], under the notes as they are now."""
         ...
 
+    def weigh(self, chunk_ids: Sequence[str], wanted: int) -> dict[str, float]:
+        """Return what `score` does, by id; of all but the `wanted` most probable blocks it may be an estimate."""
+        ...
+
 
 class DocumentPool(Pool, Protocol):
     """A pool that knows which document a block is of."""
@@ -127,7 +131,7 @@ def best_first(pool: Pool, config: ScanConfig, gate: GateConfig) -> Iterator[Dec
     opened: set[str] = set()
     for round in range(config.max_open + 1):
         left = pool.closed(opened)
-        probabilities = dict(zip(left, pool.score(left), strict=True))
+        probabilities = pool.weigh(left, 1)
         # the first of equals
         best = max(left, key=probabilities.__getitem__, default=None)
         if best is None or probabilities[best] <= gate.threshold:
@@ -145,8 +149,8 @@ def exact(pool: Pool, *, top_k: int, max_rounds: int) -> Iterator[Decision]:
     rounds = min(max_rounds, wanted)
     for round in range(rounds):
         left = pool.closed(opened)
-        probabilities = dict(zip(left, pool.score(left), strict=True))
         share = math.ceil((wanted - len(opened)) / (rounds - round))
+        probabilities = pool.weigh(left, share)
         # the first of equals: sorting is stable
         for best in sorted(left, key=probabilities.__getitem__, reverse=True)[:share]:
             opened.add(best)
@@ -171,7 +175,7 @@ def second_look(pool: Pool, config: ScanConfig, *, opened: Collection[str], roun
     if config.second_look is None or config.top_k is not None or len(opened) >= config.max_open:
         return None
     left = pool.closed(opened)
-    probabilities = dict(zip(left, pool.score(left), strict=True))
+    probabilities = pool.weigh(left, 1)
     best = max(left, key=probabilities.__getitem__, default=None)
     if best is None or probabilities[best] <= config.second_look:
         return None
@@ -190,7 +194,7 @@ def best_elsewhere(
         round: The decision's.
     """
     left = pool.elsewhere(opened, doc_ids)
-    probabilities = dict(zip(left, pool.score(left), strict=True))
+    probabilities = pool.weigh(left, 1)
     best = max(left, key=probabilities.__getitem__, default=None)
     return None if best is None else Decision(round, best, probabilities[best], opened=True)
 

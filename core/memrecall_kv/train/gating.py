@@ -153,7 +153,7 @@ class GateLoss:
                 return kv.forward(kv.place(placed), ids=ids)[:, -1]
 
             return whole
-        begun = window.read_prompt([asked], [seeing_of(self._backbone, prompt, seeing)])
+        begun = window.read_prompt([asked]).seen_by([seeing_of(self._backbone, prompt, seeing)])
         return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
 
 
