@@ -144,8 +144,8 @@ class GateConfig(Config):
             number is opened instead, only blocks above it are noted, and none above it means not found.
         temperature: Divides the likelihood gate's log-likelihood gain, nats per token.
         bias: Gain at which the likelihood gate says 0.5, nats per token.
-        batch_size: Rows of one forward. Constant, short batches are filled with dummies, so that a
-            score does not depend on its neighbours.
+        batch_size: Rows of one forward. Without `layers` it is constant, short batches are filled with dummies, so that
+            a score does not depend on its neighbours; with them at most so many, and four times as many at a glance.
         rescore_margin: A score this close to the threshold is computed again alone before it decides.
         layers: `(first, last)`: a `classifier` reads the prompt with the layers below `first` once for all, reads
             on beside each block with those from `first` on, and stops before `last`. `None`: all read both.

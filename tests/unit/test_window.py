@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from memrecall_kv import MemRecall
 from memrecall_kv.assemble import Parts
+from memrecall_kv.backbone import attention
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
@@ -24,7 +26,13 @@ from memrecall_kv.config import (
     MemRecallConfig,
     ReasonerConfig,
 )
-from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMismatchError, InputError
+from memrecall_kv.errors import (
+    ConfigError,
+    ContextOverflowError,
+    FingerprintMismatchError,
+    InputError,
+    UnsupportedModelError,
+)
 from memrecall_kv.recall.gate import ClassifierGate, seeing_of
 from memrecall_kv.recall.reasoner import TunedReasoner
 from memrecall_kv.testing import tiny_backbone
@@ -210,6 +218,33 @@ def test_a_block_is_the_same_whether_it_is_narrowed_or_made_narrow(backbone: Bac
 def test_layers_that_are_not_there_are_refused(layers: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="layers"):
         LayerWindow(tiny_backbone("llama").kv, *layers, start=9)
+
+
+def test_a_backbones_attention_is_what_it_was_after_a_window(backbone: Backbone) -> None:
+    window, made = LayerWindow(backbone.kv, 0, depth(backbone), start=33), blocks(backbone)
+    before = backbone.model.config._attn_implementation
+    gate(backbone, window).score("which?", NOTES, made)
+    assert backbone.model.config._attn_implementation == before
+    with pytest.raises(KeyError), attention.beside(backbone.model.base_model.layers):
+        assert backbone.model.config._attn_implementation != before
+        raise KeyError
+    assert backbone.model.config._attn_implementation == before
+
+
+def test_attention_with_more_to_it_is_refused(backbone: Backbone) -> None:
+    with (
+        pytest.raises(UnsupportedModelError, match=r"Leave out gate\.layers"),
+        torch.inference_mode(),
+        attention.beside(backbone.model.base_model.layers),
+    ):
+        window = attention.Beside((), torch.zeros(1, 1, 2, 2))
+        hidden, places = torch.zeros(1, 2, backbone.model.config.hidden_size), torch.arange(2)[None]
+        backbone.model.base_model.layers[0](
+            hidden, position_embeddings=backbone.kv.base.rotary_emb(hidden, places), beside=window, softcap=30.0
+        )
+    frozen = SimpleNamespace(base=SimpleNamespace(layers=[1, 2], _supports_attention_backend=False))
+    with pytest.raises(UnsupportedModelError, match="attention be chosen"):
+        LayerWindow(frozen, 0, 1, start=9)
 
 
 def settings(layers: str) -> MemRecallConfig:

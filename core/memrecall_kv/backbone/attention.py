@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from memrecall_kv.errors import UnsupportedModelError
 
 _ROWS = "memrecall_kv_row_by_row"
 """What transformers calls the attention that runs row by row."""
+_BESIDE = "memrecall_kv_beside"
+"""What it calls the attention to what is there already."""
 
 
 def causal(mask: Tensor, width: int) -> Tensor:
@@ -57,7 +60,7 @@ def masked_by_head(base: Any, head_mask: Tensor | None, visible: Tensor | None, 
 
         return hook
 
-    layers = _layers(base)
+    layers = _attentions(base.layers)
     handles = [
         module.register_forward_pre_hook(narrow(own), with_kwargs=True)
         for module, own in zip(layers, head_mask, strict=True)
@@ -89,7 +92,7 @@ def watched(base: Any, real: Tensor, heads: int, columns: slice) -> Iterator[lis
         received.append(weights.unflatten(1, (heads, -1)).amax(dim=2).float())
 
     chosen = base.config._attn_implementation
-    handles = [module.register_forward_hook(watch) for module in _layers(base)]
+    handles = [module.register_forward_hook(watch) for module in _attentions(base.layers)]
     try:
         base.config._attn_implementation = "eager"  # the only one that returns its weights
         yield received
@@ -144,11 +147,80 @@ def _attend_row_by_row(
     return torch.cat(parts, dim=1), None
 
 
-def _layers(base: Any) -> list[Any]:
-    modules = [getattr(layer, "self_attn", None) for layer in base.layers]
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What the tokens of one layer attend to, part by part: nothing is copied to where they are.
+
+    Attributes:
+        there: Keys, values and mask of each part that was there before, one row of them for all or one for each.
+            `[B or 1, K, C, D]` twice, and `[B or 1, K or 1, Q or 1, C]`, 0 or the lowest number.
+        among: The mask of the tokens among themselves. `[1, 1, Q, Q]`.
+        own: Gets the tokens' own keys and values.
+    """
+
+    there: Sequence[tuple[Tensor, Tensor, Tensor]]
+    among: Tensor
+    own: list[tuple[Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def beside(layers: Sequence[Any]) -> Iterator[None]:
+    """Let layers attend to what they are given as `beside`, inside the `with` block."""
+    AttentionInterface.register(_BESIDE, _attend_beside)
+    # copies of layers have configs of their own
+    configs = {id(config): config for config in (module.config for module in _attentions(layers))}.values()
+    chosen = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = _BESIDE
+        yield
+    finally:
+        for config, before in zip(configs, chosen, strict=True):
+            config._attn_implementation = before
+
+
+def _attend_beside(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, beside: Beside, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attend to several parts at once, `[B, H, Q, D]` -> `[B, Q, H, D]`; the heads of a KV head as one."""
+    if any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} bounds its attention or adds sinks to it, which a window of layers cannot.",
+            "Leave out gate.layers, or choose a backbone such as Llama or Qwen.",
+        )
+    batch, heads, width, dim = query.shape
+    held = key.shape[1]
+    asked = (query * kwargs["scaling"]).reshape(batch, held, -1, dim)  # [B, K, G * Q, D]
+    parts = [*beside.there, (key, value, beside.among)]
+    scores = torch.cat(
+        [
+            (_each(asked, keys.mT).view(batch, held, -1, width, keys.shape[2]) + mask[:, :, None])
+            for keys, _, mask in parts
+        ],
+        dim=-1,
+    )
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype).flatten(2, 3)
+    split = torch.split(weights, [keys.shape[2] for keys, *_ in parts], dim=-1)
+    found = torch.stack([_each(part, values) for part, (_, values, _) in zip(split, parts, strict=True)]).sum(dim=0)
+    if beside.own is not None:
+        beside.own.append((key, value))
+    return found.view(batch, heads, width, dim).transpose(1, 2), None
+
+
+def _each(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply `[B, K, N, n]` by `[B or 1, K, n, m]`; one that all rows share is not copied for each of them."""
+    batch, heads, rows, inner = left.shape
+    if len(right) == batch:
+        return left @ right
+    together = left.transpose(0, 1).reshape(heads, batch * rows, inner) @ right[0]
+    return together.view(heads, batch, rows, -1).transpose(0, 1)
+
+
+def _attentions(layers: Sequence[Any]) -> list[Any]:
+    modules = [getattr(layer, "self_attn", None) for layer in layers]
     if None in modules:
         raise UnsupportedModelError(
-            f"{type(base).__name__} has layers without self_attn, which cannot be watched or masked by head.",
-            "Choose uniform budgets and another importance, or a backbone such as Llama or Qwen.",
+            "The backbone has layers without self_attn, which cannot be watched, masked by head or read alone.",
+            "Choose uniform budgets, another importance and no gate.layers, or a backbone such as Llama or Qwen.",
         )
     return modules

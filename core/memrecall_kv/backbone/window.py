@@ -7,6 +7,7 @@ each block; those above are not run. What this costs and finds: docs/decisions/0
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,23 +18,28 @@ from torch import Tensor, nn
 from memrecall_kv.backbone import attention
 from memrecall_kv.backbone.kv import KVAccess
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.errors import InputError
+from memrecall_kv.errors import InputError, UnsupportedModelError
 from memrecall_kv.types import MemoryBlock
+
+_BUCKET = 16
+"""Columns of a layer are padded to a multiple of this, so that like blocks meet like shapes."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedBlocks:
     """Blocks of a batch of rows, each behind a sink, as the window's layers read them.
 
+    A layer has as many columns as its fullest head holds: budgets across heads leave most layers a few.
+
     Attributes:
-        keys: Rotated to where they stand. `[N, B, K, C, D]`, N the window's layers.
-        values: `[N, B, K, C, D]`.
-        held: Which columns a head holds. `[N or 1, B, K or 1, C]` bool.
+        keys: Of each layer, rotated to where they stand. `[B, K, C, D]`.
+        values: `[B, K, C, D]`.
+        held: 0 where a head holds a column, the lowest number elsewhere. `[B, K, 1, C]`.
     """
 
-    keys: Tensor
-    values: Tensor
-    held: Tensor
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    held: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +82,9 @@ class Prompt:
     Attributes:
         hidden: The tokens that are to see blocks, as they enter the window. `[B, Q, hidden]`.
         positions: Where those stand. `[B, Q]`.
-        keys: Of all tokens in the window's layers, none of which saw a block. `[N, B, K, T, D]`.
-        values: `[N, B, K, T, D]`.
+        keys: Of all tokens in the window's layers, none of which saw a block. `[N, B, K, T, D]`, or 1 for B where
+            all rows have one prompt.
+        values: The same.
         seen: Which of them each token of `hidden` looks at: those before it that see no block. `[B, Q, T]` bool.
     """
 
@@ -90,7 +97,8 @@ class Prompt:
     def rows(self, numbers: Sequence[int]) -> Prompt:
         """Return rows by number, as often as they are named."""
         index = torch.tensor(numbers, device=self.hidden.device)
-        keys, values = self.keys[:, index], self.values[:, index]
+        own = index[:1] if len({*numbers}) == 1 else index
+        keys, values = self.keys[:, own], self.values[:, own]
         return Prompt(self.hidden[index], self.positions[index], keys, values, self.seen[index])
 
 
@@ -105,12 +113,18 @@ class LayerWindow:
 
     Raises:
         InputError: If the backbone has no such layers.
+        UnsupportedModelError: If its attention cannot be chosen.
     """
 
     def __init__(self, kv: KVAccess, first: int, last: int, *, start: int) -> None:
         depth = len(kv.base.layers)
         if not 0 <= first < last <= depth:
             raise InputError(f"Expected layers within 0 and {depth}, got {first} to {last}.", "Choose first < last.")
+        if not kv.base._supports_attention_backend:
+            raise UnsupportedModelError(
+                f"{type(kv.base).__name__} does not let its attention be chosen.",
+                "Leave out gate.layers, or choose a backbone such as Llama or Qwen.",
+            )
         self.first, self.last = first, last
         self._kv, self._start = kv, start
         self._layers = list(kv.base.layers[:last])
@@ -134,9 +148,7 @@ class LayerWindow:
         device = ids.device
         steps = torch.arange(ids.shape[1], device=device)
         positions = (steps + self._start)[None]
-        below, inside = (
-            self._placed([[]] * len(rows), *part, 0) for part in ((0, self.first), (self.first, self.last))
-        )
+        below, inside = (self._placed([[]] * len(rows), *part) for part in ((0, self.first), (self.first, self.last)))
         # rows are padded on the right: causal attention alone keeps real tokens from the others
         hidden = self._run(self._kv.embed(ids), positions, 0, below)
         own: list[tuple[Tensor, Tensor]] = []
@@ -144,14 +156,9 @@ class LayerWindow:
         keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
         return ReadPrompt(hidden, positions[0], lengths, keys, values)
 
-    def place(self, rows: Sequence[Sequence[MemoryBlock]], *, width: int | None = None) -> PlacedBlocks:
-        """Put the blocks of each row behind a sink, rotated to their places.
-
-        Args:
-            rows: Blocks of all layers, or of the window's.
-            width: Memory tokens to pad every row to; the longest row if `None`.
-        """
-        return self._placed(rows, self.first, self.last, width)
+    def place(self, rows: Sequence[Sequence[MemoryBlock]]) -> PlacedBlocks:
+        """Put the blocks of each row, of all layers or of the window's, behind a sink, rotated to their places."""
+        return self._placed(rows, self.first, self.last)
 
     def read(self, prompt: Prompt, placed: PlacedBlocks) -> Tensor:
         """Read prompts on beside blocks and return the hidden state of each row's last token, normed, `[B, hidden]`."""
@@ -159,14 +166,20 @@ class LayerWindow:
         normed: Tensor = self._kv.base.norm(hidden[:, -1])
         return normed
 
-    def _placed(self, rows: Sequence[Sequence[MemoryBlock]], first: int, last: int, width: int | None) -> PlacedBlocks:
+    def _placed(self, rows: Sequence[Sequence[MemoryBlock]], first: int, last: int) -> PlacedBlocks:
         full = [[narrowed(block, first, last) for block in (self._kv.sink, *row)] for row in rows]
-        longest = max(sum(block.width for block in row) for row in full) if width is None else width + 1
-        keys, values, positions = self._kv.gather(full, longest)
-        held = self._kv.filled(full, longest)
-        if all(block.counts is None for row in full for block in row):
-            held = held[:1, :, :1]
-        return PlacedBlocks(self._kv.rotate(keys, positions, first=first), values, held)
+        layers = [
+            self._placed_in([[_layer(block, n) for block in row] for row in full], first + n)
+            for n in range(last - first)
+        ]
+        keys, values, held = zip(*layers, strict=True) if layers else ((), (), ())
+        return PlacedBlocks(keys, values, held)
+
+    def _placed_in(self, rows: Sequence[Sequence[MemoryBlock]], layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        width = math.ceil(max(sum(block.width for block in row) for row in rows) / _BUCKET) * _BUCKET
+        keys, values, positions = self._kv.gather(rows, width)
+        held = attention.additive(self._kv.filled(rows, width), keys.dtype)
+        return self._kv.rotate(keys, positions, first=layer)[0], values[0], held[0][:, :, None]
 
     def _run(
         self,
@@ -178,31 +191,25 @@ class LayerWindow:
         own: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Run the layers from `first` on, as many as are placed, `[B, Q, hidden]`; `own` gets what each would keep."""
-        base, width = self._kv.base, hidden.shape[1]
-        group = base.config.num_attention_heads // base.config.num_key_value_heads
-        turned = base.rotary_emb(hidden, positions)
-        steps = torch.arange(width, device=hidden.device)
-        among = (steps <= steps[:, None]).expand(len(hidden), -1, -1)  # [B, Q, Q]
-        after = among if prompt is None else torch.cat([prompt.seen, among], dim=-1)
-        allowed = torch.empty(0)
-        for number in range(len(placed.keys)):
-            if number < len(placed.held):
-                held = placed.held[number][:, :, None].expand(-1, -1, width, -1)  # [B, K or 1, Q, C]
-                seen = torch.cat([held, after[:, None].expand(-1, held.shape[1], -1, -1)], dim=-1)
-                heads = seen if seen.shape[1] == 1 else seen.repeat_interleave(group, dim=1)
-                allowed = attention.additive(heads, hidden.dtype)
-            there = [(placed.keys[number], placed.values[number])]
-            if prompt is not None:
-                there.append((prompt.keys[number], prompt.values[number]))
-            output: Any = self._layers[first + number](
-                hidden,
-                attention_mask=allowed,
-                position_ids=positions,
-                position_embeddings=turned,
-                use_cache=True,
-                **{self._kv.cache_name: _Beside(there, own)},
-            )
-            hidden = output[0] if isinstance(output, tuple) else output
+        turned = self._kv.base.rotary_emb(hidden, positions)
+        steps = torch.arange(hidden.shape[1], device=hidden.device)
+        among = attention.additive(steps <= steps[:, None], hidden.dtype)[None, None]  # [1, 1, Q, Q]
+        seen = None if prompt is None else attention.additive(prompt.seen[:, None], hidden.dtype)  # [B, 1, Q, T]
+        layers = self._layers[first : first + len(placed.keys)]
+        with attention.beside(layers):
+            for number, layer in enumerate(layers):
+                there = [(placed.keys[number], placed.values[number], placed.held[number])]
+                if prompt is not None and seen is not None:
+                    there.append((prompt.keys[number], prompt.values[number], seen))
+                output: Any = layer(
+                    hidden,
+                    attention_mask=None,
+                    position_ids=positions,
+                    position_embeddings=turned,
+                    use_cache=False,
+                    beside=attention.Beside(there, among, own),
+                )
+                hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
 
@@ -220,15 +227,16 @@ def narrowed(block: MemoryBlock, first: int, last: int) -> MemoryBlock:
     )
 
 
-class _Beside:
-    """What a layer takes for its cache: it answers with what is there and what is new, and tells `own` of the new."""
-
-    def __init__(self, there: Sequence[tuple[Tensor, Tensor]], own: list[tuple[Tensor, Tensor]] | None) -> None:
-        self._there, self._own = there, own
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return what is there and the new ones behind it."""
-        if self._own is not None:
-            self._own.append((keys, values))
-        there_keys, there_values = zip(*self._there, strict=True)
-        return torch.cat([*there_keys, keys], dim=2), torch.cat([*there_values, values], dim=2)
+def _layer(block: MemoryBlock, number: int) -> MemoryBlock:
+    """Return one layer of a block, cut where its fullest head ends."""
+    layer = slice(number, number + 1)
+    counts = None if block.counts is None else block.counts[layer]
+    width = block.width if counts is None else int(counts.max())
+    positions = block.positions if len(block.positions) == 1 else block.positions[layer]
+    return replace(
+        block,
+        keys=block.keys[layer, :, :width],
+        values=block.values[layer, :, :width],
+        positions=positions[..., :width],
+        counts=counts,
+    )

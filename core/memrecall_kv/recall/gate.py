@@ -33,6 +33,8 @@ _CLOSING = 4
 """Last tokens of a prompt that always see the block: the word that is judged by."""
 _AT_ONCE = 128
 """Tokens that are read in one forward."""
+_GLANCES = 4
+"""Times as many rows in the forward of a glance: with few tokens each, a layer's weights are read for more of them."""
 _PIECE = 64
 """Tokens of each forward where there are more: masks and logits grow with them times what stands before them."""
 
@@ -187,7 +189,7 @@ class ClassifierGate:
             ContextOverflowError: If block, notes and question do not fit the window.
         """
         count = self._config.noted_seeing_tokens if notes.text else self._config.seeing_tokens
-        return self._probabilities(question, notes, blocks, count)
+        return self._probabilities(question, notes, blocks, count, self._config.batch_size)
 
     def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return what `score` would if few of the prompt's tokens saw a block; without `glance_tokens`, what it does.
@@ -197,17 +199,19 @@ class ClassifierGate:
         """
         if self._config.glance_tokens is None:
             return self.score(question, notes, blocks)
-        return self._probabilities(question, notes, blocks, self._config.glance_tokens)
+        return self._probabilities(
+            question, notes, blocks, self._config.glance_tokens, _GLANCES * self._config.batch_size
+        )
 
     def _probabilities(
-        self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock], seeing: int | None
+        self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock], seeing: int | None, rows: int
     ) -> list[float]:
         prompt = prompts.gate_classify(question, latest(self._backbone, notes.text))
         probabilities: list[float] = []
         window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
             last_of = self._last_of(prompt, seeing, window)
-            for batch in _fixed_batches(blocks, self._config.batch_size):
+            for batch in _batches(blocks, rows) if window else _fixed_batches(blocks, rows):
                 probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 
@@ -236,7 +240,7 @@ class ClassifierGate:
         begun = self._read[1].seen_by([seeing_of(self._backbone, prompt, seeing)])
 
         def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
-            return window.read(begun.rows([0] * len(rows)), window.place(rows, width=_width(rows)))
+            return window.read(begun.rows([0] * len(rows)), window.place(rows))
 
         return windowed
 
@@ -276,6 +280,11 @@ def latest(backbone: Backbone, notes: str) -> str:
     """Return the end of the notes, as much of it as a trained gate has learned to read."""
     ids = backbone.encode(notes) if notes else []
     return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else notes
+
+
+def _batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
+    """Split into batches of at most `size` rows."""
+    return [[[block] for block in blocks[start : start + size]] for start in range(0, len(blocks), size)]
 
 
 def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
