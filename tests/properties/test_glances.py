@@ -87,6 +87,7 @@ def test_the_most_probable_are_judged_in_full(case: int) -> None:
     assert pool.weigh(ids, wanted) == found
     assert script.asked == before
     assert len({*before}) == len(before) == pool.scored
+    assert all(found[each] <= min(found[one] for one in best) for each in ids if each not in best)
     more = pool.weigh(ids, len(ids))
     assert more == {each: script.expected("", each) for each in ids}
     assert len({*script.asked}) == len(script.asked)
