@@ -154,7 +154,8 @@ class GateConfig(Config):
         noted_seeing_tokens: The same for a prompt with notes, which says more; `None`: all of it see a block.
         glance_tokens: With `layers`, `best_first` and `top_k` glance at all candidates with so many tokens of any
             prompt, and judge in full what is most probable then. `None`: all are judged in full.
-        full_looks: After a glance, so many are judged in full at a time, until what is to be opened is among them.
+        full_looks: So many of those that are most probable at a glance are judged in full, and as many of those that
+            were before the last note. What is opened is among them.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -178,8 +179,6 @@ class GateConfig(Config):
             raise ValueError(f"layers must be (first, last) with 0 <= first < last, got {self.layers}")
         if self.layers is not None and self.kind != "classifier":
             raise ValueError("layers needs kind='classifier': a likelihood needs the backbone's last layer")
-        if self.glance_tokens is not None and self.layers is None:
-            raise ValueError("glance_tokens needs layers: without a window of layers all of a prompt sees a block")
         return self
 
 

@@ -292,7 +292,7 @@ class MemRecall:
             # what promises the decisions of the definition looks at all again
             again=scan.again if scan.top_k or scan.schedule == "best_first" else None,
             word_weight=gate.lexical_weight,
-            full_looks=gate.full_looks if gate.glance_tokens else None,
+            full_looks=gate.full_looks if gate.glance_tokens and gate.layers else None,
         )
         return Walk(
             question, bank, relevance, blocks, parts.reasoner, parts.backbone.scheduler, scan, gate, stages, unit

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 from memrecall_kv.backbone.scheduler import Scheduler
 from memrecall_kv.config import GateConfig, ScanConfig
-from memrecall_kv.errors import ConfigError
 from memrecall_kv.recall.candidates import Candidate
 from memrecall_kv.recall.gate import shift_odds
 from memrecall_kv.recall.relevance import Relevance
@@ -122,8 +121,3 @@ def test_what_is_opened_after_a_note_was_judged_in_full(again: int | None) -> No
                 assert pool.notes.text in known
             pool.notes = WorkingMemory((*pool.notes.notes, Note(f"read {decision.chunk_id}", decision.chunk_id)))
     assert opened > 100
-
-
-def test_a_glance_needs_layers() -> None:
-    with pytest.raises(ConfigError, match="glance_tokens needs layers"):
-        GateConfig(kind="classifier", glance_tokens=8)

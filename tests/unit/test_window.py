@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,32 @@ def test_a_bank_of_the_gates_layers_is_smaller_and_recalls_the_same(
     assert found[0] == found[1]
     assert len(found[0]) == 1
     assert sizes[1] < 0.75 * sizes[0]  # one layer of two
+
+
+@pytest.mark.parametrize("is_windowed", [True, False])
+def test_a_pipeline_glances_and_judges_in_full_what_it_opens(
+    saved: Callable[[str], Path], tmp_path: Path, is_windowed: bool
+) -> None:
+    path = saved("all")
+    config = json.loads((path / "memrecall_config.json").read_text())["settings"]
+    config["gate"] |= {"glance_tokens": 3, "full_looks": 2} | ({} if is_windowed else {"layers": None})
+    memory = MemRecall.from_pretrained(path, config=MemRecallConfig(**config), dtype="float32")
+    with memory.open_bank(tmp_path / "bank") as bank:
+        memory.ingest(bank, [Document(str(number), f"words of text {number}") for number in range(6)])
+        walk = memory.begin(bank, "which words?", top_k=1)
+        judge, looks = walk.relevance.judge, []
+
+        def told(question, notes, chunks, at_a_glance=False):
+            looks.append((at_a_glance, [chunk.id for chunk in chunks]))
+            return judge(question, notes, chunks, at_a_glance)
+
+        walk.relevance.judge = told
+        for _ in walk.events():
+            pass
+    assert [(at_a_glance, len(ids)) for at_a_glance, ids in looks] == (
+        [(True, 6), (False, 2)] if is_windowed else [(False, 6)]
+    )
+    assert walk.recalls[0].chunk.id in looks[-1][1]
 
 
 def test_a_bank_of_all_layers_goes_on_holding_all(saved: Callable[[str], Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
@@ -128,7 +128,8 @@ class Relevance:
 
         A glance orders the candidates that it is taken of; it is not compared with full looks, nor with glances under
         other notes, since fewer tokens that see a block say yes less often. So an estimate is given as no more than
-        the least of the `wanted` best full looks.
+        the least of the `wanted` best full looks. Full looks are taken of the best of the glances, and of what is
+        glanced at anew the best under earlier notes.
 
         Source: A Cascade Ranking Model for Efficient Ranked Retrieval, SIGIR 2011. The paper judges every block.
         """
@@ -136,8 +137,10 @@ class Relevance:
             self._look(chunk_ids, "full")
             return {chunk_id: self._scores[self.notes.text, chunk_id, "full"] for chunk_id in chunk_ids}
         enough = max(wanted, self._full_looks)
+        before = self._best(chunk_id for chunk_id in chunk_ids if chunk_id in self._latest)
         left = self._look(chunk_ids, "glance") if len(chunk_ids) > enough else chunk_ids
-        self._look(self._best(left)[:enough], "full")
+        again = [chunk_id for chunk_id in before if chunk_id in left]
+        self._look(list(dict.fromkeys([*self._best(left)[:enough], *again[:enough]])), "full")
         full = [chunk_id for chunk_id in chunk_ids if self._is_looked_at(chunk_id, "full")]
         if len(full) < min(wanted, len(chunk_ids)):
             left = [chunk_id for chunk_id in chunk_ids if chunk_id not in full]
@@ -146,7 +149,7 @@ class Relevance:
         most = math.nextafter(sorted(found.values(), reverse=True)[:wanted][-1], 0.0) if found else 0.0
         return {chunk_id: found.get(chunk_id, min(most, self._latest.get(chunk_id, 0.0))) for chunk_id in chunk_ids}
 
-    def _best(self, chunk_ids: Sequence[str]) -> list[str]:
+    def _best(self, chunk_ids: Iterable[str]) -> list[str]:
         """Return candidates, the most probable first, by the latest look at each."""
         return sorted(chunk_ids, key=lambda chunk_id: self._latest.get(chunk_id, 0.0), reverse=True)
 
