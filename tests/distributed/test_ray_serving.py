@@ -133,8 +133,8 @@ class Handle:
     def __init__(self, name: str, asked: list) -> None:
         self.score, self._name, self._asked = self, name, asked
 
-    def remote(self, question, notes, chunks):
-        self._asked.append((self._name, [chunk.id for chunk in chunks]))
+    def remote(self, question, notes, chunks, at_a_glance):
+        self._asked.append((self._name, [chunk.id for chunk in chunks], at_a_glance))
         self._found = [len(chunk.id) / 100 for chunk in chunks]
         return self
 
@@ -147,11 +147,14 @@ def test_a_chunk_is_judged_by_its_shard_and_put_back_in_its_place(memory, shards
     names = [shard_name(number, SHARDS) for number in range(SHARDS)]
     with memory.open_bank(shards, read_only=True) as bank:
         chunks = sorted(bank.chunks(), key=lambda chunk: chunk.id)
-        found = ShardGates(bank, {name: Handle(name, asked) for name in names})(QUESTION, None, chunks)
-        assert found == [len(chunk.id) / 100 for chunk in chunks]
-        for name, its in asked:
-            assert {bank.shard(chunk_id.rpartition("#")[0]).path.name for chunk_id in its} == {name}
-    assert sorted(name for name, _ in asked) == names
+        judge = ShardGates(bank, {name: Handle(name, asked) for name in names})
+        for at_a_glance in (False, True):
+            asked.clear()
+            assert judge(QUESTION, None, chunks, at_a_glance) == [len(chunk.id) / 100 for chunk in chunks]
+            for name, its, glances in asked:
+                assert {bank.shard(chunk_id.rpartition("#")[0]).path.name for chunk_id in its} == {name}
+                assert glances is at_a_glance
+            assert sorted(name for name, *_ in asked) == names
 
 
 def test_what_cannot_be_served_is_refused(memory, shards: Path, tmp_path: Path) -> None:
