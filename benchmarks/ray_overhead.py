@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from memrecall_kv.distributed import ingest_ray
 from memrecall_kv.distributed.ray_ingest import by_shard
 from memrecall_kv.distributed.shard_writer import Row, ShardWriter, from_row
@@ -84,7 +85,8 @@ def texts(chunks: int, memory: MemRecall) -> list[Document]:
 
 
 def write(load: Callable[[], MemRecall], path: Path, number: int, rows: list[Row]) -> None:
-    """Write one shard, in a process of its own."""
+    """Write one shard, in a process of its own, with as many threads as a worker of Ray's has."""
+    torch.set_num_threads(1)
     ShardWriter(load, path, SHARDS).write(number, map(from_row, rows))
 
 

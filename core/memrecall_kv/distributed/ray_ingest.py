@@ -68,7 +68,8 @@ def ingest_ray(
         fn_constructor_kwargs={"load": load, "path": place, "shards": shards},
         batch_size=1,
         batch_format="pyarrow",
-        compute=data.ActorPoolStrategy(**size),
+        # a second shard would wait in the first worker's queue while another worker starts
+        compute=data.ActorPoolStrategy(**size, max_tasks_in_flight_per_actor=1),
         num_cpus=num_cpus,
         num_gpus=num_gpus or None,
     )
