@@ -155,7 +155,7 @@ class GateConfig(Config):
         glance_tokens: With `layers`, `best_first` and `top_k` glance at all candidates with so many tokens of any
             prompt, and judge in full what is most probable then. `None`: all are judged in full.
         full_looks: So many of those that are most probable at a glance are judged in full, and as many of those that
-            were before the last note. What is opened is among them.
+            were before the last note. What is opened had a full look.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """

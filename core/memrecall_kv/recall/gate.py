@@ -289,10 +289,7 @@ def _batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryB
 
 def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
     """Split into batches of exactly `size` rows; the last is filled up with empty rows."""
-    rows = [[block] for block in blocks]
-    filled: list[list[MemoryBlock]] = [[] for _ in range(-len(rows) % size)]
-    rows = [*rows, *filled]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [[*batch, *([] for _ in range(size - len(batch)))] for batch in _batches(blocks, size)]
 
 
 def _read(backbone: Backbone, state: KVState, ids: Tensor) -> Iterator[Tensor]:

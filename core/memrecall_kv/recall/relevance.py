@@ -52,7 +52,8 @@ class Relevance:
         limit: Most candidates under one state of the notes; `None` for all.
         again: Of the candidates judged under earlier notes, so many of the most probable, and so many of those that
             share most words with the notes of the moment, are judged anew; `None` for all.
-        full_looks: After a glance at all, so many at a time are judged in full; `None`: all are.
+        full_looks: So many of the best at a glance, and of the best before the last note, are judged in full; `None`:
+            all are.
         word_weight: Of a candidate's words in the log-odds.
 
     Attributes:
@@ -147,7 +148,7 @@ class Relevance:
             full += self._look(self._best(left)[: wanted - len(full)], "full")
         found = {chunk_id: self._scores[self.notes.text, chunk_id, "full"] for chunk_id in full}
         most = math.nextafter(sorted(found.values(), reverse=True)[:wanted][-1], 0.0) if found else 0.0
-        return {chunk_id: found.get(chunk_id, min(most, self._latest.get(chunk_id, 0.0))) for chunk_id in chunk_ids}
+        return {chunk_id: found.get(chunk_id, min(most, self._latest[chunk_id])) for chunk_id in chunk_ids}
 
     def _best(self, chunk_ids: Iterable[str]) -> list[str]:
         """Return candidates, the most probable first, by the latest look at each."""
