@@ -7,8 +7,9 @@ Every row's paragraphs become a bank of their own. They are compressed once, int
 was made and is kept; each form then stores the same blocks. The default pipeline, but for `--max-open` blocks instead
 of six: HotpotQA has two gold paragraphs a question, and a look at all blocks costs most. The answer is read from text,
 so that a form can only change what is opened. `read` is what the same reader answers from the gold paragraphs' blocks,
-readback off. `log-odds` is how far the gate's first look at a block is from that at the 8-bit one. Intervals are
-paired bootstraps over questions against int8. `--join` counts the rows of runs that took a part each.
+readback off, where a bank keeps the layers for it. `log-odds` is how far the gate's first look at a block is from that
+at the 8-bit one. Intervals are paired bootstraps over questions against int8. `--join` counts the rows of runs that
+took a part each.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from memrecall_kv.bank import MemoryBank, segment
 from memrecall_kv.bank.quantize import dequantize, quantize
 from memrecall_kv.config import BankConfig, default_directory
 from memrecall_kv.evaluate.measures.metrics import bootstrap_interval, f1_score, paired_interval, recall_at_k
-from memrecall_kv.recall.gate import Gate
+from memrecall_kv.recall.gate import GlancingGate
 from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.types import Chunk, MemoryBlock, Recall, WorkingMemory
 from rows import parser, sampled_rows, save, texts_of
@@ -41,16 +42,26 @@ SCORES = ("F1", "evidence recall@2", "gold opened", "read F1")
 
 
 class FirstLook:
-    """A gate that keeps what it said of all candidates before anything was noted."""
+    """A gate that keeps what it first said of all candidates of a question."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self.said = gate, []
+    def __init__(self, gate: GlancingGate) -> None:
+        self._gate, self._question, self.said = gate, "", []
 
     def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return what the gate says."""
-        probabilities = self._gate.score(question, notes, blocks)
-        if not notes.notes and len(blocks) > 1:
-            self.said = probabilities
+        return self._kept(question, self._gate.score(question, notes, blocks))
+
+    def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+        """Return what the gate says at a glance."""
+        return self._kept(question, self._gate.glance(question, notes, blocks))
+
+    def begin(self) -> None:
+        """Forget the question."""
+        self._question = ""
+
+    def _kept(self, question: str, probabilities: list[float]) -> list[float]:
+        if question != self._question:
+            self._question, self.said = question, probabilities
         return probabilities
 
 
@@ -68,12 +79,13 @@ class Remembering:
         evidence: Sequence[Recall],
         blocks: Sequence[MemoryBlock],
         tally: Tally,
+        among: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the answer in one piece."""
         nearest = sorted(evidence, key=lambda recall: (-recall.gate_probability, recall.step))
-        key = (question, notes.text, *(recall.chunk.id for recall in nearest))
+        key = (question, notes.text, *(recall.chunk.id for recall in nearest), *among)
         if key not in self._said:
-            self._said[key] = "".join(self._reasoner.answer(question, notes, evidence, blocks, tally))
+            self._said[key] = "".join(self._reasoner.answer(question, notes, evidence, blocks, tally, among))
         yield self._said[key]
 
 
@@ -100,7 +112,12 @@ def read_gold(reader: Reasoner, question: str, chunks: Sequence[Chunk], blocks: 
 
 
 def ask(
-    memory: MemRecall, blind: Reasoner, look: FirstLook, row: dict[str, Any], native: MemoryBank, forms: Sequence[str]
+    memory: MemRecall,
+    blind: Reasoner | None,
+    look: FirstLook,
+    row: dict[str, Any],
+    native: MemoryBank,
+    forms: Sequence[str],
 ) -> dict[str, Any]:
     """Return what every form opens, answers and reads for a row's question."""
     documents = [Document(f"{row['id']}/{number}", text) for number, text in enumerate(texts_of(row))]
@@ -123,6 +140,7 @@ def ask(
             for document in documents:
                 bank.put_blocks([(chunk, kept[chunk.id][0]) for chunk in chunks[document.id]])
                 bank.put_document(document, chunks[document.id])
+            look.begin()
             reply = memory.ask(bank, row["question"])
         opened = list(dict.fromkeys(recall.chunk.doc_id for recall in reply.evidence))
         judged: dict[str, float] = {}
@@ -131,7 +149,8 @@ def ask(
             judged[doc_id] = max(judged.get(doc_id, 0.0), step.gate_probability)
         ranked = list(dict.fromkeys([*opened, *sorted(judged, key=judged.__getitem__, reverse=True)]))
         gold_chunks = [chunk for doc_id in gold for chunk in chunks[doc_id]]
-        said = read_gold(blind, row["question"], gold_chunks, [kept[chunk.id][0] for chunk in gold_chunks])
+        read = [kept[chunk.id][0] for chunk in gold_chunks]
+        said = read_gold(blind, row["question"], gold_chunks, read) if blind else ""
         text = reply.text if reply.found else ""
         record[form] = {
             "text": text,
@@ -142,7 +161,7 @@ def ask(
             "F1": f1_score(text, row["answers"]),
             "evidence recall@2": recall_at_k(ranked, gold, 2),
             "gold opened": len(set(opened) & set(gold)) / len(gold),
-            "read F1": f1_score(said, row["answers"]),
+            **({"read F1": f1_score(said, row["answers"])} if blind else {}),
         }
     return record
 
@@ -153,7 +172,7 @@ def report(records: list[dict[str, Any]]) -> dict[str, Any]:
     tokens = sum(record["source_tokens"] for record in records)
     for form in (form for form in records[0] if isinstance(records[0][form], dict)):
         line: dict[str, Any] = {"bytes a source token": sum(record[form]["bytes"] for record in records) / tokens}
-        for name in SCORES:
+        for name in (name for name in SCORES if name in records[0][form]):
             mine, base = ([record[other][name] for record in records] for other in (form, "int8"))
             line[name] = [100 * mean(mine), *(100 * end for end in bootstrap_interval(mine))]
             line[f"{name}, minus int8"] = [100 * number for number in paired_interval(mine, base)]
@@ -188,9 +207,10 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     parts = MemRecall.from_pretrained(options.checkpoint).parts
-    off = parts.config.reasoner.model_copy(update={"readback": "off"})
-    folder = options.checkpoint or default_directory()
-    blind = build(parts.backbone, parts.config.model_copy(update={"reasoner": off}), folder).reasoner
+    folder, blind = options.checkpoint or default_directory(), None
+    if parts.config.bank.layers == "all":
+        off = parts.config.reasoner.model_copy(update={"readback": "off"})
+        blind = build(parts.backbone, parts.config.model_copy(update={"reasoner": off}), folder).reasoner
     exact = parts.config.gate.model_copy(update={"batch_size": 5})  # ten paragraphs: no row of a batch is filled up
     look = FirstLook(build(parts.backbone, parts.config.model_copy(update={"gate": exact}), folder).gate)
     scan = parts.config.scan.model_copy(update={"max_open": options.max_open})
