@@ -156,6 +156,8 @@ class GateConfig(Config):
             prompt, and judge in full what is most probable then. `None`: all are judged in full.
         full_looks: So many of those that are most probable at a glance are judged in full, and as many of those that
             were before the last note. What is opened had a full look.
+        resident_bytes: What a classifier reads of blocks is kept in memory from question to question, in so many bytes
+            of all banks together; 0: it is read and got ready for every look. See docs/deleting.md.
         lexical_weight: Added to a block's log-odds: this times the BM25 score of its text for question and notes,
             as a share of the bank's best. 0 leaves words out.
     """
@@ -171,6 +173,7 @@ class GateConfig(Config):
     noted_seeing_tokens: int | None = Field(default=None, ge=1)
     glance_tokens: int | None = Field(default=None, ge=1)
     full_looks: int = Field(default=4, ge=1)
+    resident_bytes: int = Field(default=128 * 2**20, ge=0)
     lexical_weight: float = Field(default=0.0, ge=0.0)
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from memrecall_kv.recall.candidates import SharedWords
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.question import bounded
 from memrecall_kv.recall.relevance import Relevance
+from memrecall_kv.recall.resident import ResidentBlocks
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.together import asked_together
 from memrecall_kv.types import (
@@ -61,6 +62,7 @@ class MemRecall:
     def __init__(self, parts: assemble.Parts) -> None:
         self.config = parts.config
         self._parts = parts
+        self._resident = ResidentBlocks(parts.config.gate.resident_bytes)
 
     @classmethod
     def from_pretrained(
@@ -279,7 +281,8 @@ class MemRecall:
             for text in (question, search or question)
         )
         made, stages = bank.fingerprint, Stages()
-        blocks = BlockReader(bank, parts.compressor_for(made), backbone, stages, parts.layers_of(made))
+        compressor, layers = parts.compressor_for(made), parts.layers_of(made)
+        blocks = BlockReader(bank, compressor, backbone, stages, self._resident, layers)
         relevance = Relevance(
             searched,
             SharedWords(bank, where),

@@ -123,6 +123,11 @@ class MemoryBlock:
         return int(self.keys.shape[2])
 
     @property
+    def nbytes(self) -> int:
+        """Return the bytes of memory that keys and values take."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
     def num_memory_tokens(self) -> int:
         """Return the memory tokens per layer and head, on average and rounded up."""
         return self.width if self.counts is None else math.ceil(float(self.counts.float().mean()))

@@ -117,7 +117,7 @@ def test_only_the_telling_tokens_of_a_prompt_see_a_block(backbone: Backbone) -> 
     )
     with torch.inference_mode():
         block = whole_blocks(kv.prefill([chunk]), [chunk])
-        got = window.read(window.read_prompt([prompt]).seen_by([seeing]), window.place([block]))
+        got = window.read(window.read_prompt([prompt]).seen_by([seeing]), [window.place(block)])
         ids = torch.tensor([[backbone.sink_id, *chunk, *prompt]])
         seen = torch.ones(len(ids[0]), len(ids[0]), dtype=torch.bool).tril()
         blind = [start + place for place in range(len(prompt)) if place not in seeing]
@@ -202,10 +202,10 @@ def test_prompts_of_different_lengths_are_read_side_by_side_as_alone(backbone: B
     prompts, seeing = [backbone.encode(text) for text in texts], [seeing_of(backbone, text, 3) for text in texts]
     with torch.inference_mode():
         begun = window.read_prompt(prompts).seen_by(seeing)
-        together = window.read(begun.rows([1, 0, 1]), window.place([[made[0]], [made[1]], [made[1]]]))
+        together = window.read(begun.rows([1, 0, 1]), [window.place([made[n]]) for n in (0, 1, 1)])
         for row, (prompt, block) in enumerate([(1, 0), (0, 1), (1, 1)]):
             read = window.read_prompt([prompts[prompt]]).seen_by([seeing[prompt]])
-            alone = window.read(read, window.place([[made[block]]]))
+            alone = window.read(read, [window.place([made[block]])])
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 

@@ -394,6 +394,13 @@ class KVAccess:
         rotating = self._rotating[first : first + len(keys)].to(keys.device)[:, None, None, None, None]
         return turned if bool(rotating.all()) else torch.where(rotating, turned, keys)
 
+    def rotate_rows(self, keys: Tensor, positions: Tensor, layers: Tensor) -> Tensor:
+        """Rotate keys of any layers to positions: `[N, K, D]`, `[N, K]` and the layer of each, `[N]`."""
+        cos, sin = self._tables(int(positions.max()) + 1 if positions.numel() else 1)
+        turned = self._turned(keys, cos[positions], sin[positions])
+        rotating = self._rotating.to(keys.device)[layers][:, None, None]
+        return turned if bool(rotating.all()) else torch.where(rotating, turned, keys)
+
     def _turned(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         wide = keys.float().unsqueeze(-2)
         turned: Tensor = self._apply(wide[..., :0, :], wide, cos, sin, unsqueeze_dim=-2)[1]

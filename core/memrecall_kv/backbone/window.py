@@ -26,20 +26,37 @@ _BUCKET = 16
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedBlocks:
-    """Blocks of a batch of rows, each behind a sink, as the window's layers read them.
+class PlacedRow:
+    """Blocks behind a sink, as the window's layers read them: nothing is left to be done when they are read again.
 
     A layer has as many columns as its fullest head holds: budgets across heads leave most layers a few.
 
     Attributes:
-        keys: Of each layer, rotated to where they stand. `[B, K, C, D]`.
-        values: `[B, K, C, D]`.
-        held: 0 where a head holds a column, the lowest number elsewhere. `[B, K, 1, C]`.
+        keys: Of each layer, rotated to where they stand. `[K, C, D]`.
+        values: `[K, C, D]`.
+        held: Which columns a head holds. `[K, C]` bool.
     """
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
     held: Sequence[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of memory that it takes."""
+        return sum(tensor.nbytes for tensors in (self.keys, self.values, self.held) for tensor in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """Rows side by side in one layer; 0 in `held` where a head holds a column, the lowest number elsewhere.
+
+    `[B, K, C, D]` twice, and `[B, K, 1, C]`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    held: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +165,9 @@ class LayerWindow:
         device = ids.device
         steps = torch.arange(ids.shape[1], device=device)
         positions = (steps + self._start)[None]
-        below, inside = (self._placed([[]] * len(rows), *part) for part in ((0, self.first), (self.first, self.last)))
+        below, inside = (
+            _side_by_side([self._placed((), *part)] * len(rows)) for part in ((0, self.first), (self.first, self.last))
+        )
         # rows are padded on the right: causal attention alone keeps real tokens from the others
         hidden = self._run(self._kv.embed(ids), positions, 0, below)
         own: list[tuple[Tensor, Tensor]] = []
@@ -156,37 +175,38 @@ class LayerWindow:
         keys, values = (torch.stack(parts) for parts in zip(*own, strict=True))
         return ReadPrompt(hidden, positions[0], lengths, keys, values)
 
-    def place(self, rows: Sequence[Sequence[MemoryBlock]]) -> PlacedBlocks:
-        """Put the blocks of each row, of all layers or of the window's, behind a sink, rotated to their places."""
-        return self._placed(rows, self.first, self.last)
+    def place(self, blocks: Sequence[MemoryBlock]) -> PlacedRow:
+        """Put blocks, of all layers or of the window's, behind a sink, rotated to where they stand for any prompt."""
+        return self._placed(blocks, self.first, self.last)
 
-    def read(self, prompt: Prompt, placed: PlacedBlocks) -> Tensor:
-        """Read prompts on beside blocks and return the hidden state of each row's last token, normed, `[B, hidden]`."""
-        hidden = self._run(prompt.hidden, prompt.positions, self.first, placed, prompt)
+    def read(self, prompt: Prompt, rows: Sequence[PlacedRow]) -> Tensor:
+        """Read prompts on beside rows and return the hidden state of each one's last token, normed, `[B, hidden]`."""
+        hidden = self._run(prompt.hidden, prompt.positions, self.first, _side_by_side(rows), prompt)
         normed: Tensor = self._kv.base.norm(hidden[:, -1])
         return normed
 
-    def _placed(self, rows: Sequence[Sequence[MemoryBlock]], first: int, last: int) -> PlacedBlocks:
-        full = [[narrowed(block, first, last) for block in (self._kv.sink, *row)] for row in rows]
-        layers = [
-            self._placed_in([[_layer(block, n) for block in row] for row in full], first + n)
-            for n in range(last - first)
-        ]
-        keys, values, held = zip(*layers, strict=True) if layers else ((), (), ())
-        return PlacedBlocks(keys, values, held)
-
-    def _placed_in(self, rows: Sequence[Sequence[MemoryBlock]], layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        width = math.ceil(max(sum(block.width for block in row) for row in rows) / _BUCKET) * _BUCKET
-        keys, values, positions = self._kv.gather(rows, width)
-        held = attention.additive(self._kv.filled(rows, width), keys.dtype)
-        return self._kv.rotate(keys, positions, first=layer)[0], values[0], held[0][:, :, None]
+    def _placed(self, blocks: Sequence[MemoryBlock], first: int, last: int) -> PlacedRow:
+        if first == last:
+            return PlacedRow((), (), ())
+        row = [narrowed(block, first, last) for block in (self._kv.sink, *blocks)]
+        width = sum(block.width for block in row)
+        held = self._kv.filled([row], width)[:, 0]  # [L, K, columns]
+        keys, values, positions = (tensor[:, 0] for tensor in self._kv.gather([row], width))
+        kept = held.any(dim=1)  # [L, columns]
+        sizes, layers = kept.sum(dim=1).tolist(), kept.nonzero()[:, 0] + first
+        keys, values = (tensor.transpose(1, 2)[kept] for tensor in (keys, values))  # [N, K, D]
+        places = positions.expand(held.shape).transpose(1, 2)[kept]
+        keys = self._kv.rotate_rows(keys, places, layers)
+        tensors = (keys, values, held.transpose(1, 2)[kept])
+        parts = ([part.transpose(0, 1).contiguous() for part in torch.split(tensor, sizes)] for tensor in tensors)
+        return PlacedRow(*parts)
 
     def _run(
         self,
         hidden: Tensor,
         positions: Tensor,
         first: int,
-        placed: PlacedBlocks,
+        placed: Sequence[_Layer],
         prompt: Prompt | None = None,
         own: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
@@ -195,10 +215,10 @@ class LayerWindow:
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         among = attention.additive(steps <= steps[:, None], hidden.dtype)[None, None]  # [1, 1, Q, Q]
         seen = None if prompt is None else attention.additive(prompt.seen[:, None], hidden.dtype)  # [B, 1, Q, T]
-        layers = self._layers[first : first + len(placed.keys)]
+        layers = self._layers[first : first + len(placed)]
         with attention.beside(layers):
             for number, layer in enumerate(layers):
-                there = [(placed.keys[number], placed.values[number], placed.held[number])]
+                there = [(placed[number].keys, placed[number].values, placed[number].held)]
                 if prompt is not None and seen is not None:
                     there.append((prompt.keys[number], prompt.values[number], seen))
                 output: Any = layer(
@@ -227,16 +247,17 @@ def narrowed(block: MemoryBlock, first: int, last: int) -> MemoryBlock:
     )
 
 
-def _layer(block: MemoryBlock, number: int) -> MemoryBlock:
-    """Return one layer of a block, cut where its fullest head ends."""
-    layer = slice(number, number + 1)
-    counts = None if block.counts is None else block.counts[layer]
-    width = block.width if counts is None else int(counts.max())
-    positions = block.positions if len(block.positions) == 1 else block.positions[layer]
-    return replace(
-        block,
-        keys=block.keys[layer, :, :width],
-        values=block.values[layer, :, :width],
-        positions=positions[..., :width],
-        counts=counts,
-    )
+def _side_by_side(rows: Sequence[PlacedRow]) -> list[_Layer]:
+    """Copy rows into batches, one for each layer, as wide as the widest of them."""
+    return [_layer(*each) for each in zip(*(zip(r.keys, r.values, r.held, strict=True) for r in rows), strict=True)]
+
+
+def _layer(*rows: tuple[Tensor, Tensor, Tensor]) -> _Layer:
+    (num_heads, _, head_dim), like = rows[0][0].shape, rows[0][0]
+    width = math.ceil(max(keys.shape[1] for keys, *_ in rows) / _BUCKET) * _BUCKET
+    keys, values = (like.new_zeros(len(rows), num_heads, width, head_dim) for _ in range(2))
+    held = torch.zeros(len(rows), num_heads, width, dtype=torch.bool, device=like.device)
+    for number, row in enumerate(rows):
+        for whole, part in zip((keys, values, held), row, strict=True):
+            whole[number, :, : part.shape[1]] = part
+    return _Layer(keys, values, attention.additive(held, like.dtype)[:, :, None])

@@ -200,7 +200,7 @@ class MemoryBank:
         """Return the chunks that are still to be compressed, equal texts once; none if the bank is open for reading."""
         missing = [] if self.read_only else self.missing(chunks)
         # a text that was changed on the disk has no block either: that is damage, not to be compressed
-        return [chunk for chunk in missing if self._catalogue.is_used(self._block_id(chunk))]
+        return [chunk for chunk in missing if self.uses(chunk)]
 
     def put_document(self, document: Document, chunks: Sequence[Chunk], *, defer: bool = False) -> None:
         """Add a document, or replace the one of the same id; see `put_documents`."""
@@ -362,6 +362,15 @@ class MemoryBank:
             InputError: If a chunk has no block.
         """
         return [self._block(chunk, shape) for chunk in chunks]
+
+    def uses(self, chunk: Chunk) -> bool:
+        """Return whether some document has a chunk of this text and heading."""
+        return self._catalogue.is_used(self._block_id(chunk))
+
+    @property
+    def revision(self) -> object:
+        """Return what is another one after every change, whoever made it."""
+        return self._catalogue.revision()
 
     @property
     def bytes_per_source_token(self) -> float:

@@ -102,6 +102,11 @@ class Finder(Catalogue):
             except ValueError as error:
                 raise damaged(self.path, f"{error}; `compact` makes the index anew") from error
 
+    def revision(self) -> tuple[object, ...]:
+        """Return what is another one after every write."""
+        with self._snapshot():
+            return self._state_of_rows()
+
     def size(self) -> tuple[int, int]:
         """Return how many chunks there are, and their tokens."""
         _, chunks, tokens, *_ = self._counts()

@@ -252,6 +252,15 @@ class ShardedBank(MemoryBank):
         """Return the blocks of chunks, in order; raises as `MemoryBank.blocks`."""
         return [block for chunk in chunks for block in self.shard(chunk.doc_id).blocks([chunk], shape=shape)]
 
+    def uses(self, chunk: Chunk) -> bool:
+        """Return whether some document has a chunk of this text and heading."""
+        return any(shard.uses(chunk) for shard in self.shards)
+
+    @property
+    def revision(self) -> object:
+        """Return what is another one after every change of any of them."""
+        return tuple(shard.revision for shard in self.shards)
+
     @property
     def bytes_per_source_token(self) -> float:
         """Return the bytes of the blocks in use by tokens of the chunks; 0.0 without any."""

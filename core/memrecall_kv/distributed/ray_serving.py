@@ -21,6 +21,7 @@ from memrecall_kv.errors import InputError, MemRecallError, MissingDependencyErr
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.relevance import judge_of
+from memrecall_kv.recall.resident import ResidentBlocks
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Answer, Chunk, Done, Event, Opened, Recall, Where, WorkingMemory
 
@@ -114,13 +115,15 @@ class ShardGate:
     def __init__(self, load: Callable[[], MemRecall], path: Path) -> None:
         self._memory = load()
         self._bank = self._memory.open_bank(path, read_only=True)
+        self._resident = ResidentBlocks(self._memory.config.gate.resident_bytes)
 
     def score(
         self, question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False
     ) -> list[float]:
         """Return the gate's probabilities of chunks, in order; raises as `BlockReader.read`."""
         parts, backbone, made = self._memory.parts, self._memory.backbone, self._bank.fingerprint
-        blocks = BlockReader(self._bank, parts.compressor_for(made), backbone, Stages(), parts.layers_of(made))
+        compressor, layers = parts.compressor_for(made), parts.layers_of(made)
+        blocks = BlockReader(self._bank, compressor, backbone, Stages(), self._resident, layers)
         judge = judge_of(parts.gate, blocks)
         return backbone.scheduler.call(lambda: judge(question, notes, chunks, at_a_glance))
 

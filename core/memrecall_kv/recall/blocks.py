@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.bank.bank import MemoryBank
 from memrecall_kv.compress.compressor import Compressor
 from memrecall_kv.errors import BlockCorruptError
 from memrecall_kv.ingest.ingest import compress_into
+from memrecall_kv.recall.gate import AtRest, Gate, PlacingGate
+from memrecall_kv.recall.resident import ResidentBlocks
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, MemoryBlock
+
+_AT_ONCE = 32
+"""Blocks that are in memory as they are stored while a gate gets ready what it reads of them."""
 
 
 class BlockReader:
@@ -22,6 +28,7 @@ class BlockReader:
         compressor: Makes those that are not there yet.
         backbone: Is to read them.
         stages: Are told how much was read.
+        resident: Keeps what a gate reads of them.
         layers: Which `(first, last)` they hold; `None` for all.
     """
 
@@ -31,10 +38,11 @@ class BlockReader:
         compressor: Compressor,
         backbone: Backbone,
         stages: Stages,
+        resident: ResidentBlocks,
         layers: tuple[int, int] | None = None,
     ) -> None:
         self._bank, self._compressor, self._backbone, self._stages = bank, compressor, backbone, stages
-        self._shape = backbone.kv.block_shape(layers)
+        self._resident, self._shape = resident, backbone.kv.block_shape(layers)
 
     def read(self, chunks: Sequence[Chunk]) -> list[MemoryBlock]:
         """Return the blocks of chunks, in order, in the backbone's dtype, whatever they were made in.
@@ -49,8 +57,19 @@ class BlockReader:
             for _ in compress_into(self._bank, self._bank.deferred(chunks), self._compressor.compress):
                 pass  # each group is durable by now
             blocks = self._bank.blocks(chunks, shape=self._shape)
-        self._stages.read(sum(block.keys.nbytes + block.values.nbytes for block in blocks))
+        self._stages.read(sum(block.nbytes for block in blocks))
         return [self._read_by_backbone(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
+
+    def read_for(self, gate: Gate, chunks: Sequence[Chunk]) -> Sequence[Any]:
+        """Return the blocks of chunks as a gate reads them, in order; raises as `read`."""
+        if not isinstance(gate, PlacingGate):
+            return self.read(chunks)
+
+        def placed(missing: Sequence[Chunk]) -> list[AtRest]:
+            parts = [missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE)]
+            return [gate.place(block) for part in parts for block in self.read(part)]
+
+        return self._resident.of(self._bank, chunks, placed)
 
     def _read_by_backbone(self, chunk: Chunk, block: MemoryBlock) -> MemoryBlock:
         dtype, window = self._backbone.dtype, self._backbone.window

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from torch import Tensor
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import KVState
 from memrecall_kv.backbone.lora import LoraAdapter
-from memrecall_kv.backbone.window import LayerWindow, ReadPrompt
+from memrecall_kv.backbone.window import LayerWindow, PlacedRow, ReadPrompt
 from memrecall_kv.bank.tokens import word_spans
 from memrecall_kv.config import GateConfig
 from memrecall_kv.errors import InputError
@@ -56,6 +56,21 @@ class GlancingGate(Gate, Protocol):
 
     def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
         """Return an estimate of what `score` returns."""
+        ...
+
+
+_Row = TypeVar("_Row")
+
+AtRest = MemoryBlock | PlacedRow
+"""A block, or what a gate made of it to read it again and again."""
+
+
+@runtime_checkable
+class PlacingGate(Protocol):
+    """A gate that can get ready once what it reads of a block."""
+
+    def place(self, block: MemoryBlock) -> AtRest:
+        """Return what `score` and `glance` take instead of the block."""
         ...
 
 
@@ -182,7 +197,11 @@ class ClassifierGate:
         self._adapter.save(path, base_model=self._backbone.name)
         save_file({"weight": self._weight.cpu().clone(), "bias": self._bias.cpu().clone()}, path / HEAD_FILE)
 
-    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def place(self, block: MemoryBlock) -> AtRest:
+        """Return a block as the gate's layers read it; one that reads all layers takes it as it is."""
+        return self._window.place([block]) if self._window else block
+
+    def score(self, question: str, notes: WorkingMemory, blocks: Sequence[AtRest]) -> list[float]:
         """Return the probability of each block; see `Gate`.
 
         Raises:
@@ -191,7 +210,7 @@ class ClassifierGate:
         count = self._config.noted_seeing_tokens if notes.text else self._config.seeing_tokens
         return self._probabilities(question, notes, blocks, count, self._config.batch_size)
 
-    def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock]) -> list[float]:
+    def glance(self, question: str, notes: WorkingMemory, blocks: Sequence[AtRest]) -> list[float]:
         """Return what `score` would if few of the prompt's tokens saw a block; without `glance_tokens`, what it does.
 
         Raises:
@@ -204,15 +223,20 @@ class ClassifierGate:
         )
 
     def _probabilities(
-        self, question: str, notes: WorkingMemory, blocks: Sequence[MemoryBlock], seeing: int | None, rows: int
+        self, question: str, notes: WorkingMemory, blocks: Sequence[AtRest], seeing: int | None, rows: int
     ) -> list[float]:
         prompt = prompts.gate_classify(question, latest(self._backbone, notes.text))
         probabilities: list[float] = []
         window = self._merged  # copied while the deltas are off
         with torch.inference_mode(), self._adapter.active(self._backbone.model):
-            last_of = self._last_of(prompt, seeing, window)
-            for batch in _batches(blocks, rows) if window else _fixed_batches(blocks, rows):
-                probabilities += torch.sigmoid(last_of(batch).float() @ self._weight + self._bias).tolist()
+            if window is None:
+                whole = [block for block in blocks if isinstance(block, MemoryBlock)]
+                states = self._beside_all_layers(prompt, _fixed_batches(whole, rows))
+            else:
+                placed = [window.place([block]) if isinstance(block, MemoryBlock) else block for block in blocks]
+                states = self._beside_window(window, prompt, seeing, _batches(placed, rows))
+            for last in states:
+                probabilities += torch.sigmoid(last.float() @ self._weight + self._bias).tolist()
         return probabilities[: len(blocks)]
 
     @cached_property
@@ -220,29 +244,25 @@ class ClassifierGate:
         """The window with the deltas in its layers: faster by a tenth than deltas beside them."""
         return self._window and self._window.with_deltas(self._backbone.model, self._adapter)
 
-    def _last_of(
-        self, prompt: str, seeing: int | None, window: LayerWindow | None
-    ) -> Callable[[Sequence[Sequence[MemoryBlock]]], Tensor]:
-        """Return what reads the prompt beside each row's block and returns its last token's state, `[B, hidden]`."""
+    def _beside_all_layers(self, prompt: str, batches: Sequence[Sequence[Sequence[MemoryBlock]]]) -> Iterator[Tensor]:
+        """Read the prompt beside each row's blocks; yield its last token's states by batch, `[B, hidden]`."""
         kv, asked = self._backbone.kv, self._backbone.encode(prompt)
-
-        def whole(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
+        for rows in batches:
             state = kv.place(rows, width=_width(rows), unrotated=self._unrotated)
             ids, _ = kv.pad([asked] * len(rows))
             *_, hidden = _read(self._backbone, state, ids)
-            return hidden[:, -1]
+            yield hidden[:, -1]
 
-        if window is None:
-            return whole
+    def _beside_window(
+        self, window: LayerWindow, prompt: str, seeing: int | None, batches: Sequence[Sequence[PlacedRow]]
+    ) -> Iterator[Tensor]:
+        """The same in the layers of a window, of which as many tokens as `seeing` see blocks."""
         if self._read is None or self._read[0] != prompt:
             # a glance and the full looks after it read the same prompt
-            self._read = prompt, window.read_prompt([asked])
+            self._read = prompt, window.read_prompt([self._backbone.encode(prompt)])
         begun = self._read[1].seen_by([seeing_of(self._backbone, prompt, seeing)])
-
-        def windowed(rows: Sequence[Sequence[MemoryBlock]]) -> Tensor:
-            return window.read(begun.rows([0] * len(rows)), window.place(rows))
-
-        return windowed
+        for rows in batches:
+            yield window.read(begun.rows([0] * len(rows)), rows)
 
 
 def seeing_of(backbone: Backbone, prompt: str, count: int | None) -> list[int]:
@@ -282,14 +302,16 @@ def latest(backbone: Backbone, notes: str) -> str:
     return backbone.decode(ids[-_MEMORY_TOKENS:]) if len(ids) > _MEMORY_TOKENS else notes
 
 
-def _batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
-    """Split into batches of at most `size` rows."""
-    return [[[block] for block in blocks[start : start + size]] for start in range(0, len(blocks), size)]
+def _batches(blocks: Sequence[_Row], size: int) -> list[Sequence[_Row]]:
+    """Split into batches of at most `size`."""
+    return [blocks[start : start + size] for start in range(0, len(blocks), size)]
 
 
 def _fixed_batches(blocks: Sequence[MemoryBlock], size: int) -> list[list[list[MemoryBlock]]]:
-    """Split into batches of exactly `size` rows; the last is filled up with empty rows."""
-    return [[*batch, *([] for _ in range(size - len(batch)))] for batch in _batches(blocks, size)]
+    """Split into batches of exactly `size` rows of a block; the last is filled up with empty rows."""
+    return [
+        [*([block] for block in batch), *([] for _ in range(size - len(batch)))] for batch in _batches(blocks, size)
+    ]
 
 
 def _read(backbone: Backbone, state: KVState, ids: Tensor) -> Iterator[Tensor]:

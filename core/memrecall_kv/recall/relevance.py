@@ -32,7 +32,7 @@ def judge_of(gate: Gate, blocks: BlockReader) -> Judge:
 
     def judge(question: str, notes: WorkingMemory, chunks: Sequence[Chunk], at_a_glance: bool = False) -> list[float]:
         look = gate.glance if at_a_glance and isinstance(gate, GlancingGate) else gate.score
-        return look(question, notes, blocks.read(chunks))
+        return look(question, notes, blocks.read_for(gate, chunks))
 
     return judge
 

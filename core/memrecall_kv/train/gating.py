@@ -154,7 +154,7 @@ class GateLoss:
 
             return whole
         begun = window.read_prompt([asked]).seen_by([seeing_of(self._backbone, prompt, seeing)])
-        return lambda placed: window.read(begun.rows([0] * len(placed)), window.place(placed))
+        return lambda placed: window.read(begun.rows([0] * len(placed)), [window.place(row) for row in placed])
 
 
 def competition(scores: Tensor, relevant: Tensor) -> Tensor:
