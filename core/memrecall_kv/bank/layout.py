@@ -24,7 +24,8 @@ class Form:
     Attributes:
         bits: Of a code, by tensor.
         group: Most neighbours that share a scale; `None`: all do.
-        is_small: Whether a scale and what goes with it take a byte each, and codes are packed in rows of bits.
+        is_small: Whether a scale and what goes with it take a byte each, codes are packed in rows of bits, and numbers
+            are turned before they are coded.
     """
 
     bits: Mapping[str, int]
@@ -63,6 +64,7 @@ class Facts(TypedDict):
         extent: Positions the block takes.
         source_tokens: Tokens of the chunk, T.
         group: Most neighbours that share a scale; `None`: all do, or there are no scales.
+        turned: Whether what is coded was turned; see `quantize.turned`.
     """
 
     storage: Storage
@@ -71,6 +73,7 @@ class Facts(TypedDict):
     extent: int
     source_tokens: int
     group: int | None
+    turned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,9 @@ def _facts(found: Any) -> Facts:
     group = found.get("group", _GROUPS_OF_OLD.get(storage))
     if group is not None and not _is_size(group):
         raise ValueError(f"groups of {group!r}")
+    turned = found.get("turned", False)  # the first records of small forms were not
+    if not isinstance(turned, bool) or (turned and not (storage in FORMS and FORMS[storage].is_small)):
+        raise ValueError(f"turned is {turned!r}")
     return Facts(
         storage=storage,
         dtype=dtype,
@@ -155,6 +161,7 @@ def _facts(found: Any) -> Facts:
         extent=found["extent"],
         source_tokens=found["source_tokens"],
         group=group,
+        turned=turned,
     )
 
 
