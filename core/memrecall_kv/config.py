@@ -202,6 +202,9 @@ class ScanConfig(Config):
         candidates: The gate judges only this many blocks, those that share most words with question and the notes of
             the moment, and others if they are fewer. `None` judges all. In a large bank this is what keeps a question
             cheap.
+        least_share: The second half of the candidates is judged only as far as the words that each shares weigh this
+            share of what the best one's do, or more. In a small bank that leaves out what shares next to nothing, in a
+            large one next to none. 0: all are judged.
         again: When a note changed what is known, `best_first` and `top_k` judge anew only the so many most probable of
             the blocks judged before, and the so many that share most words with the notes; others keep their
             probability. `None`: all are judged anew.
@@ -215,6 +218,7 @@ class ScanConfig(Config):
     max_open: int = Field(default=8, ge=1)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
+    least_share: float = Field(default=0.0, ge=0.0, le=1.0)
     again: int | None = Field(default=None, ge=1)
     max_question_tokens: int = Field(default=128, ge=16)
 

@@ -283,15 +283,17 @@ class MemRecall:
         made, stages = bank.fingerprint, Stages()
         compressor, layers = parts.compressor_for(made), parts.layers_of(made)
         blocks = BlockReader(bank, compressor, backbone, stages, self._resident, layers)
+        # what is to be opened must be proposed
+        limit = scan.candidates and max(scan.candidates, scan.top_k or 0)
+        sure = max((limit or 0) // 2, scan.top_k or 0, 1)
         relevance = Relevance(
             searched,
-            SharedWords(bank, where),
+            SharedWords(bank, where, least_share=scan.least_share, sure=sure),
             parts.gate,
             blocks,
             parts.backbone.scheduler,
             stages,
-            # what is to be opened must be proposed
-            limit=scan.candidates and max(scan.candidates, scan.top_k or 0),
+            limit=limit,
             # what promises the decisions of the definition looks at all again
             again=scan.again if scan.top_k or scan.schedule == "best_first" else None,
             word_weight=gate.lexical_weight,

@@ -25,6 +25,7 @@ from memrecall_kv.recall.candidates import SharedWords
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Chunk, Document, Note, Scored, WorkingMemory
 
+NOTHING = WorkingMemory()
 QUESTION = "Who keeps the key?"
 TEXTS = {"ann": "Ann keeps the key.", "bob": "Bob keeps the key and the ladder.", "boat": "The boat is blue."}
 FINGERPRINT = {"backbone": "none"}
@@ -102,6 +103,42 @@ def test_candidates_are_at_most_the_limit_in_the_banks_order(memory, tmp_path) -
         assert [c.words for c in only.propose(QUESTION, notes, None)] == [1.0]
         assert (words.total, only.total) == (3, 1)
         assert SharedWords(bank, lambda *_: False).propose(QUESTION, notes, 2) == []
+
+
+def test_beyond_those_that_are_sure_only_what_shares_enough_is_proposed(tmp_path) -> None:
+    with text_bank(tmp_path / "bank") as bank:
+        for number in range(9):
+            put(bank, f"d{number}", ("Paint and brushes." if number < 3 else "Paint." if number < 5 else "Nothing."))
+        shares = {c.chunk.doc_id: c.words for c in SharedWords(bank, None).propose("paint brushes", NOTHING, 9)}
+        assert (len(shares), shares["d0"], shares["d8"]) == (9, 1.0, 0.0)
+        assert 0.05 < shares["d4"] < 0.9
+        for sure, least_share, expected in [
+            (1, 1.0, 3),
+            (1, 0.05, 5),
+            (4, 1.0, 4),
+            (7, 0.05, 7),
+            (9, 1.0, 9),
+            (99, 1.0, 9),
+            (2, 0.0, 9),
+        ]:
+            words = SharedWords(bank, None, least_share=least_share, sure=sure)
+            proposed = words.propose("paint brushes", NOTHING, 9)
+            assert [c.chunk.doc_id for c in proposed] == [f"d{number}" for number in range(expected)]
+            assert len(words.propose("paint brushes", NOTHING, None)) == 9
+            assert len(words.propose("zebra?", NOTHING, 9)) == 9  # nothing is told from the rest
+
+
+@pytest.mark.parametrize(("top_k", "expected"), [(1, 4), (6, 6), (12, 12)])
+def test_half_of_the_candidates_are_judged_whatever_they_share(memory, tmp_path, top_k: int, expected: int) -> None:
+    texts = {f"d{number:02}": "Paint." if number == 0 else f"Shelf {number}." for number in range(20)}
+    scan = ScanConfig(top_k=top_k, candidates=8, least_share=0.5)
+    asked = tiny_memory(
+        memory.config.model_copy(update={"scan": scan}), gate=memory.parts.gate, reasoner=memory.parts.reasoner
+    )
+    with filled(asked, tmp_path / "bank", texts) as bank:
+        answer = asked.ask(bank, "Which paint?")
+        assert len({step.chunk_id for step in answer.trace.steps}) == expected
+        assert len(answer.evidence) == top_k
 
 
 def test_as_many_are_proposed_as_are_to_be_opened(memory, tmp_path) -> None:

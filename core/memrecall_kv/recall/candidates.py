@@ -52,10 +52,13 @@ class SharedWords:
     Args:
         bank: Whose chunks.
         where: Which documents may be recalled; `None` for all.
+        least_share: Beyond the first `sure`, only chunks whose words weigh at least this share of the best one's.
+        sure: So many are proposed whatever they share.
     """
 
-    def __init__(self, bank: MemoryBank, where: Where | None) -> None:
+    def __init__(self, bank: MemoryBank, where: Where | None, *, least_share: float = 0.0, sure: int = 1) -> None:
         self._bank, self._where, self._scope = bank, where, bank.scope(where)
+        self._least_share, self._sure = least_share, sure
 
     @property
     def total(self) -> int:
@@ -68,7 +71,12 @@ class SharedWords:
         """Return the chunks with the highest scores; see `Candidates`."""
         scope = self._bank.scope(self._others(without)) if without else self._scope
         found = self._bank.candidates(f"{question} {notes.text}", limit, scope)
-        return [Candidate(chunk, share) for chunk, share in found]
+        proposed = [Candidate(chunk, share) for chunk, share in found]
+        best = sorted(proposed, key=lambda candidate: candidate.words, reverse=True)
+        if limit is None or not best or best[0].words == 0.0:
+            return proposed
+        sure = {candidate.chunk.id for candidate in best[: self._sure]}
+        return [each for each in proposed if each.words >= self._least_share or each.chunk.id in sure]
 
     def _others(self, without: Collection[str]) -> Where:
         other = Not(AmongIds(frozenset(without)))
