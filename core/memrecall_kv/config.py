@@ -203,8 +203,8 @@ class ScanConfig(Config):
             the moment, and others if they are fewer. `None` judges all. In a large bank this is what keeps a question
             cheap.
         least_share: The second half of the candidates is judged only as far as the words that each shares weigh this
-            share of what the best one's do, or more. In a small bank that leaves out what shares next to nothing, in a
-            large one next to none. 0: all are judged.
+            share, or more, of what the best one's do that nothing was noted of. In a small bank that leaves out what
+            shares next to nothing, in a large one next to none. 0: all are judged.
         again: When a note changed what is known, `best_first` and `top_k` judge anew only the so many most probable of
             the blocks judged before, and the so many that share most words with the notes; others keep their
             probability. `None`: all are judged anew.

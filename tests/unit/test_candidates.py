@@ -128,6 +128,17 @@ def test_beyond_those_that_are_sure_only_what_shares_enough_is_proposed(tmp_path
             assert len(words.propose("zebra?", NOTHING, 9)) == 9  # nothing is told from the rest
 
 
+def test_what_a_note_was_taken_of_does_not_outshine_the_others(tmp_path) -> None:
+    note = "Brushes of Oslo lie beside the ladder of the painter."
+    with text_bank(tmp_path / "bank") as bank:
+        for number, text in enumerate([note, "Ladder rails.", "Painter walls.", *["Nothing."] * 6]):
+            put(bank, f"d{number}", text)
+        words = SharedWords(bank, None, least_share=0.5, sure=1)
+        told, made_up = (WorkingMemory((Note(note, source),)) for source in ("d0#0", "elsewhere#0"))
+        assert [c.chunk.doc_id for c in words.propose("where?", told, 9)] == ["d0", "d1", "d2"]
+        assert [c.chunk.doc_id for c in words.propose("where?", made_up, 9)] == ["d0"]
+
+
 @pytest.mark.parametrize(("top_k", "expected"), [(1, 4), (6, 6), (12, 12)])
 def test_half_of_the_candidates_are_judged_whatever_they_share(memory, tmp_path, top_k: int, expected: int) -> None:
     texts = {f"d{number:02}": "Paint." if number == 0 else f"Shelf {number}." for number in range(20)}

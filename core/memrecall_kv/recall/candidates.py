@@ -52,7 +52,8 @@ class SharedWords:
     Args:
         bank: Whose chunks.
         where: Which documents may be recalled; `None` for all.
-        least_share: Beyond the first `sure`, only chunks whose words weigh at least this share of the best one's.
+        least_share: Beyond the first `sure`, only chunks whose words weigh at least this share of the best one's that
+            nothing was noted of.
         sure: So many are proposed whatever they share.
     """
 
@@ -72,11 +73,14 @@ class SharedWords:
         scope = self._bank.scope(self._others(without)) if without else self._scope
         found = self._bank.candidates(f"{question} {notes.text}", limit, scope)
         proposed = [Candidate(chunk, share) for chunk, share in found]
-        best = sorted(proposed, key=lambda candidate: candidate.words, reverse=True)
-        if limit is None or not best or best[0].words == 0.0:
+        if limit is None:
             return proposed
-        sure = {candidate.chunk.id for candidate in best[: self._sure]}
-        return [each for each in proposed if each.words >= self._least_share or each.chunk.id in sure]
+        ranked = sorted(proposed, key=lambda candidate: candidate.words, reverse=True)
+        # a chunk shares most with its own note: the others are compared with the best that nothing was noted of
+        noted = {note.chunk_id for note in notes.notes}
+        best = next((candidate.words for candidate in ranked if candidate.chunk.id not in noted), 0.0)
+        sure = {candidate.chunk.id for candidate in ranked[: self._sure]}
+        return [each for each in proposed if each.words >= self._least_share * best or each.chunk.id in sure]
 
     def _others(self, without: Collection[str]) -> Where:
         other = Not(AmongIds(frozenset(without)))
