@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,11 @@ def _blocks(bank: MemoryBank) -> bool:
     return True
 
 
-def flip(folder: Path, *, every: int = 1, storage: str = "native") -> Counter[str]:
-    """Flip each n-th bit and cut each n-th byte off; return how many, and of which kind those were that failed."""
+def flip(folder: Path, *, every: int = 1, first: int = 0, storage: str = "native") -> Counter[str]:
+    """Flip bits and cut bytes off, each n-th change from the `first`; return how many, and of which kind failed."""
     counts: Counter[str] = Counter()
     build(folder / "good", storage)
-    for path, changed, what in _changes(folder, every):
+    for path, changed, what in islice(_changes(folder), first, None, every):
         path.write_bytes(changed)
         for ending in ("-wal", "-shm"):
             (path.parent / f"{CATALOGUE}{ending}").unlink(missing_ok=True)
@@ -118,17 +119,17 @@ def flip(folder: Path, *, every: int = 1, storage: str = "native") -> Counter[st
     return counts
 
 
-def _changes(folder: Path, every: int) -> Iterator[tuple[Path, bytes, str]]:
+def _changes(folder: Path) -> Iterator[tuple[Path, bytes, str]]:
     copy = folder / "copy"
     for good in sorted((folder / "good").iterdir()):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder / "good", copy)
         data = good.read_bytes()
-        for bit in range(0, len(data) * 8, every):
+        for bit in range(len(data) * 8):
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
             yield copy / good.name, bytes(changed), f"flips of {good.suffix[1:]}"
-        for size in range(0, len(data), max(1, every // 8)):
+        for size in range(len(data)):
             yield copy / good.name, data[:size], f"cuts of {good.suffix[1:]}"
 
 

@@ -6,11 +6,13 @@ status is 1 if anything was lost, wrong, or raised an error that is not this lib
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import shim
@@ -39,8 +41,15 @@ def faults(folder: Path) -> Counter[str]:
 def flips(folder: Path) -> Counter[str]:
     from flips import flip, flip_log
 
-    packed = flip(folder / "packed", storage="k4v3")
-    return flip(folder / "bank") + packed + flip_log(folder / "log", every=97)
+    processes = os.cpu_count() or 1
+    with ProcessPoolExecutor(processes) as pool:
+        parts = [
+            pool.submit(flip, folder / f"{storage}-{number}", every=processes, first=number, storage=storage)
+            for storage in ("native", "k4v3")
+            for number in range(processes)
+        ]
+        found = [part.result() for part in parts]
+    return sum(found, flip_log(folder / "log", every=97))
 
 
 def fuzz(folder: Path) -> Counter[str]:
