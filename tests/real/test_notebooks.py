@@ -47,7 +47,7 @@ def test_a_gate_that_was_trained_finds_what_the_packaged_one_did_not(capsys):
     assert shown.splitlines()[1].startswith("Blue desk: the archive opens at")
     found = [int(printed.removesuffix(" of 4\n")) for printed in (before, after)]
     assert found[1] >= found[0] + 2
-    assert steps == "0 to 20\n"
+    assert steps == "0 to 30\n"
     assert answered.splitlines()[1] == "Blue desk: the pool opens at 8 o'clock."
 
 
