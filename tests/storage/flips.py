@@ -104,10 +104,14 @@ def _blocks(bank: MemoryBank) -> bool:
 
 
 def flip(folder: Path, *, every: int = 1, first: int = 0, storage: str = "native") -> Counter[str]:
-    """Flip bits and cut bytes off, each n-th change from the `first`; return how many, and of which kind failed."""
+    """Flip bits and cut bytes off, each n-th change from the `first`; return how many, and of which kind failed.
+
+    The bank is the one in `folder / "good"`, made if there is none: who shares the changes shares the bank.
+    """
     counts: Counter[str] = Counter()
-    build(folder / "good", storage)
-    for path, changed, what in islice(_changes(folder), first, None, every):
+    if not (folder / "good").exists():
+        build(folder / "good", storage)
+    for path, changed, what in islice(_changes(folder / "good", folder / f"copy-{first}"), first, None, every):
         path.write_bytes(changed)
         for ending in ("-wal", "-shm"):
             (path.parent / f"{CATALOGUE}{ending}").unlink(missing_ok=True)
@@ -119,11 +123,10 @@ def flip(folder: Path, *, every: int = 1, first: int = 0, storage: str = "native
     return counts
 
 
-def _changes(folder: Path) -> Iterator[tuple[Path, bytes, str]]:
-    copy = folder / "copy"
-    for good in sorted((folder / "good").iterdir()):
+def _changes(bank: Path, copy: Path) -> Iterator[tuple[Path, bytes, str]]:
+    for good in sorted(bank.iterdir()):
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(folder / "good", copy)
+        shutil.copytree(bank, copy)
         data = good.read_bytes()
         for bit in range(len(data) * 8):
             changed = bytearray(data)

@@ -39,13 +39,16 @@ def faults(folder: Path) -> Counter[str]:
 
 
 def flips(folder: Path) -> Counter[str]:
-    from flips import flip, flip_log
+    from flips import build, flip, flip_log
 
+    forms = ("native", "k4v3")
+    for storage in forms:
+        build(folder / storage / "good", storage)
     processes = os.cpu_count() or 1
     with ProcessPoolExecutor(processes) as pool:
         parts = [
-            pool.submit(flip, folder / f"{storage}-{number}", every=processes, first=number, storage=storage)
-            for storage in ("native", "k4v3")
+            pool.submit(flip, folder / storage, every=processes, first=number)
+            for storage in forms
             for number in range(processes)
         ]
         found = [part.result() for part in parts]

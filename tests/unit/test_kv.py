@@ -379,3 +379,17 @@ def test_the_sink_is_the_untouched_backbones_whoever_reads_first():
         backbone.kv.place([[]])
         assert torch.equal(backbone.kv.sink.keys, first.keys)
     assert torch.equal(backbone.kv.sink.values, first.values)
+
+
+def test_keys_of_several_layers_in_one_row_are_rotated_as_layer_by_layer(partly_rotating):
+    """Where some layers do not rotate, neither do theirs."""
+    kv, generator = partly_rotating.kv, torch.Generator().manual_seed(0)
+    layers, (heads, dim) = len(kv.base.layers), kv.sink.keys.shape[1::2]
+    keys = torch.randn(layers, 1, heads, 5, dim, generator=generator).to(kv.sink.keys.dtype)
+    positions = torch.randint(0, 99, (layers, 1, heads, 5), generator=generator)
+    whole = kv.rotate(keys, positions)
+    rows, places = (tensor[:, 0].transpose(1, 2).flatten(0, 1) for tensor in (keys, positions))
+    numbers = torch.arange(layers).repeat_interleave(5)
+    order = torch.randperm(len(numbers), generator=generator)
+    got = kv.rotate_rows(rows[order], places[order], numbers[order])
+    torch.testing.assert_close(got, whole[:, 0].transpose(1, 2).flatten(0, 1)[order])
