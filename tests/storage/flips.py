@@ -14,7 +14,7 @@ from typing import Any
 from memrecall_kv.bank import MemoryBank
 from memrecall_kv.bank.directory import CATALOGUE
 from memrecall_kv.errors import MemRecallError
-from memrecall_kv.filters import Compare, Operator
+from memrecall_kv.filters import AmongIds, Compare, Operator
 from memrecall_kv.types import Document
 from storage_trace import FINGERPRINT, NATIVE, WrongError, chunks_of, content, open_bank, put
 
@@ -22,6 +22,7 @@ _DOCUMENTS = [
     Document(f"doc-{number}", f"text {number} on {number * number}", {"page": number, "of": ["t", None]})
     for number in range(3)
 ]
+_CHUNKS_OF_ONE = len(chunks_of(_DOCUMENTS[1]))
 _LATER = Document("later", "still to be compressed", {"page": 9})
 
 
@@ -75,6 +76,14 @@ def _wrong(bank: MemoryBank) -> set[str]:
         "query": (
             lambda: len(bank.chunks(Compare("page", Operator.GT, 1))),
             len(chunks_of(_LATER)) + len(chunks_of(_DOCUMENTS[2])),
+        ),
+        "ids": (
+            lambda: [chunk.doc_id for chunk in bank.chunks(AmongIds(frozenset({"doc-1"})))],
+            ["doc-1"] * _CHUNKS_OF_ONE,
+        ),
+        "candidates": (
+            lambda: {chunk.id for chunk, share in bank.candidates("still", 2, bank.scope()) if share > 0},
+            {chunk.id for chunk in chunks_of(_LATER) if "still" in chunk.text},
         ),
         "sizes": (lambda: bank.scope(Compare("of", Operator.EMPTY)).chunks, len(chunks_of(_LATER))),
         "blocks": (lambda: _blocks(bank), True),

@@ -184,6 +184,62 @@ def test_damaged_fields_are_found_by_filters_and_verify_and_made_anew(bank: Memo
     assert bank.ids(where) == ["d5", "d6", "d7", "d8", "new"]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE fields SET integers = zeroblob(length(integers)) WHERE field = 'id'",
+        "UPDATE fields SET slots = zeroblob(length(slots)) WHERE field = 'id'",
+        "DELETE FROM fields WHERE field = 'id' AND part = 1",
+    ],
+)
+def test_ids_that_are_damaged_are_not_taken_for_none(bank: MemoryBank, statement: str) -> None:
+    put(bank, *(Document(f"d{number}", "text", {}) for number in range(9)))
+    assert bank.ids(AmongIds(frozenset({"d5", "other"}))) == ["d5"]
+    change(bank, statement)
+    with pytest.raises(BankFormatError, match=r"compact"):
+        bank.ids(AmongIds(frozenset({"d5", "other"})))
+    bank.compact()
+    bank.verify()
+    assert bank.ids(AmongIds(frozenset({"d5", "other"}))) == ["d5"]
+
+
+def test_ids_of_a_bank_of_an_older_release_are_looked_up(bank: MemoryBank) -> None:
+    put(bank, *(Document(doc_id, "text", {}) for doc_id in ("a", "b\0")))
+    change(bank, "DELETE FROM fields WHERE field = 'id'")
+    with closing(sqlite3.connect(bank.path / CATALOGUE)) as database, database:
+        row = database.execute("SELECT * FROM fields WHERE field = ''").fetchone()
+        names = fields.raw_of([name for name in fields.texts_of(row[4]) if name != "id"])
+        counts = row[6][: len(row[6]) - 2 * (len(fields.texts_of(row[4])) - len(fields.texts_of(names)))]
+        old = (*row[2:4], names, row[5], counts, row[7])
+        database.execute("DELETE FROM fields")
+        database.execute("INSERT INTO fields VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fields._signed("", row[1], old))
+        database.execute("UPDATE meta SET value = 'old' WHERE key = 'tokens'")
+    for doc_id in ("a", "b\0"):
+        assert bank.ids(AmongIds(frozenset({doc_id, "c"}))) == [doc_id]
+    bank.close()
+    with MemoryBank.open(bank.path, fingerprint=FINGERPRINT) as again:
+        again.verify()
+        assert again.ids(AmongIds(frozenset({"b\0"}))) == ["b\0"]
+
+
+@pytest.mark.parametrize("where", [Compare("kind", Operator.GT, 0), Not(AmongIds(frozenset({"none"})))])
+def test_a_document_that_is_there_and_cannot_be_read_is_no_document_less(bank: MemoryBank, where: Where) -> None:
+    put(bank, *(Document(f"d{number}", f"text {number}", {"kind": 1}) for number in range(3)))
+    scope, query = bank.scope(where), "text 1"
+    bank.delete("d2")
+    # deleted since the filter was asked
+    assert [chunk.doc_id for chunk, _ in bank.candidates(query, 8, scope)] == ["d0", "d1"]
+    change(bank, "DELETE FROM documents WHERE id = 'd1'")
+    for read in (lambda: bank.chunks(where), lambda: bank.candidates(query, 8, bank.scope(where))):
+        with pytest.raises(BankFormatError):
+            read()
+
+
+def test_a_row_of_no_part_is_an_error() -> None:
+    with pytest.raises(ValueError, match="of no part"):
+        fields.Fields(lambda query, values: [("", None, b"", b"", b"", b"", b"", b"", b"")])
+
+
 def test_of_a_damaged_document_nothing_is_left_in_the_fields(bank: MemoryBank) -> None:
     put(bank, *(Document(f"d{number}", "text", {f"kind{number}": f"value{number}"}) for number in range(6)))
     change(bank, "UPDATE documents SET metadata = '{}' WHERE id = 'd2'")

@@ -16,6 +16,8 @@ Counts: TypeAlias = tuple[int, ...]
 first block, and those that lost theirs to the budget; postings of the index.
 """
 
+_VERSION = 2
+"""Of what is made, besides that of the words; what was made by another one is made anew."""
 _LARGEST = 2**62
 """No number of ours comes near."""
 
@@ -36,13 +38,17 @@ def mend(database: sqlite3.Connection) -> None:
 
 
 def is_of_today(database: sqlite3.Connection) -> bool:
-    """Return whether the index counts words as this release does."""
-    return database.execute("SELECT value FROM meta WHERE key = 'tokens'").fetchall() == [(tokens.VERSION,)]
+    """Return whether it was made as this release makes it."""
+    return database.execute("SELECT value FROM meta WHERE key = 'tokens'").fetchall() == [(_written_by(),)]
 
 
 def sign(database: sqlite3.Connection) -> None:
-    """Enter how the index counts words."""
-    database.execute("INSERT OR REPLACE INTO meta VALUES ('tokens', ?)", (tokens.VERSION,))
+    """Enter as what it was made."""
+    database.execute("INSERT OR REPLACE INTO meta VALUES ('tokens', ?)", (_written_by(),))
+
+
+def _written_by() -> str:
+    return f"{_VERSION} {tokens.VERSION}"
 
 
 def problem(database: sqlite3.Connection) -> str | None:

@@ -3,7 +3,8 @@
 A row holds one field of up to `_SPAN` documents that follow each other, a part of the bank: each value once, and which
 documents have it. A filter reads the fields that it names and no metadata; it is asked once for each value of a row, of
 numbers for all of them at once. The row without a field says how many chunks each document of a part has, and of which
-fields there are rows: that one is lost does not go unnoticed.
+fields there are rows: that one is lost does not go unnoticed. Ids stand there as a field does, each as a number: a row
+that is damaged says so, where the table's own index of ids would find nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SPAN = 2**_BITS
 """Places of a part."""
 _SIZES = ""
 """In the place of a field, which are JSON and never empty: the number of chunks."""
+_IDS = "id"
+"""The same, for the numbers that stand for ids."""
 _NOWHERE = -(2**62)
 """No part."""
 _INTEGER, _FLOAT, _TEXT, _OTHER = range(4)
@@ -41,8 +44,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 Row: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 """Integers as int64, other numbers as float64, texts and the JSON of other values as JSON lists; how many documents
 have each, and their slots in the part, as uint16."""
-_Document: TypeAlias = tuple[int, Any, bytes]
-"""Place, number of chunks and metadata."""
+_Document: TypeAlias = tuple[int, bytes, Any, bytes]
+"""Place, id, number of chunks and metadata."""
 
 
 class Column(NamedTuple):
@@ -80,6 +83,8 @@ class Fields:
         self._read = read
         self._columns: dict[str, Column] = {}
         rows = read(_OF_FIELD, (_SIZES,))
+        if not all(isinstance(part, int) for _, part, *_ in rows):
+            raise ValueError("a row of its fields is of no part")
         self._parts = np.array([part for _, part, *_ in rows], np.int64)
         column = self._joined(_SIZES, rows)
         listed = {raw: frozenset(texts_of(raw)) for raw in {row[_TEXT] for row in column.rows}}  # mostly one
@@ -94,23 +99,20 @@ class Fields:
 
     def column(self, key: object) -> Column:
         """Return a field; raises `TypeError` if no document can have one of this name."""
-        field = json.dumps(key)
-        if field not in self._columns:
-            rows = self._read(_OF_FIELD, (field,))
-            listed = [part for part, names in zip(self._parts.tolist(), self._named, strict=True) if field in names]
-            if [part for _, part, *_ in rows] != listed:
-                raise ValueError("rows of its fields are gone")
-            self._columns[field] = self._joined(field, rows)
-        return self._columns[field]
+        return self._column(json.dumps(key))
 
     def with_ids(self, ids: Collection[str]) -> Mask:
         """Return a mask of the documents with these ids."""
-        ids = [each for each in ids if isinstance(each, str)]
-        rows = self._read(_OF_IDS, (json.dumps(ids),))
-        for each in ids:
-            if "\0" in each:  # where SQLite's JSON ends
-                rows = [*rows, *self._read(_OF_ID, (each.encode("utf-8", "surrogatepass"),))]
-        return self.at([place for (place,) in rows])
+        raw = [each.encode("utf-8", "surrogatepass") for each in ids if isinstance(each, str)]
+        if not all(_IDS in names for names in self._named):
+            # an older release wrote it, and who may only read cannot make it anew
+            return self.at([place for each in raw for (place,) in self._read(_OF_ID, (each,))])
+        mask, column = self.nothing(), self._column(_IDS)
+        wanted = np.array([*map(_number_of, raw)], np.int64)
+        if len(column.integers) != len(column.counts):
+            raise ValueError("a row of its ids holds other things")
+        mask[column.slots[np.repeat(np.isin(column.integers, wanted), column.counts)]] = True
+        return mask
 
     def at(self, places: Sequence[int]) -> Mask:
         """Return a mask of the documents at these places, as far as there are any."""
@@ -132,6 +134,15 @@ class Fields:
     def sizes(self, mask: Mask) -> NDArray[np.int64]:
         """Return how many chunks documents have, in no order."""
         return self._sizes[mask[self._slots]]
+
+    def _column(self, field: str) -> Column:
+        if field not in self._columns:
+            rows = self._read(_OF_FIELD, (field,))
+            listed = [part for part, names in zip(self._parts.tolist(), self._named, strict=True) if field in names]
+            if [part for _, part, *_ in rows] != listed:
+                raise ValueError("rows of its fields are gone")
+            self._columns[field] = self._joined(field, rows)
+        return self._columns[field]
 
     def _joined(self, field: str, listed: Sequence[Any]) -> Column:
         """Return rows of one field, in the order of their parts, as one column."""
@@ -156,9 +167,8 @@ class Fields:
 _OF_FIELD = "SELECT * FROM fields WHERE field = ? ORDER BY part"
 _ONE = "SELECT * FROM fields WHERE field = ? AND part = ?"
 _ENTER = "INSERT OR REPLACE INTO fields VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DOCUMENTS = "SELECT place, num_chunks, CAST(metadata AS BLOB) FROM documents"
+_DOCUMENTS = "SELECT place, CAST(id AS BLOB), num_chunks, CAST(metadata AS BLOB) FROM documents"
 _HEAD = "SELECT CAST(id AS BLOB), CAST(metadata AS BLOB), head FROM documents WHERE place = ?"
-_OF_IDS = "SELECT place FROM documents WHERE id IN (SELECT value FROM json_each(?))"
 _OF_ID = "SELECT place FROM documents WHERE id = CAST(? AS TEXT)"
 
 
@@ -172,7 +182,7 @@ def named(database: sqlite3.Connection, places: Iterable[int]) -> dict[int, froz
                 is_same = digest.of_head(place, doc_id.decode(), metadata.decode()) == head
             except ValueError:
                 is_same = False
-            found[place] = frozenset(_values(metadata)) if is_same else None
+            found[place] = frozenset([_IDS, *_values(metadata)]) if is_same else None
     return found
 
 
@@ -250,8 +260,9 @@ def _rows(database: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
 def _by_field(documents: Iterable[_Document]) -> dict[str, dict[int, Value]]:
     """Return the values of documents of one part, by their slots in it, for each field."""
     fields: dict[str, dict[int, Value]] = defaultdict(dict)
-    for place, num_chunks, metadata in documents:
+    for place, doc_id, num_chunks, metadata in documents:
         fields[_SIZES][place & _SPAN - 1] = _value(num_chunks)
+        fields[_IDS][place & _SPAN - 1] = _INTEGER, _number_of(doc_id)
         for field, value in _values(metadata).items():
             fields[field][place & _SPAN - 1] = value
     return fields
@@ -264,6 +275,11 @@ def _values(metadata: bytes) -> dict[str, Value]:
         return {json.dumps(key): _value(value) for key, value in found.items()} if isinstance(found, dict) else {}
     except (ValueError, RecursionError):
         return {}
+
+
+def _number_of(doc_id: bytes) -> int:
+    """Return what stands for an id."""
+    return int.from_bytes(xxhash.xxh3_64_digest(doc_id), "little", signed=True)
 
 
 def _value(value: object) -> Value:

@@ -122,11 +122,19 @@ class Finder(Catalogue):
         rows = self._rows(query, (*values, count))
         return [place * index.CHUNKS + number for place, number in rows]
 
-    def entries_in(self, scope: Scope, places: NDArray[np.int64] | None) -> Iterator[Entry]:
-        """Yield the documents at these places, as far as they are still in the scope."""
-        for entry in self.entries(places=None if places is None else places.tolist()):
-            if scope.where is None or scope.where(entry.id, self.parsed(entry.metadata)):
-                yield entry
+    def entries_in(self, scope: Scope, places: NDArray[np.int64] | None) -> list[Entry]:
+        """Return the documents at these places, as far as they are still in the scope.
+
+        Raises:
+            BankFormatError: If one is not as it was entered, or is there and cannot be read.
+        """
+        with self._derived_snapshot():
+            found = list(self.entries(places=None if places is None else places.tolist()))
+            if places is not None and len(found) != len(places):
+                gone = np.setdiff1d(places, [entry.place for entry in found])
+                if self._fields().at(gone.tolist()).any():
+                    raise self._lost()
+        return [entry for entry in found if scope.where is None or scope.where(entry.id, self.parsed(entry.metadata))]
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -137,15 +145,13 @@ class Finder(Catalogue):
 
     def _matches(self, where: Where | None) -> tuple[Fields, Mask]:
         """Return what is known of the documents' metadata, and which documents a filter lets through."""
+        fields = self._fields()
+        if where is None:
+            return fields, fields.everything
         try:
-            fields = Fields(self._rows)
-            if np.count_nonzero(fields.everything) != self._counts()[0]:
-                raise ValueError("its fields are of more documents than it counted, or fewer")
-            if where is None:
-                return fields, fields.everything
             sure, possible = let_through(where, fields)
         except ValueError as error:
-            raise damaged(self.path, f"{error}; `compact` makes them anew") from error
+            raise self._damaged_fields(error) from error
         return fields, sure | fields.at(list(self._asked(where, fields.places(possible & ~sure))))
 
     def _asked(self, where: Where, places: NDArray[np.int64]) -> Iterator[int]:
@@ -156,6 +162,19 @@ class Finder(Catalogue):
         for doc_id, place, metadata, head in rows:
             if where(doc_id, self.confirmed(doc_id, place, metadata, head)):
                 yield place
+
+    def _fields(self) -> Fields:
+        """Return what is known of the documents' metadata."""
+        try:
+            fields = Fields(self._rows)
+            if np.count_nonzero(fields.everything) != self._counts()[0]:
+                raise ValueError("its fields are of more documents than it counted, or fewer")
+        except ValueError as error:
+            raise self._damaged_fields(error) from error
+        return fields
+
+    def _damaged_fields(self, error: ValueError) -> BankFormatError:
+        return damaged(self.path, f"{error}; `compact` makes them anew")
 
     def _lost(self) -> BankFormatError:
         return damaged(self.path, "there are more documents than it counted, or fewer")
