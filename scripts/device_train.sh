@@ -29,10 +29,9 @@ fi
 [ -z "${BUILT:-}" ] || more+=(--built "$BUILT")
 [ -z "${MODEL:-}" ] || more+=(--model "$MODEL")
 
-# a row has at most 1,400 tokens: at least 16 of them in a forward
 "${PYTHON:-python3}" "$here/scripts/train_text_reader.py" --data "$DATA" --out "$run/run" \
   --device "${DEVICE:-cuda}" --dtype "${DTYPE:-bfloat16}" --steps "${STEPS:-3000}" --seconds "${SECONDS_OF_TRAINING:-420}" \
-  --step-tokens "${STEP_TOKENS:-24000}" --forward-tokens "${FORWARD_TOKENS:-24000}" --block-tokens "${BLOCK_TOKENS:-4000}" \
+  --step-tokens "${STEP_TOKENS:-24000}" --block-tokens "${BLOCK_TOKENS:-4000}" \
   --validation-rows "${VALIDATION_ROWS:-96}" "${more[@]}"
 
 cp "$run/run/metrics.jsonl" "$run/run/step" "$run/run/reader/adapter_config.json" "$OUT/"

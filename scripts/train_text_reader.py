@@ -1,7 +1,8 @@
-"""Train the reader on texts in full, the question before and after them and its deltas on throughout.
+"""Train the reader on texts in full, its deltas on throughout, many questions at a time.
 
 The packaged reader reads chunks that the untouched backbone has read, each by itself. Here chunks stand in one prompt
-and see each other and the question. Every sixth step rehearses the packaged way, so that blocks can still be read.
+and see each other. They are read once for all that is asked of them: a question sees the texts and itself, so what it
+learns is what it would learn alone. Every eighth step rehearses the packaged way, so that blocks can still be read.
 
 python scripts/build_questions.py --data DATA --out built.jsonl
 python scripts/train_text_reader.py --data DATA --built built.jsonl --out runs/text-reader
@@ -41,31 +42,43 @@ from torch import Tensor
 
 CHUNK = 256
 """Tokens of a text, as in a bank."""
-LONGEST = 1400
-"""Tokens of a prompt; longer ones are drawn anew."""
+SHEET = 600
+"""Tokens of texts on a sheet, about."""
 SHARES = {
-    "squad": 0.26,
-    "hotpotqa": 0.22,
-    "built": 0.14,
-    "fairytaleqa": 0.12,
-    "2wikimultihopqa": 0.10,
-    "musique": 0.06,
-    "strategyqa": 0.06,
-    "babi": 0.04,
+    "squad": 0.33,
+    "built": 0.20,
+    "hotpotqa": 0.18,
+    "fairytaleqa": 0.13,
+    "2wikimultihopqa": 0.06,
+    "musique": 0.03,
+    "strategyqa": 0.05,
+    "babi": 0.02,
 }
-"""Of the questions, by data set."""
+"""Of the sheets, by data set that they begin with."""
 CHAINS = ("hotpotqa", "2wikimultihopqa", "musique")
+MIXED = (*CHAINS, "built", "strategyqa")
+"""Data sets whose questions name what they are about: they can share a sheet."""
+ASKED = 6
+"""Questions of one text, at most."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A prompt and what is to follow it, token ids."""
+class Item:
+    """A question, as it stands behind texts, and what is to follow it, token ids."""
 
     prompt: list[int]
     target: list[int]
 
+
+@dataclass(frozen=True)
+class Sheet:
+    """Texts, and what is asked of them: token ids, and items that see the texts and themselves."""
+
+    texts: list[int]
+    items: list[Item]
+
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.target)
+        return len(self.texts) + sum(len(item.prompt) + len(item.target) - 1 for item in self.items)
 
 
 class TimeIsUpError(Exception):
@@ -73,7 +86,7 @@ class TimeIsUpError(Exception):
 
 
 class Sampler:
-    """Draws the rows of a step, as a function of seed and step.
+    """Draws the sheets of a step, as a function of seed and step.
 
     Args:
         backbone: Its tokenizer.
@@ -85,29 +98,31 @@ class Sampler:
     def __init__(self, backbone: Backbone, examples: Sequence[Example], seed: int, tokens: int) -> None:
         self._backbone, self._seed, self._tokens = backbone, seed, tokens
         self._examples: dict[str, list[Example]] = defaultdict(list)
-        neighbours: dict[tuple[str, str], set[str]] = defaultdict(set)
+        by_text: dict[tuple[str, str], dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
         for example in examples:
             self._examples[example.dataset].append(example)
-            if len(example.paragraphs) == 1:
-                neighbours[example.dataset, example.group].add(example.paragraphs[0].text)
-        self._neighbours = {key: sorted(texts) for key, texts in neighbours.items()}
+            if example.dataset not in MIXED:
+                by_text[example.dataset, example.group][example.paragraphs[0].text].append(example)
+        self._by_text = {key: dict(texts) for key, texts in by_text.items()}
         self._names = [name for name in SHARES if self._examples.get(name)]
 
-    def draw(self, step: int) -> list[Row]:
-        """Return the rows of a step."""
-        draw = random.Random(f"{self._seed}:read:{step}")
-        rows: list[Row] = []
-        while sum(map(len, rows)) < self._tokens:
-            row = self._row(draw)
-            if len(row.prompt) <= LONGEST:
-                rows.append(row)
-        return rows
+    def draw(self, step: int) -> list[Sheet]:
+        """Return the sheets of a step."""
+        draw = random.Random(f"{self._seed}:sheet:{step}")
+        sheets: list[Sheet] = []
+        while sum(map(len, sheets)) < self._tokens:
+            name = draw.choices(self._names, [SHARES[name] for name in self._names])[0]
+            sheets.append(self._mixed(name, draw) if name in MIXED else self._article(name, draw))
+        return sheets
 
-    def row(self, question: str, texts: Sequence[str], answer: str, notes: str = "") -> Row:
-        """Return a question as it is read."""
-        ids = self._backbone.encode(prompts.trained_reading(question, notes, texts))
-        target = self._backbone.encode(" " + answer)[:64]
-        return Row([self._backbone.sink_id, *ids], [*target, self._backbone.end_id])
+    def item(self, question: str, answer: str, notes: str = "") -> Item:
+        """Return a question as it is asked."""
+        prompt = self._backbone.encode(prompts.trained_answer(question, notes))
+        return Item(prompt, [*self._backbone.encode(" " + answer)[:64], self._backbone.end_id])
+
+    def sheet(self, texts: Sequence[str], items: Sequence[Item]) -> Sheet:
+        """Return texts in one prompt, and what is asked of them."""
+        return Sheet([self._backbone.sink_id, *self._backbone.encode(prompts.together(texts))], list(items))
 
     def cut(self, text: str, answer: str, draw: random.Random) -> str:
         """Return a chunk's worth of a text, with the answer in it if it stands there."""
@@ -119,34 +134,60 @@ class Sampler:
         start = max(0, min(len(ids) - CHUNK, first - draw.randrange(16, CHUNK - 32)))
         return self._backbone.decode(ids[start : start + CHUNK]).strip()
 
-    def _row(self, draw: random.Random) -> Row:
-        name = draw.choices(self._names, [SHARES[name] for name in self._names])[0]
+    def _article(self, name: str, draw: random.Random) -> Sheet:
+        """Paragraphs of one article with their questions, and questions of others of its paragraphs."""
         example = draw.choice(self._examples[name])
+        whole = self._by_text[name, example.group]
+        others = [text for text in whole if text != example.paragraphs[0].text]
+        count = 0 if name == "babi" else min(len(others), draw.choice((0, 1, 1, 2)))
+        chosen = [example.paragraphs[0].text, *draw.sample(others, count)]
+        texts, asked = [], []
+        for text in chosen:
+            of_it = draw.sample(whole[text], min(ASKED, len(whole[text])))
+            read = self.cut(text, of_it[0].answers[0], draw)
+            texts.append(read)
+            asked += [each for each in of_it if read == text or each.answers[0] in read]
+        items = [self.item(each.question, each.answers[0]) for each in asked]
+        together = "\n".join(texts).lower()
+        if name == "squad":
+            for text in draw.sample(others, min(len(others), draw.choice((1, 2)))):
+                away = draw.choice(whole[text])
+                if away.answers[0].lower() not in together:
+                    items.append(self.item(away.question, prompts.NOT_FOUND))
+        draw.shuffle(texts)
+        return self.sheet(texts, items)
+
+    def _mixed(self, name: str, draw: random.Random) -> Sheet:
+        """Questions that name what they are about, each other's texts beside their own."""
+        texts, items, size = [], [], 0
+        while size < SHEET:
+            example = draw.choice(self._examples[name])
+            own, item = self._asked(example, draw)
+            read = [self.cut(text, example.answers[0], draw) for text in own]
+            size += sum(len(self._backbone.encode(text)) for text in read)
+            texts += read
+            items.append(item)
+            name = draw.choices(MIXED, [SHARES[each] * (each in self._names) for each in MIXED])[0]
+        draw.shuffle(texts)
+        return self.sheet(texts, items)
+
+    def _asked(self, example: Example, draw: random.Random) -> tuple[list[str], Item]:
+        """Return the texts that stand there for a question, and how it is asked."""
         answer, gold = example.answers[0], [p for p in example.paragraphs if p.supporting]
-        texts, rest, notes = [p.text for p in gold], self._others(example, draw), ""
-        extra = draw.sample(rest, min(len(rest), draw.choice((0, 0, 1, 1, 2, 2, 3))))
-        plain = answer.lower() not in ("yes", "no", prompts.NOT_FOUND) and name not in ("babi", "strategyqa")
+        texts, notes = [p.text for p in gold], ""
+        rest = [p.text for p in example.paragraphs if not p.supporting and answer not in p.text]
+        extra = draw.sample(rest, min(len(rest), draw.choice((0, 0, 0, 1, 1, 2))))
+        plain = answer.lower() not in ("yes", "no", prompts.NOT_FOUND) and example.dataset != "strategyqa"
         if plain and rest and draw.random() < 0.13:
             near = [text for text in texts + rest[:3] if answer.lower() not in text.lower()]
             if near:
-                texts, extra, answer = near, [], prompts.NOT_FOUND
-        elif name in CHAINS and len(gold) > 1 and draw.random() < 0.15:
+                return near, self.item(example.question, prompts.NOT_FOUND)
+        if example.dataset in CHAINS and len(gold) > 1 and draw.random() < 0.15:
             # what did not fit is known from its note
             left = draw.randrange(len(gold))
             notes = " ".join(gold[left].sentences) or gold[left].text[:300]
             texts = [p.text for number, p in enumerate(gold) if number != left]
-        read = [self.cut(text, example.answers[0], draw) for text in texts + extra]
-        draw.shuffle(read)
-        return self.row(example.question, read, answer, notes)
-
-    def _others(self, example: Example, draw: random.Random) -> list[str]:
-        """Return texts to set beside the gold ones, none of which holds the answer by accident."""
-        rest = [p.text for p in example.paragraphs if not p.supporting]
-        near = self._neighbours.get((example.dataset, example.group), [])
-        if not rest and example.dataset not in ("babi", "strategyqa"):
-            rest = draw.sample(near, min(4, len(near)))
-        own = {p.text for p in example.paragraphs if p.supporting}
-        return [text for text in rest if text not in own and example.answers[0] not in text]
+        return texts + extra, self.item(example.question, answer, notes)
 
 
 def babi(root: Path) -> Iterator[Example]:
@@ -186,33 +227,37 @@ def examples(root: Path, path: Path | None, validation_rows: int) -> tuple[list[
     return train, [e for e in rows.held_out if usable(e)]
 
 
-def logits(backbone: Backbone, reader: LoraAdapter, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Return logits at the target tokens, row after row, and the targets, `[N, V]` and `[N]`."""
-    kv = backbone.kv
-    ids, lengths = kv.pad([[*row.prompt, *row.target[:-1]] for row in rows])
+def logits(backbone: Backbone, reader: LoraAdapter, sheet: Sheet) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits at the target tokens, item after item, the targets and which item each is of, `[N, V]`, `[N]`."""
+    kv, size = backbone.kv, len(sheet.texts)
+    device = backbone.device
+    ids, places, items, kept, targets = list(sheet.texts), list(range(size)), [-1] * size, [], []
+    for number, item in enumerate(sheet.items):
+        read = [*item.prompt, *item.target[:-1]]
+        kept += range(len(ids) + len(item.prompt) - 1, len(ids) + len(read))
+        ids += read
+        places += range(size, size + len(read))
+        items += [number] * len(read)
+        targets += item.target
+    of = torch.tensor(items, device=device)
+    visible = (of[None] == of[:, None]) | (of[None] == -1)
+    visible &= torch.ones_like(visible).tril()
     with reader.active(backbone.model):
-        hidden = kv.forward(kv.start(len(rows)), ids=ids, lengths=lengths)
-    kept = [hidden[n, len(r.prompt) - 1 : len(r.prompt) - 1 + len(r.target)] for n, r in enumerate(rows)]
-    targets = torch.tensor([token for row in rows for token in row.target], device=ids.device)
-    return kv.logits(torch.cat(kept), precise=False), targets
+        hidden = kv.forward(
+            kv.start(1),
+            ids=torch.tensor([ids], device=device),
+            positions=torch.tensor([places], device=device),
+            visible=visible[None],
+        )
+    number = torch.tensor([n for n, item in enumerate(sheet.items) for _ in item.target], device=device)
+    return kv.logits(hidden[0, kept], precise=False), torch.tensor(targets, device=device), number
 
 
-def read_loss(backbone: Backbone, reader: LoraAdapter, rows: Sequence[Row]) -> Tensor:
-    """Return the sum of the rows' losses, nats a target token: the same however rows are put together."""
-    found, targets = logits(backbone, reader, rows)
-    weights = torch.tensor([1 / len(row.target) for row in rows for _ in row.target], device=found.device)
-    return weighted_cross_entropy(found, targets, weights)
-
-
-def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Yield rows of similar lengths, as many as one forward of so many tokens takes."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=len):
-        if batch and len(row) * (len(batch) + 1) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
+def read_loss(backbone: Backbone, reader: LoraAdapter, sheet: Sheet) -> Tensor:
+    """Return the sum of the items' losses, nats a target token."""
+    found, targets, number = logits(backbone, reader, sheet)
+    sizes = torch.bincount(number)
+    return weighted_cross_entropy(found, targets, 1 / sizes[number])
 
 
 class Training:
@@ -220,7 +265,7 @@ class Training:
 
     def __init__(self, backbone: Backbone, options: argparse.Namespace) -> None:
         self.backbone, self.out = backbone, options.out
-        self._forward_tokens, self._ends = options.forward_tokens, time.monotonic() + options.seconds
+        self._ends = time.monotonic() + options.seconds
         train, self._held_out = examples(options.data, options.built, options.validation_rows)
         self._sampler = Sampler(backbone, train, options.seed, options.step_tokens)
         own = [example for example in train if example.dataset not in ("babi", "built")]
@@ -236,14 +281,15 @@ class Training:
         if time.monotonic() > self._ends:
             raise TimeIsUpError
         reader = self.reader.to(self.backbone.device, self.backbone.dtype)
-        if number % 6 == 5:
+        if number % 8 == 7:
             loss, metrics = self._blocks(self._layout, reader, self._tasks.draw(number), 0, train_text=True)
             yield loss, {f"block_{name}": value for name, value in metrics.items()}
             return
-        rows = self._sampler.draw(number)
-        for batch in batches(rows, self._forward_tokens):
-            loss = read_loss(self.backbone, reader, batch) / len(rows)
-            yield loss, {"read": float(loss.detach()), "tokens": float(sum(map(len, batch)))}
+        sheets = self._sampler.draw(number)
+        asked = sum(len(sheet.items) for sheet in sheets)
+        for sheet in sheets:
+            loss = read_loss(self.backbone, reader, sheet) / asked
+            yield loss, {"read": float(loss.detach()), "tokens": float(len(sheet)), "asked": float(len(sheet.items))}
 
     @torch.no_grad()
     def validate(self, number: int) -> dict[str, float]:
@@ -255,9 +301,8 @@ class Training:
             texts += [p.text for p in example.paragraphs if not p.supporting][:2]
             read = [self._sampler.cut(text, example.answers[0], draw) for text in texts]
             draw.shuffle(read)
-            found, targets = logits(
-                self.backbone, reader, [self._sampler.row(example.question, read, example.answers[0])]
-            )
+            asked = self._sampler.sheet(read, [self._sampler.item(example.question, example.answers[0])])
+            found, targets, _ = logits(self.backbone, reader, asked)
             right.append(float((found.argmax(-1) == targets).all()))
             losses.append(float(torch.nn.functional.cross_entropy(found, targets)))
         record = {"held_out_exact_read": sum(right) / len(right), "held_out_loss_read": sum(losses) / len(losses)}
@@ -284,13 +329,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no step after so many")
     parser.add_argument("--step-tokens", type=int, default=2000)
     parser.add_argument("--block-tokens", type=int, default=900, help="of chunks in a step that rehearses blocks")
-    parser.add_argument("--forward-tokens", type=int, default=1100, help="of one forward; more fill a GPU")
     parser.add_argument("--validation-rows", type=int, default=96)
     parser.add_argument("--model", help="directory or hub id of the backbone; the packaged one if left out")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    backbone = load_backbone(options.model, device=options.device, dtype=options.dtype, attention="sdpa")
+    backbone = load_backbone(options.model, device=options.device, dtype=options.dtype, attention="eager")
     training = Training(backbone, options)
     config = LoopConfig(steps=options.steps, learning_rate=options.learning_rate, validate_every=100, seed=options.seed)
     deltas = training.reader.deltas.items()

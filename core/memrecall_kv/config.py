@@ -241,8 +241,7 @@ class ReasonerConfig(Config):
             whose words the text does not hold into not-found, `off` uses what was read from blocks alone (the paper);
             tuned, it also reads the opened blocks again for the answer.
         reading: How a tuned reasoner reads the opened chunks' text for an answer: `apart`, each by itself and without
-            deltas, as blocks are made; `together`, in one prompt that begins with the question, with deltas
-            throughout. As it was trained.
+            deltas, as blocks are made; `together`, in one prompt, with deltas throughout. As it was trained.
         max_note_tokens: Tokens written per block at most.
         max_memory_tokens: Tokens of the working memory at most; the oldest notes go first.
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the

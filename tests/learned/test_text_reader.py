@@ -1,4 +1,4 @@
-"""The script that trains the text reader: batches change nothing, and a run goes on from its weights alone."""
+"""The script that trains the text reader: a question among others is asked as alone, and a run goes on from weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ import pytest
 import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
+from memrecall_kv.config import ReasonerConfig
+from memrecall_kv.recall.reasoner import Tally, TunedReasoner
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train.settings import load_settings
+from memrecall_kv.types import Chunk, Recall, WorkingMemory
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 READER = runpy.run_path(str(SCRIPTS / "train_text_reader.py"))
-Row, batches, read_loss = READER["Row"], READER["batches"], READER["read_loss"]
+Item, Sheet, read_loss = READER["Item"], READER["Sheet"], READER["read_loss"]
 TARGETS = ("q_proj", "down_proj")
 
 
@@ -29,28 +32,38 @@ def adapter(backbone: Backbone) -> LoraAdapter:
     return LoraAdapter({name: (a, torch.ones_like(b) * 0.02) for name, (a, b) in made.deltas.items()}, alpha=4)
 
 
-def test_rows_side_by_side_have_the_loss_and_gradient_of_each_alone() -> None:
+def test_a_question_among_others_has_the_loss_and_gradient_of_one_alone() -> None:
     backbone, draw = tiny_backbone(), random.Random(0)
-    rows = [
-        Row([draw.randrange(256) for _ in range(size)], [draw.randrange(256) for _ in range(1 + size % 4)])
-        for size in (5, 40, 17, 3, 29, 40, 11)
-    ]
-    found, counts = {}, []
-    for tokens in (1, 60, 10_000):
+
+    def ids(size: int) -> list[int]:
+        return [draw.randrange(256) for _ in range(size)]
+
+    texts, items = ids(40), [Item(ids(size), ids(1 + size % 4)) for size in (5, 17, 3, 11)]
+    found = []
+    for sheets in ([Sheet(texts, items)], [Sheet(texts, [item]) for item in items]):
         reader = adapter(backbone)
         leaves = [t.requires_grad_() for pair in reader.deltas.values() for t in pair]
-        parts = list(batches(rows, tokens))
-        assert sorted(len(row) for part in parts for row in part) == sorted(map(len, rows))
-        losses = [read_loss(backbone, reader, part) for part in parts]
-        total = torch.stack(losses).sum()
+        total = torch.stack([read_loss(backbone, reader, sheet) for sheet in sheets]).sum()
         total.backward()
-        found[tokens] = float(total.detach()), [leaf.grad for leaf in leaves]
-        counts.append(len(parts))
-    assert counts[0] == 7 > counts[1] > counts[2] == 1
-    for tokens in (60, 10_000):
-        assert found[tokens][0] == pytest.approx(found[1][0], rel=1e-5)
-        for one, other in zip(found[1][1], found[tokens][1], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        found.append((float(total.detach()), [leaf.grad for leaf in leaves]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_sheet_is_read_as_a_pipeline_reads_it() -> None:
+    """The reasoner's prompt is the sheet's: sink, texts, question."""
+    backbone = tiny_backbone()
+    sampler = READER["Sampler"](backbone, [], 0, 0)
+    sheet = sampler.sheet(["One text.", "Another."], [sampler.item("Who?", "Anna")])
+    config = ReasonerConfig(kind="tuned", reading="together")
+    reasoner = TunedReasoner(backbone, config, adapter(backbone))
+    evidence = [
+        Recall(Chunk("d", place, 0, len(text), text, len(text)), gate_probability=0.9, step=place)
+        for place, text in enumerate(("Another.", "One text."))
+    ]
+    _, read = reasoner._texts("Who?", WorkingMemory(()), evidence, Tally())
+    assert read == [*sheet.texts, *sheet.items[0].prompt]
 
 
 def data(folder: Path) -> Path:

@@ -63,7 +63,7 @@ def test_text_read_back_equals_the_block_of_ratio_one(backbone: Backbone) -> Non
 
 def test_texts_read_together_are_one_prompt_that_the_deltas_read(backbone: Backbone) -> None:
     together, tally = said(backbone, WorkingMemory(), readback="answer", reading="together")
-    request = backbone.encode(f"Question: Where?\n\n{TEXT}\n\nQuestion: Where?\nAnswer:")
+    request = backbone.encode(f"{TEXT}\n\nQuestion: Where?\nAnswer:")
     ids = [backbone.sink_id, *request]
     with torch.inference_mode(), deltas(backbone).active(backbone.model):
         for _ in range(12):
@@ -80,7 +80,7 @@ def test_what_does_not_fit_beside_texts_read_together_is_left_to_its_note(backbo
     noted = WorkingMemory((Note("It sleeps.", Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)).id),))
     _, fits = said(backbone, noted, readback="answer", reading="together")
     _, small = said(backbone, noted, readback="answer", reading="together", budget=5)
-    assert small.prompt_tokens == fits.prompt_tokens - len(f"\n\n{TEXT}") + len("\nKnown: It sleeps.")
+    assert small.prompt_tokens == fits.prompt_tokens - len(TEXT) + len("\nKnown: It sleeps.")
 
 
 @pytest.mark.parametrize(("readback", "reading"), [("answer", "apart"), ("answer", "together"), ("off", "apart")])

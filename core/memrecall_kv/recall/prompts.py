@@ -92,13 +92,9 @@ def trained_answer(question: str, memory: str = "") -> str:
     return f"\n{_known(memory)}\nQuestion: {_line(question)}\nAnswer:"
 
 
-def trained_reading(question: str, memory: str, texts: Sequence[str]) -> str:
-    """Return the prompt after which a trained reader answers from texts that it reads knowing the question; one line.
-
-    Asked before the texts, it reads them for what is asked; asked behind them again, it answers as from blocks.
-    """
-    read = "\n\n".join([f"Question: {_line(question)}", *texts])
-    return f"{read}{trained_answer(question, memory)}"
+def together(texts: Sequence[str]) -> str:
+    """Return texts in one prompt, as a trained reader reads them before its question."""
+    return "\n\n".join(texts)
 
 
 def trained_note(question: str, memory: str = "") -> str:

@@ -273,7 +273,8 @@ class TunedReasoner(BackboneReasoner):
         texts = [prompts.passage(recall.chunk.read_text) for recall in read]
         if self._config.reading == "together":
             # the sink is read with the deltas on, as in training
-            return kv.start(1), [self._backbone.sink_id, *encode(prompts.trained_reading(question, known, texts))]
+            asked = encode(prompts.trained_answer(question, known))
+            return kv.start(1), [self._backbone.sink_id, *encode(prompts.together(texts)), *asked]
         rows = [encode(text) for text in texts]
         tally.prompt_tokens += sum(map(len, rows))
         with torch.inference_mode():
