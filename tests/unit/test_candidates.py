@@ -203,6 +203,43 @@ def test_a_text_is_cut_in_words_without_their_forms() -> None:
     assert (tokens.stump("passport"), tokens.stump("key"), tokens.stump("护照")) == ("passp", "key", "护")
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Ann Lee, who left Oslo in 1901, met Bo.", ["ann", "lee", "oslo", "1901", "bo"]),
+        ("Το πλοίο της Άννας έφυγε από τον Πειραιά για τη Σύρο.", ["το", "ανν", "πειραι", "συρ"]),
+        ("大阪的市长是横山英幸。", None),
+        ("قاد السفينة أحمد من البصرة", None),
+        ("The pump of the turbine is driven by gas.", None),
+        ("", None),
+    ],
+)
+def test_names_are_what_is_not_written_small(text: str, left: list[str] | None) -> None:
+    found = tokens.tokens(tokens.names(text))
+    assert found == (tokens.tokens(text) if left is None else left)
+
+
+def test_of_a_note_its_names_lead_on(tmp_path) -> None:
+    note = Note("The tall captain of the old ship, who sailed to Oslo with Ann Lee in 1901, liked the sea.", "d0#0")
+    with text_bank(tmp_path / "bank") as bank:
+        for doc_id, text in {"d0": note.text, "small": "A tall captain sailed an old ship; he liked the sea."}.items():
+            put(bank, doc_id, text)
+        for doc_id, text in (("named", "Ann Lee was born far from Oslo."), ("other", "Nothing.")):
+            put(bank, doc_id, text)
+        proposed = SharedWords(bank, None).propose("Where was she born?", WorkingMemory((note,)), 4)
+        shares = {candidate.chunk.doc_id: candidate.words for candidate in proposed}
+        assert shares["named"] > shares["small"]
+
+
+def test_a_word_said_often_asks_for_no_more(tmp_path) -> None:
+    with text_bank(tmp_path / "bank") as bank:
+        put(bank, "ladder", "A ladder.")
+        put(bank, "key", "A key.")
+        assert found(bank, "key key key ladder", 2) == found(bank, "key ladder", 2)
+        shares = [dict(bank.candidates(text, 2, bank.scope())).values() for text in ("key key ladder", "ladder key")]
+        assert [*shares[0]] == [*shares[1]]
+
+
 def test_scores_are_those_of_bm25s_with_each_word_weighed_by_its_rarity_again(tmp_path) -> None:
     source = random.Random(0)
     names = [f"w{chr(97 + number)}x" for number in range(20)]
@@ -214,7 +251,7 @@ def test_scores_are_those_of_bm25s_with_each_word_weighed_by_its_rarity_again(tm
             put(bank, str(number // 3), *texts[number : number + 3])
         for question in ("wax wdx wtx", "wtx", "wax wax wsx"):
             expected = [0.0] * len(texts)
-            for word in question.split():
+            for word in set(question.split()):  # said twice, it asks for no more
                 holding = sum(word in text.split() for text in texts)
                 rarity = math.log1p((len(texts) - holding + 0.5) / (holding + 0.5))
                 once = bm25.get_scores([word])

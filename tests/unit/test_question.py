@@ -87,7 +87,6 @@ def test_half_a_surrogate_pair_in_a_question_is_repaired(tmp_path: Path, questio
         lambda text: prompts.answer_question(text),
         lambda text: prompts.trained_answer(text, text),
         lambda text: prompts.trained_note(text, text),
-        lambda text: prompts.trained_reading(text, text, []),
         lambda text: prompts.gate_classify(text, text),
         lambda text: prompts.gate_question(text, "known"),
         lambda text: prompts.passage(text) + prompts.passage(text[5:]),

@@ -120,6 +120,8 @@ class Finder(Catalogue):
             inside, values = f"WHERE document IN {AT}", (json.dumps(places.tolist()),)
         query = f"SELECT document, number FROM chunks {inside} ORDER BY document {order}, number {order} LIMIT ?"
         rows = self._rows(query, (*values, count))
+        if not all(isinstance(each, int) for row in rows for each in row):
+            raise damaged(self.path, "a chunk's place is no number")
         return [place * index.CHUNKS + number for place, number in rows]
 
     def entries_in(self, scope: Scope, places: NDArray[np.int64] | None) -> list[Entry]:

@@ -185,14 +185,14 @@ class Postings:
             text: What is asked.
             corpus: What it is asked of: the bank, or several of which it is one.
         """
-        words, sizes = Counter(tokens(text)), corpus.holding
+        words, sizes = dict.fromkeys(tokens(text)), corpus.holding
         length = corpus.tokens / max(corpus.chunks, 1) or 1.0
         keys, scores, total = list[Keys](), list[Any](), 0
         for word in sorted((word for word in words if sizes[word]), key=lambda word: (sizes[word], word)):
             total += sizes[word]
             if total > _MOST_POSTINGS and keys:
                 break
-            weight = words[word] * rarity(sizes[word], corpus.chunks) ** 2
+            weight = rarity(sizes[word], corpus.chunks) ** 2
             found, postings = self._allowed(self._read(f"{_ROWS}{_OF_WORD}", (self._parts, word)))
             count = postings["count"].astype(np.float64)
             keys.append(found)

@@ -26,6 +26,8 @@ _RUN = re.compile(rf"[{_UNSPACED}]+|(?:[^\W_{_UNSPACED}]|[{_INDIC}])+")
 _ASCII_RUN = re.compile("[a-z0-9]+")
 _SIGNS = re.compile(r"(?<![\u0400-\u04ff])[\u0300-\u036f]+|[\u0591-\u05c7\u064b-\u065f\u0670]+")
 """Accents, and the points of Hebrew and Arabic; a Cyrillic letter with one is a letter of its own."""
+_FEW_NAMES = 3
+"""Fewer names, numbers and such do not say what a text is about."""
 _LONGEST = 64
 """Characters of a word that count."""
 
@@ -70,6 +72,18 @@ def word_spans(text: str) -> Iterator[tuple[int, int]]:
             yield from ((place, place + 1) for place in range(*run.span()))
         else:
             yield run.span()
+
+
+def names(text: str) -> str:
+    """Return a text without the words that are written small, where its script knows small letters.
+
+    A few capital letters may be all that is left: a text with fewer than three words of another kind is whole.
+    """
+    small = [span for span in word_spans(text) if text[slice(*span)].islower()]
+    ends = [0, *(end for _, end in small)]
+    starts = [*(start for start, _ in small), len(text)]
+    kept = "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    return kept if len({*tokens(kept)}) >= _FEW_NAMES else text
 
 
 def is_unspaced(run: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memrecall_kv.bank.bank import MemoryBank
+from memrecall_kv.bank.tokens import names
 from memrecall_kv.filters import AmongIds, And, Not
 from memrecall_kv.types import Chunk, Where, WorkingMemory
 
@@ -49,6 +50,9 @@ class Candidates(Protocol):
 class SharedWords:
     """Proposes the chunks that share most words with question and notes, as `MemoryBank.candidates` finds them.
 
+    Of notes only names, numbers and such are looked for: what comes next is named there, and the other words are those
+    of the text that was noted.
+
     Args:
         bank: Whose chunks.
         where: Which documents may be recalled; `None` for all.
@@ -71,7 +75,7 @@ class SharedWords:
     ) -> Sequence[Candidate]:
         """Return the chunks with the highest scores; see `Candidates`."""
         scope = self._bank.scope(self._others(without)) if without else self._scope
-        found = self._bank.candidates(f"{question} {notes.text}", limit, scope)
+        found = self._bank.candidates(f"{question} {names(notes.text)}", limit, scope)
         proposed = [Candidate(chunk, share) for chunk, share in found]
         if limit is None:
             return proposed
