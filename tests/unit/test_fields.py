@@ -214,6 +214,7 @@ def test_ids_of_a_bank_of_an_older_release_are_looked_up(bank: MemoryBank) -> No
         database.execute("DELETE FROM fields")
         database.execute("INSERT INTO fields VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fields._signed("", row[1], old))
         database.execute("UPDATE meta SET value = 'old' WHERE key = 'tokens'")
+    bank.verify()
     for doc_id in ("a", "b\0"):
         assert bank.ids(AmongIds(frozenset({doc_id, "c"}))) == [doc_id]
     bank.close()

@@ -57,7 +57,7 @@ def problem(database: sqlite3.Connection) -> str | None:
         return "its counts are not those of its rows"
     if not index.is_whole(database.execute(index.EVERYTHING), _documents(database)):
         return "its index does not hold what its texts say"
-    if not fields.is_whole(database):
+    if not fields.is_whole(database, with_ids=is_of_today(database) or fields.has_ids(database)):
         return "its fields do not hold what its metadata say"
     return None
 

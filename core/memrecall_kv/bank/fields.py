@@ -217,10 +217,15 @@ def build(database: sqlite3.Connection) -> None:
     database.executemany(_ENTER, _rows(database))
 
 
-def is_whole(database: sqlite3.Connection) -> bool:
-    """Return whether the rows are what the documents say, and there are no others."""
+def has_ids(database: sqlite3.Connection) -> bool:
+    """Return whether any row is of ids: those that older releases made have none."""
+    return bool(database.execute("SELECT EXISTS (SELECT 1 FROM fields WHERE field = ?)", (_IDS,)).fetchone()[0])
+
+
+def is_whole(database: sqlite3.Connection, *, with_ids: bool = True) -> bool:
+    """Return whether the rows are what the documents say, with or without their ids, and there are no others."""
     number = 0
-    for row in _rows(database):
+    for row in _rows(database, with_ids=with_ids):
         number += 1
         if database.execute(_ONE, row[:2]).fetchall() != [row]:
             return False
@@ -248,10 +253,12 @@ def raw_of(texts: Collection[str]) -> bytes:
     return json.dumps([*texts], ensure_ascii=False).encode("utf-8", "surrogatepass") if texts else b""
 
 
-def _rows(database: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+def _rows(database: sqlite3.Connection, *, with_ids: bool = True) -> Iterator[tuple[Any, ...]]:
     """Yield every row as the documents say."""
     for part, documents in groupby(database.execute(f"{_DOCUMENTS} ORDER BY place"), lambda row: row[0] >> _BITS):
         fields = _by_field(documents)
+        if not with_ids:
+            del fields[_IDS]
         yield _signed(_SIZES, part, _packed(fields.pop(_SIZES), fields))
         for field, values in fields.items():
             yield _signed(field, part, _packed(values))
