@@ -226,7 +226,7 @@ def test_of_a_note_its_names_lead_on(tmp_path) -> None:
             put(bank, doc_id, text)
         for doc_id, text in (("named", "Ann Lee was born far from Oslo."), ("other", "Nothing.")):
             put(bank, doc_id, text)
-        proposed = SharedWords(bank, None).propose("Where was she born?", WorkingMemory((note,)), 4)
+        proposed = SharedWords(bank, None).propose("Who knows?", WorkingMemory((note,)), 4)
         shares = {candidate.chunk.doc_id: candidate.words for candidate in proposed}
         assert shares["named"] > shares["small"]
 

@@ -205,7 +205,6 @@ def test_ids_that_are_damaged_are_not_taken_for_none(bank: MemoryBank, statement
 
 def test_ids_of_a_bank_of_an_older_release_are_looked_up(bank: MemoryBank) -> None:
     put(bank, *(Document(doc_id, "text", {}) for doc_id in ("a", "b\0")))
-    change(bank, "DELETE FROM fields WHERE field = 'id'")
     with closing(sqlite3.connect(bank.path / CATALOGUE)) as database, database:
         row = database.execute("SELECT * FROM fields WHERE field = ''").fetchone()
         names = fields.raw_of([name for name in fields.texts_of(row[4]) if name != "id"])

@@ -6,8 +6,9 @@ of a part stand together: a question reads few rows, and what a document changes
 large the bank is.
 
 Source: BM25 as in "Lucene" of bm25s, arXiv:2407.03618. Deviations: a word's rarity counts twice, for the question and
-for the text, as in the vector space model, so that function words weigh next to nothing; a chunk is as long as it has
-tokens of the backbone; of a question's words the commonest are left out once the others have `_MOST_POSTINGS`.
+for the text, as in the vector space model, so that function words weigh next to nothing; a word of a question counts
+once, however often it is said; a chunk is as long as it has tokens of the backbone; of a question's words the commonest
+are left out once the others have `_MOST_POSTINGS`.
 """
 
 from __future__ import annotations
