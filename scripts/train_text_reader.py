@@ -60,6 +60,8 @@ MIXED = (*CHAINS, "built", "strategyqa")
 """Data sets whose questions name what they are about: they can share a sheet."""
 ASKED = 6
 """Questions of one text, at most."""
+REFUSED = 0.05
+"""Share of questions whose answer stands elsewhere, in articles and chains."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,10 @@ class Sampler:
             asked += [each for each in of_it if read == text or each.answers[0] in read]
         items = [self.item(each.question, each.answers[0]) for each in asked]
         together = "\n".join(texts).lower()
-        if name == "squad":
-            for text in draw.sample(others, min(len(others), draw.choice((1, 2)))):
-                away = draw.choice(whole[text])
-                if away.answers[0].lower() not in together:
-                    items.append(self.item(away.question, prompts.NOT_FOUND))
+        if name == "squad" and others and draw.random() < REFUSED * len(items):
+            away = draw.choice(whole[draw.choice(others)])
+            if away.answers[0].lower() not in together:
+                items.append(self.item(away.question, prompts.NOT_FOUND))
         draw.shuffle(texts)
         return self.sheet(texts, items)
 
@@ -178,7 +179,7 @@ class Sampler:
         rest = [p.text for p in example.paragraphs if not p.supporting and answer not in p.text]
         extra = draw.sample(rest, min(len(rest), draw.choice((0, 0, 0, 1, 1, 2))))
         plain = answer.lower() not in ("yes", "no", prompts.NOT_FOUND) and example.dataset != "strategyqa"
-        if plain and rest and draw.random() < 0.13:
+        if plain and rest and draw.random() < REFUSED:
             near = [text for text in texts + rest[:3] if answer.lower() not in text.lower()]
             if near:
                 return near, self.item(example.question, prompts.NOT_FOUND)
