@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
+from memrecall_kv.recall.kind_asked import is_of_kind_asked
+from memrecall_kv.recall.spans import spans_instead
 from memrecall_kv.testing import ScriptedReasoner, tiny_memory
 from memrecall_kv.types import Document, Done, Token
 
@@ -100,7 +101,9 @@ def test_spans_of_a_kind_come_whole_and_once() -> None:
     texts = ["It costs \u20ac5.50, or 1,200 euros a year; in 90 minutes 20% of 34 visitors pay 5 pounds.", "\u20ac5.50"]
     assert spans_instead("How much does it cost?", "5 kg", texts) == ("\u20ac5.50", "1,200 euros", "5 pounds")
     assert spans_instead("How long does it take?", "5 kg", texts) == ("90 minutes",)
-    assert spans_instead("How many visitors pay?", "20%", texts) == ("90", "34")
+    assert spans_instead("How many visitors pay?", "20%", texts) == ("34",)
+    assert spans_instead("How many people come?", "20%", texts) == ("90", "34")
+    assert spans_instead("How many people live there?", "20%", ["About 4.5 million."]) == ("4.5 million",)
     assert spans_instead("Is it free?", "visitors", texts) == ("yes", "no")
     assert spans_instead("What is it?", "no", texts) == ()
 

@@ -7,9 +7,10 @@ from collections.abc import Generator, Iterator, Sequence
 
 from memrecall_kv.config import ReasonerConfig
 from memrecall_kv.recall import grounding, prompts
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
+from memrecall_kv.recall.kind_asked import is_of_kind_asked
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.quotes import quotes_of
+from memrecall_kv.recall.spans import spans_instead
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
 
 _HELD_BACK = 24
@@ -56,7 +57,7 @@ class Reply:
         """Yield the pieces of a reply; return it and what of it was shown.
 
         A start that says "nothing" is held back, and so is everything while an ungrounded answer may be refused. A
-        reply of another kind than was asked for makes place for the likeliest span of that kind.
+        reply of another kind than was asked for, or far from the question, makes place for the likeliest other span.
         """
         reply = shown = ""
         for piece in self._pieces():
@@ -67,7 +68,7 @@ class Reply:
                 shown = ready
         if not shown and self._write is None:
             spans = spans_instead(self._walk.question, reply, self._texts)
-            reply = "".join(self._pieces(spans)) if spans else reply
+            reply = spans[0] if len(spans) == 1 else "".join(self._pieces(spans)) if spans else reply
         return reply.strip(), shown
 
     def _judge(self, reply: str) -> bool:

@@ -60,9 +60,10 @@ def is_grounded(reply: str, texts: list[str], question: str = "") -> bool:
 
     English endings of number and tense make no difference.
     """
-    said = _stems(reply) - _stems(question)
-    return bool(said) and said <= _stems(" ".join(texts))
+    said = stems(reply) - stems(question)
+    return bool(said) and said <= stems(" ".join(texts))
 
 
-def _stems(text: str) -> set[str]:
+def stems(text: str) -> set[str]:
+    """Return the words that carry meaning, without English endings of number and tense."""
     return {_ENDING.sub("", word) if len(word) > 4 else word for word in content_words(text)}

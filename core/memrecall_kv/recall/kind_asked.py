@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
 
-from memrecall_kv.recall import prompts
-from memrecall_kv.recall.grounding import PERCENT, content_words
+from memrecall_kv.recall.grounding import PERCENT, content_words, stems
 
 _WORDS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -21,10 +19,11 @@ _WORDS = (
     " vingt cent due quattro cinque sei sette otto nove dieci dodici venti cento dois duas tr\u00eas quatro sete oito"
     " dez doze vinte twee drie vijf zes zeven negen tien twaalf twintig honderd"
 )
+_MANY = r"(?:thousand|[mb]illions?|tausend|millionen|millones|milioni|milh\u00f5es|miljoen)"
 _WORD = "|".join(sorted(set(_WORDS.split()), key=lambda word: (-len(word), word)))
 # bounded, so that a text of nothing but numbers is read in one pass
 _NUMBER = (
-    rf"(?<!\w)[-+]?(?:\d{{1,30}}(?:[.,'\u2019\u00a0\u202f ]\d{{1,30}}){{0,6}}"
+    rf"(?<!\w)[-+]?(?:\d{{1,30}}(?:[.,'\u2019\u00a0\u202f ]\d{{1,30}}){{0,6}}(?: {_MANY})?"
     rf"|(?:{_WORD})(?:(?:-| | e | y | and )(?:{_WORD})){{0,6}})(?!\w)"
 )
 _RANGE = rf"{_NUMBER}(?:\s*(?:-|\u2013|to|bis|a|\u00e0)\s*{_NUMBER})?"
@@ -43,7 +42,19 @@ _MEASURE = (
     r"|(?:milli)?lit(?:er|re)s?|litros?|litri|miles?|feet|inches|yards|acres|hectares|tons?|tonnes?|(?:kilo|mega)?watts?"
     r"|volts?|degrees?|grad|grados|km|cm|mm|kg|kw|mw)\b|\u00b0)"
 )
+_MONTH = (
+    r"(?:jan(?:uary|uar|uari|vier|eiro)?|enero|gennaio|feb(?:ruary|ruar|ruari|rero|braio)?|f\u00e9vrier|fevereiro"
+    r"|(?-i:Ma)(?:rch|y)|m(?:\u00e4rz|arzo|ars|ar\u00e7o|aart)|apr(?:il|ile)?|abril|avril|maio?|mayo|maggio|mei|june?|juni[o]?|juin|giugno"
+    r"|junho|july?|juli[o]?|juillet|luglio|julho|aug(?:ust|ustus)?|agosto|ao\u00fbt|sept?(?:ember|embre|iembre)?|settembre|setembro"
+    r"|o[ck]t(?:ober|obre|ubre)?|ottobre|outubro|nov(?:ember|embre|iembre|embro)?|de[cz](?:ember|embre)?|diciembre|d\u00e9cembre"
+    r"|dicembre|dezembro)\b\.?"
+)
+_OF = r"(?:,? |,? of |,? del? |,? den |\. )"
+_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th|er|\u00ba)?{_OF}|(?:first|second|third|primero|premier|primo) (?:of|de|di) )"
 _KINDS = {
+    "date": rf"(?<![\d.,\w])(?:{_DAY}{_MONTH}(?:{_OF}\d{{4}}\b)?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b(?:,? \d{{4}}\b)?"
+    rf"|{_MONTH}{_OF}\d{{4}}\b|\d{{4}}-\d\d-\d\d\b|\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}}\b"
+    r"|(?:1\d|20)\d\ds?(?![\d,.]\d|\w)|\d{1,2}(?:st|nd|rd|th) century\b)",
     "share": rf"{_RANGE}\s*{PERCENT}",
     "money": rf"{_CURRENCY}\s*{_RANGE}(?:\s+(?:million|billion))?|{_RANGE}\s*{_CURRENCY}",
     "duration": rf"{_RANGE}[\s-]*{_TIME}",
@@ -53,9 +64,17 @@ _KINDS = {
 """What is plainly of a kind."""
 _SAID = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _KINDS.items()}
 _COUNT = re.compile(
-    rf"(?<![$\u00a3\u00a5\u20a0-\u20bf])(?<!\d[.,]){_NUMBER}(?!\s*(?:{PERCENT}|{_CURRENCY}|{_MEASURE}|[.,]?\d))",
+    rf"(?!(?:19|20)\d\d(?![\d.,]))(?<![$\u00a3\u00a5\u20a0-\u20bf])(?<!\d[.,]){_NUMBER}(?!\s*(?:{PERCENT}|{_CURRENCY}|{_MEASURE}|[.,]?\d))",
     re.IGNORECASE,
 )
+_AMOUNT = "|".join(_KINDS[kind] for kind in ("money", "measure", "share", "duration"))
+_FORMS = {
+    **{kind: _SAID[kind] for kind in ("date", "share", "money", "duration")},
+    "count": _COUNT,
+    "amount": re.compile(_AMOUNT, re.IGNORECASE),
+    "size": re.compile(_KINDS["measure"], re.IGNORECASE),
+}
+"""By what is asked for: how it is written."""
 _BEGINS = r"^\W*(?:and |but |so |und |y |et |e )?"
 _IS = r"(?:is|are|was|were|do|does|did|can|could|may|must|shall|should|will|would|has|have|had)"
 _GERMAN = r"was (?:ist|sind|war|hat|kann|darf|muss|bedeutet|macht|kostet)"
@@ -70,10 +89,13 @@ _ASKED = {
     r"\b(?:last|takes?|stay|valid|open|for|repaired|wait|kept|live|work)\b"
     r"|wie lange|cu\u00e1nto dura|combien de temps|quanto dura|hoe lang duurt)\b",
     "count": r"\b(?:how many|wie ?viele|cu\u00e1nt[oa]s|combien de|quant[ie]|quant[oa]s|hoeveel)\b",
-    "person, place or time": rf"{_BEGINS}(?:who|whom|whose|when {_IS}|where|how (?:old|often)|in (?:which|what) year"
-    r"|wer|wem|wen|wann|wo|wie (?:alt|oft)|qui\u00e9n|cu\u00e1ndo|d\u00f3nde|qui|quand|o\u00f9|chi|quando|dove|quem"
-    r"|onde|wanneer|waar)\b",
-    "size": rf"{_BEGINS}how (?:tall|far|high|deep|wide|heavy)\b",
+    "date": rf"{_BEGINS}(?:(?:from |since |until |by |in |on )?(?:when {_IS}|(?:which|what) (?:year|date|day)\b)"
+    r"|(?:seit |ab |bis )?wann|(?:desde )?cu\u00e1ndo|(?:depuis )?quand|(?:da )?quando|(?:sinds )?wanneer)\b",
+    "amount": rf"{_BEGINS}how (?:much|high)\b(?!.*\b(?:longer|later|earlier|older|younger)\b)",
+    "person, place or time": rf"{_BEGINS}(?:who|whom|whose|where|how (?:old|often)"
+    r"|wer|wem|wen|wo|wie (?:alt|oft)|qui\u00e9n|d\u00f3nde|qui|o\u00f9|chi|dove|quem"
+    r"|onde|waar)\b",
+    "size": rf"{_BEGINS}how (?:tall|far|deep|wide|heavy)\b",
     "thing": rf"{_BEGINS}(?:what|which|why|how|{_GERMAN}|welche\w*|warum|qu\u00e9|cu\u00e1l|que|quel\w*|che|quale|qual"
     r"|wat|welke|waarom|o que)\b",
 }
@@ -87,11 +109,18 @@ _CANNOT_BE = {
     "money": {"share", "duration", "measure", "yes or no"},
     "duration": {"share", "money", "measure", "yes or no"},
     "count": {"share", "money", "yes or no"},
+    "date": {"share", "money", "measure", "yes or no"},
+    "amount": {"yes or no"},
     "person, place or time": {"share", "money", "measure", "yes or no"},
     "size": {"share", "money", "yes or no"},
     "thing": {"yes or no"},
 }
 """By what is asked for: kinds that are another."""
+_THOUSANDS = re.compile(r"\d{1,3}(?:[.,]\d{3})+(?!\s*(?:b\.?c|years ago))\b", re.IGNORECASE)
+_NAMED = 2
+"""Words behind "how many", and behind a number, that may say what is counted."""
+_NEAR = 60
+"""Characters in which they stand."""
 _SHORT = 6
 """Words; what has more may say yes or no, or how much, in words of its own."""
 
@@ -109,25 +138,32 @@ def is_of_kind_asked(question: str, reply: str) -> bool:
         return True
     if wanted == "yes or no":
         return len(said.split()) > _SHORT or bool(_SAID["yes or no"].search(said))
+    if wanted == "date" and _THOUSANDS.search(said) and not any(_SAID[k].search(said) for k in ("date", "duration")):
+        return False
     return not any(_is_wholly(kind, said, asked) for kind in _CANNOT_BE.get(wanted, ()))
 
 
-def spans_instead(question: str, reply: str, texts: Iterable[str]) -> Sequence[str]:
-    """Return what of some texts could answer a question where a reply cannot, in their order, each once.
+def spans_of_kind_asked(question: str, text: str, *, loosely: bool = False) -> list[tuple[int, int]]:
+    """Return where a text says something of the kind that a question asks for, `[start, end)`.
 
     Args:
         question: What was asked.
-        reply: What was answered. One that says that there is no answer stands.
-        texts: Where the spans are.
+        text: Where the spans are; none if the kind has no form, or is not known.
+        loosely: Any number may be a count; else only one of what is asked for, rooms where it is asked how many rooms.
     """
-    if prompts.is_nothing(reply) or is_of_kind_asked(question, reply):
-        return ()
-    wanted = _kind_asked(_plain(question))
-    if wanted == "yes or no":
-        return ("yes", "no")
-    pattern = _COUNT if wanted == "count" else _SAID.get(wanted)
-    found = (match[0].strip() for text in texts for match in pattern.finditer(text)) if pattern else ()
-    return tuple(dict.fromkeys(found))
+    asked = _plain(question)
+    kind = _kind_asked(asked)
+    pattern = _FORMS.get(kind)
+    spans = [match.span() for match in pattern.finditer(text)] if pattern else []
+    if kind != "count" or loosely:
+        return spans
+    counted = _first_stems(_ASKS["count"].split(asked, maxsplit=1)[-1])
+    return [(start, end) for start, end in spans if counted & _first_stems(text[end : end + _NEAR])]
+
+
+def is_yes_or_no_asked(question: str) -> bool:
+    """Return whether a question is to be answered by yes or no."""
+    return _kind_asked(_plain(question)) == "yes or no"
 
 
 def _kind_asked(question: str) -> str:
@@ -145,3 +181,7 @@ def _is_wholly(kind: str, reply: str, question: str) -> bool:
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
+
+
+def _first_stems(text: str) -> set[str]:
+    return stems(" ".join(text.split(maxsplit=_NAMED)[:_NAMED]))

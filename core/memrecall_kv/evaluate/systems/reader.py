@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from memrecall_kv.evaluate.systems.system import Reply, distinct
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall import prompts
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, spans_instead
+from memrecall_kv.recall.kind_asked import is_of_kind_asked
 from memrecall_kv.recall.reasoner import Tally
+from memrecall_kv.recall.spans import spans_instead
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 
 
@@ -45,7 +46,7 @@ class Reader:
 
         text = said()
         spans = spans_instead(question, text, [chunk.read_text for chunk in chunks])
-        text = said(spans) if spans else text
+        text = spans[0] if len(spans) == 1 else said(spans) if spans else text
         found = not prompts.is_nothing(text) and is_of_kind_asked(question, text)
         ids = distinct(chunk.doc_id for chunk in chunks)
         return Reply(

@@ -1,0 +1,123 @@
+"""Spans that stand in the place of a reply that is of the kind asked for, but from elsewhere in the texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from memrecall_kv.recall.spans import spans_instead
+from memrecall_kv.testing import ScriptedReasoner, tiny_memory
+from memrecall_kv.types import Document
+
+MINUTES = "Minutes of 27 June. The budget was agreed on. The next meeting is on 2 July at 10:00. Lunch is at noon."
+CONTRACT = (
+    "The deposit is 1,880 pounds, paid in two parts. The rent is 940 pounds a month. Pets are allowed. It is red."
+)
+MACHINE = "It stands 20 centimetres from the wall. The tank holds 1.8 litres. Its power is 1,450 watts. It weighs 9 kg."
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "texts", "spans"),
+    [
+        ("When is the next meeting?", "27 June", [MINUTES], ("2 July",)),
+        ("When is the next meeting?", "27 june.", [MINUTES], ("2 July",)),
+        ("When is the next meeting?", "27 June", ["Minutes of 27 June.", "The next meeting: 2 July"], ("2 July",)),
+        ("How high is the rent?", "1,880 pounds", [CONTRACT], ("940 pounds",)),
+        ("How much is paid for rent each month?", "1,880 pounds", [CONTRACT], ("940 pounds",)),
+        ("How much does the tank hold?", "20 centimetres", [MACHINE], ("1.8 litres",)),
+        (
+            "How many rooms has the inn?",
+            "7",
+            ["It is at 17 Shore Road, open from 7 to 10. The inn has 22 rooms. In 1987 rooms were few. It is blue."],
+            ("22",),
+        ),
+        (
+            "Wann beginnt das Fest?",
+            "1998",
+            ["Der Verein besteht seit 1998. Er hat Mitglieder. Das Fest beginnt am 3. Juni 2024. Es gibt Brot."],
+            ("3. Juni 2024",),
+        ),
+        (
+            "\u00bfCu\u00e1ndo abri\u00f3 la biblioteca?",
+            "2003",
+            ["Fue pintada en 2003. Es grande. La biblioteca abri\u00f3 el 3 de octubre de 1987. Hay sillas."],
+            ("3 de octubre de 1987",),
+        ),
+        (
+            "Quand l'usine a-t-elle ouvert ?",
+            "1950",
+            ["Le pont date de 1950. Il est long. L'usine a ouvert le 4 mai 1928. Elle est rouge."],
+            ("4 mai 1928",),
+        ),
+    ],
+)
+def test_the_sentence_that_shares_most_with_the_question_wins(
+    question: str, reply: str, texts: list[str], spans: tuple[str, ...]
+) -> None:
+    assert spans_instead(question, reply, texts) == spans
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "texts"),
+    [
+        ("When is the next meeting?", "2 July", [MINUTES]),
+        ("When is the next meeting?", "2 July at 10:00", [MINUTES]),
+        # a date that no text says, and one that stands in both sentences
+        ("When is the next meeting?", "3 July", [MINUTES]),
+        ("When is the next meeting?", "27 June", [MINUTES, "The next meeting is not on 27 June."]),
+        ("Who chairs the next meeting?", "27 June", [MINUTES]),
+        ("When is the next meeting?", "not found", [MINUTES]),
+        ("When does it begin?", "27 June", [MINUTES]),
+        ("How many keys are there?", "1998", ["There are keys in 2 rooms. It was built in 1998. It is red. So it is."]),
+        ("When is it?", "27 June", []),
+    ],
+)
+def test_a_reply_stands_where_no_sentence_is_much_nearer(question: str, reply: str, texts: list[str]) -> None:
+    assert spans_instead(question, reply, texts) == ()
+
+
+def test_a_number_gets_the_unit_that_stands_behind_it() -> None:
+    assert spans_instead("How much power does it use?", "1,450", [MACHINE]) == ("1,450 watts",)
+    assert spans_instead("How heavy is it?", "9", [MACHINE]) == ("9 kg",)
+    assert spans_instead("How many watts does it use?", "1,450", [MACHINE]) == ()
+
+
+def test_of_replies_of_another_kind_only_the_nearest_spans_are_chosen_from() -> None:
+    assert spans_instead("How high is the rent?", "two weeks", [CONTRACT]) == ("940 pounds",)
+
+
+def test_thousands_are_no_date() -> None:
+    text = "It has 62.000 books. It opened on 3 October 1987."
+    assert spans_instead("When did it open?", "62.000 books", [text]) == ("3 October 1987",)
+    assert spans_instead("When did people come here?", "12,000 years ago", [text]) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        ("on the first of October, and the second may follow", ("first of October",)),
+        ("You may 1 day see it; they march 20 miles.", ()),
+        ("in 1987, 2,004 of them, 1998.5 and A1950", ("1987",)),
+        ("June 4, 1998 and 1980s and 2024-03-01 and 4/7/98", ("June 4, 1998", "1980s", "2024-03-01", "4/7/98")),
+        (
+            "il 4 maggio 1950 o 5 de mar\u00e7o de 1951 of 6 maart",
+            ("4 maggio 1950", "5 de mar\u00e7o de 1951", "6 maart"),
+        ),
+    ],
+)
+def test_dates_are_read_whole(text: str, dates: tuple[str, ...]) -> None:
+    assert spans_instead("When was it?", "5 kg", [text]) == dates
+
+
+@pytest.mark.parametrize("text", ["1 " * 20_000, "4 may " * 5_000, "1987" * 5_000, "first " * 9_000, "9." * 9_000])
+def test_long_texts_are_read_in_one_pass(text: str) -> None:
+    assert all(span in text for span in spans_instead("When was it?", "5 kg", [text]))
+
+
+def test_an_answer_is_of_the_nearest_sentence(tmp_path: Path) -> None:
+    memory = tiny_memory(reasoner=ScriptedReasoner({}, lambda question, notes: "27 June"))
+    with memory.open_bank(tmp_path / "bank") as bank:
+        memory.ingest(bank, [Document("minutes", MINUTES)])
+        answer = memory.ask(bank, "When is the next meeting?")
+        assert (answer.text, answer.grounded) == ("2 July", True)
+        assert memory.ask(bank, "When was it written down?").text == "27 June"
