@@ -66,6 +66,16 @@ def test_the_sentence_that_shares_most_with_the_question_wins(
         ("When is the next meeting?", "3 July", [MINUTES]),
         ("When is the next meeting?", "27 June", [MINUTES, "The next meeting is not on 27 June."]),
         ("Who chairs the next meeting?", "27 June", [MINUTES]),
+        (
+            "From which date do the rules apply?",
+            "1 March 2025",
+            ["It applies to trips from 1 March 2025. It replaces the rules of 2019. It is so. Keep it.", "Well."],
+        ),
+        (
+            "How many people live in Velmora?",
+            "214,600",
+            ["Velmora has 214,600 inhabitants. People who live in Velmora use three more letters. It is an isle. Yes."],
+        ),
         ("When is the next meeting?", "not found", [MINUTES]),
         ("When does it begin?", "27 June", [MINUTES]),
         ("How many keys are there?", "1998", ["There are keys in 2 rooms. It was built in 1998. It is red. So it is."]),
