@@ -58,8 +58,12 @@ SHARES = {
 CHAINS = ("hotpotqa", "2wikimultihopqa", "musique")
 MIXED = (*CHAINS, "built", "strategyqa")
 """Data sets whose questions name what they are about: they can share a sheet."""
+WHOLE = ("squad", "fairytaleqa")
+"""Data sets whose texts follow each other as in a document: half of their sheets hold chunks as a bank does."""
 ASKED = 6
 """Questions of one text, at most."""
+MOST = 8
+"""Paragraphs that chunks are made of, at most."""
 REFUSED = 0.05
 """Share of questions whose answer stands elsewhere, in articles and chains."""
 
@@ -114,7 +118,8 @@ class Sampler:
         sheets: list[Sheet] = []
         while sum(map(len, sheets)) < self._tokens:
             name = draw.choices(self._names, [SHARES[name] for name in self._names])[0]
-            sheets.append(self._mixed(name, draw) if name in MIXED else self._article(name, draw))
+            as_chunks = name in WHOLE and draw.random() < 0.5
+            sheets.append((self._mixed if name in MIXED else self._chunks if as_chunks else self._article)(name, draw))
         return sheets
 
     def item(self, question: str, answer: str, notes: str = "") -> Item:
@@ -150,13 +155,44 @@ class Sampler:
             texts.append(read)
             asked += [each for each in of_it if read == text or each.answers[0] in read]
         items = [self.item(each.question, each.answers[0]) for each in asked]
-        together = "\n".join(texts).lower()
-        if name == "squad" and others and draw.random() < REFUSED * len(items):
-            away = draw.choice(whole[draw.choice(others)])
-            if away.answers[0].lower() not in together:
-                items.append(self.item(away.question, prompts.NOT_FOUND))
+        items += self._refused(name, [each for text in others for each in whole[text]], texts, len(items), draw)
         draw.shuffle(texts)
         return self.sheet(texts, items)
+
+    def _chunks(self, name: str, draw: random.Random) -> Sheet:
+        """Chunks of an article as a bank holds them, paragraphs one behind the other, in any order."""
+        example = draw.choice(self._examples[name])
+        whole = self._by_text[name, example.group]
+        behind = list(whole)[list(whole).index(example.paragraphs[0].text) :]
+        ids = self._backbone.encode("\n\n".join(behind[:MOST]))[: CHUNK * draw.choice((1, 2, 2))]
+        read, kept = [self._backbone.decode(ids[at : at + CHUNK]).strip() for at in range(0, len(ids), CHUNK)], 0
+        asked: list[Example] = []
+        held = self._backbone.decode(ids)
+        for text in behind[:MOST]:
+            if text not in held:
+                break
+            kept += 1
+            of_it = draw.sample(whole[text], min(ASKED, len(whole[text])))
+            asked += [each for each in of_it if any(each.answers[0] in chunk for chunk in read)]
+        if not asked:
+            return self._article(name, draw)  # one paragraph that is longer than all of the chunks
+        items = [self.item(each.question, each.answers[0]) for each in asked]
+        items += self._refused(
+            name, [each for text in behind[kept + 1 :] for each in whole[text]], read, len(items), draw
+        )
+        draw.shuffle(read)
+        return self.sheet(read, items)
+
+    def _refused(
+        self, name: str, away: Sequence[Example], texts: Sequence[str], asked: int, draw: random.Random
+    ) -> list[Item]:
+        """Return a question whose answer is elsewhere, now and then."""
+        if name != "squad" or not away or draw.random() >= REFUSED * asked:
+            return []
+        chosen = draw.choice(away)
+        if chosen.answers[0].lower() in "\n".join(texts).lower():
+            return []
+        return [self.item(chosen.question, prompts.NOT_FOUND)]
 
     def _mixed(self, name: str, draw: random.Random) -> Sheet:
         """Questions that name what they are about, each other's texts beside their own."""

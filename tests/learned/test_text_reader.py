@@ -16,8 +16,10 @@ import torch
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.config import ReasonerConfig
+from memrecall_kv.recall import prompts
 from memrecall_kv.recall.reasoner import Tally, TunedReasoner
 from memrecall_kv.testing import tiny_backbone
+from memrecall_kv.train.data import Example, Paragraph
 from memrecall_kv.train.settings import load_settings
 from memrecall_kv.types import Chunk, Recall, WorkingMemory
 
@@ -85,6 +87,30 @@ def data(folder: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     return folder
+
+
+def test_chunks_of_an_article_hold_the_answers_to_what_is_asked_of_them() -> None:
+    backbone = tiny_backbone()
+
+    def asked(number: int, article: str) -> Example:
+        text = Paragraph(
+            f"Paragraph {number} of {article} names the {number}th hero, and so on, and so on.", supporting=True
+        )
+        return Example(f"{article}{number}", article, f"Who is {number}?", (f"the {number}th hero",), (text,), "squad")
+
+    sampler = READER["Sampler"](backbone, [asked(n, article) for article in "AB" for n in range(9)], 0, 0)
+    kinds = set()
+    for step in range(60):
+        sheet = sampler._chunks("squad", random.Random(step))
+        read = backbone.decode(sheet.texts)
+        for item in sheet.items:
+            reply = backbone.decode(item.target).strip()
+            number = backbone.decode(item.prompt).split("Who is ")[1][0]
+            is_there = f"the {number}th hero" in read
+            kinds.add((is_there, len(sheet.items) > 1))
+            assert reply == (f"the {number}th hero" if is_there else prompts.NOT_FOUND)
+        assert len({article for article in "AB" if f"of {article} names" in read}) == 1
+    assert kinds >= {(True, True), (False, True)}
 
 
 def test_the_prepared_run_ends_in_small_files_and_goes_on_from_them(tmp_path: Path) -> None:
