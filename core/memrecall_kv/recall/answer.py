@@ -10,7 +10,7 @@ from memrecall_kv.recall import grounding, prompts
 from memrecall_kv.recall.kind_asked import is_of_kind_asked
 from memrecall_kv.recall.loop import Walk
 from memrecall_kv.recall.quotes import quotes_of
-from memrecall_kv.recall.spans import spans_instead
+from memrecall_kv.recall.spans import settled
 from memrecall_kv.types import Answer, Event, Token, Trace, Usage, Writer
 
 _HELD_BACK = 24
@@ -67,8 +67,7 @@ class Reply:
                 yield Token(ready[len(shown) :])
                 shown = ready
         if not shown and self._write is None:
-            spans = spans_instead(self._walk.question, reply, self._texts)
-            reply = spans[0] if len(spans) == 1 else "".join(self._pieces(spans)) if spans else reply
+            reply = settled(self._walk.question, reply, self._texts, lambda spans: "".join(self._pieces(spans)))
         return reply.strip(), shown
 
     def _judge(self, reply: str) -> bool:

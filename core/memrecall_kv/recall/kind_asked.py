@@ -116,7 +116,7 @@ _CANNOT_BE = {
     "thing": {"yes or no"},
 }
 """By what is asked for: kinds that are another."""
-_THOUSANDS = re.compile(r"\d{1,3}(?:[.,]\d{3})+(?!\s*(?:b\.?c|years ago))\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\d{1,3}(?:[.,]\d{3})+(?![.,]?\d)(?!\s*b\.?c)", re.IGNORECASE)
 _NAMED = 2
 """Words behind "how many", and behind a number, that may say what is counted."""
 _NEAR = 60

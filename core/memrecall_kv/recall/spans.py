@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from memrecall_kv.recall import prompts
@@ -23,11 +23,26 @@ _STEM = 5
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A sentence without its cases, its spans of the kind asked for, and how much it shares with the question."""
+    """A sentence in small letters, its spans of the kind asked for, and how much it shares with the question."""
 
     text: str
     spans: tuple[str, ...]
     shared: float
+
+
+def settled(question: str, reply: str, texts: Sequence[str], choose: Callable[[Sequence[str]], str]) -> str:
+    """Return a reply, or what stands in its place.
+
+    Args:
+        question: What was asked.
+        reply: What was answered.
+        texts: What was read for it.
+        choose: Returns one of several spans.
+    """
+    spans = spans_instead(question, reply, texts)
+    if len(spans) > 1:
+        return choose(spans)
+    return spans[0] if spans else reply
 
 
 def spans_instead(question: str, reply: str, texts: Sequence[str]) -> Sequence[str]:

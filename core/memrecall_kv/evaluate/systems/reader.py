@@ -9,7 +9,7 @@ from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall import prompts
 from memrecall_kv.recall.kind_asked import is_of_kind_asked
 from memrecall_kv.recall.reasoner import Tally
-from memrecall_kv.recall.spans import spans_instead
+from memrecall_kv.recall.spans import settled
 from memrecall_kv.types import Chunk, Note, Recall, WorkingMemory
 
 
@@ -44,9 +44,7 @@ class Reader:
             pieces = self._reasoner.answer(question, known, evidence, [], tally, among)
             return "".join(self._backbone.scheduler.each(pieces)).strip()
 
-        text = said()
-        spans = spans_instead(question, text, [chunk.read_text for chunk in chunks])
-        text = spans[0] if len(spans) == 1 else said(spans) if spans else text
+        text = settled(question, said(), [chunk.read_text for chunk in chunks], said)
         found = not prompts.is_nothing(text) and is_of_kind_asked(question, text)
         ids = distinct(chunk.doc_id for chunk in chunks)
         return Reply(
