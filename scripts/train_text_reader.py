@@ -30,6 +30,7 @@ from memrecall_kv.backbone.loading import load_backbone
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.compress.frozen_raw import FrozenRawLayout
 from memrecall_kv.config import default_directory
+from memrecall_kv.errors import InputError
 from memrecall_kv.evaluate.rows import read_lines
 from memrecall_kv.recall import prompts
 from memrecall_kv.train.data import Example, Paragraph, is_held_out, load_rows
@@ -45,7 +46,7 @@ CHUNK = 256
 SHEET = 600
 """Tokens of texts on a sheet, about."""
 SHARES = {
-    "squad": 0.33,
+    "squad_v1.1": 0.33,
     "built": 0.20,
     "hotpotqa": 0.18,
     "fairytaleqa": 0.13,
@@ -58,7 +59,7 @@ SHARES = {
 CHAINS = ("hotpotqa", "2wikimultihopqa", "musique")
 MIXED = (*CHAINS, "built", "strategyqa")
 """Data sets whose questions name what they are about: they can share a sheet."""
-WHOLE = ("squad", "fairytaleqa")
+WHOLE = ("squad_v1.1", "fairytaleqa")
 """Data sets whose texts follow each other as in a document: half of their sheets hold chunks as a bank does."""
 ASKED = 6
 """Questions of one text, at most."""
@@ -110,6 +111,10 @@ class Sampler:
             if example.dataset not in MIXED:
                 by_text[example.dataset, example.group][example.paragraphs[0].text].append(example)
         self._by_text = {key: dict(texts) for key, texts in by_text.items()}
+        if unknown := self._examples.keys() - SHARES.keys():
+            raise InputError(
+                f"Rows of {', '.join(sorted(unknown))} have no share of the sheets.", "Name their data set in SHARES."
+            )
         self._names = [name for name in SHARES if self._examples.get(name)]
 
     def draw(self, step: int) -> list[Sheet]:
@@ -160,34 +165,42 @@ class Sampler:
         return self.sheet(texts, items)
 
     def _chunks(self, name: str, draw: random.Random) -> Sheet:
-        """Chunks of an article as a bank holds them, paragraphs one behind the other, in any order."""
+        """Chunks as a bank holds them, paragraphs one behind the other, and often of another article too; any order."""
+        read, asked, away = self._whole(name, draw)
+        if away and draw.random() < 0.6:
+            more, others, _ = self._whole(draw.choice([each for each in WHOLE if each in self._names]), draw)
+            read, asked = read + more, asked + others
+        if not asked:
+            return self._article(name, draw)  # one paragraph that is longer than all of the chunks
+        items = [self.item(each.question, each.answers[0]) for each in asked]
+        items += self._refused(name, away, read, len(items), draw)
+        draw.shuffle(read)
+        return self.sheet(read, items)
+
+    def _whole(self, name: str, draw: random.Random) -> tuple[list[str], list[Example], list[Example]]:
+        """Return chunks of an article, what is asked of them, and what could be asked of the rest of it."""
         example = draw.choice(self._examples[name])
         whole = self._by_text[name, example.group]
         behind = list(whole)[list(whole).index(example.paragraphs[0].text) :]
-        ids = self._backbone.encode("\n\n".join(behind[:MOST]))[: CHUNK * draw.choice((1, 2, 2))]
-        read, kept = [self._backbone.decode(ids[at : at + CHUNK]).strip() for at in range(0, len(ids), CHUNK)], 0
+        title = f"{example.group}: "
+        plain = [behind[0], *(text.removeprefix(title) for text in behind[1:MOST])]
+        ids = self._backbone.encode("\n\n".join(plain))[: CHUNK * draw.choice((1, 1, 2))]
+        read = [self._backbone.decode(ids[at : at + CHUNK]).strip() for at in range(0, len(ids), CHUNK)]
+        held, kept = self._backbone.decode(ids), 0
         asked: list[Example] = []
-        held = self._backbone.decode(ids)
-        for text in behind[:MOST]:
-            if text not in held:
+        for text, shown in zip(behind, plain, strict=False):
+            if shown not in held:
                 break
             kept += 1
             of_it = draw.sample(whole[text], min(ASKED, len(whole[text])))
             asked += [each for each in of_it if any(each.answers[0] in chunk for chunk in read)]
-        if not asked:
-            return self._article(name, draw)  # one paragraph that is longer than all of the chunks
-        items = [self.item(each.question, each.answers[0]) for each in asked]
-        items += self._refused(
-            name, [each for text in behind[kept + 1 :] for each in whole[text]], read, len(items), draw
-        )
-        draw.shuffle(read)
-        return self.sheet(read, items)
+        return read, asked, [each for text in behind[kept + 1 :] for each in whole[text]]
 
     def _refused(
         self, name: str, away: Sequence[Example], texts: Sequence[str], asked: int, draw: random.Random
     ) -> list[Item]:
         """Return a question whose answer is elsewhere, now and then."""
-        if name != "squad" or not away or draw.random() >= REFUSED * asked:
+        if name != "squad_v1.1" or not away or draw.random() >= REFUSED * asked:
             return []
         chosen = draw.choice(away)
         if chosen.answers[0].lower() in "\n".join(texts).lower():
@@ -323,9 +336,11 @@ class Training:
             yield loss, {f"block_{name}": value for name, value in metrics.items()}
             return
         sheets = self._sampler.draw(number)
-        asked = sum(len(sheet.items) for sheet in sheets)
-        for sheet in sheets:
-            loss = read_loss(self.backbone, reader, sheet) / asked
+        # what is asked of one text is alike: a sheet counts as the root of its questions
+        weights = [len(sheet.items) ** -0.5 for sheet in sheets]
+        counted = sum(len(sheet.items) ** 0.5 for sheet in sheets)
+        for sheet, weight in zip(sheets, weights, strict=True):
+            loss = read_loss(self.backbone, reader, sheet) * weight / counted
             yield loss, {"read": float(loss.detach()), "tokens": float(len(sheet)), "asked": float(len(sheet.items))}
 
     @torch.no_grad()
