@@ -26,7 +26,10 @@ if [ -n "${RESUME:-}" ]; then
 elif [ -n "${START:-}" ]; then
   more+=(--start "$START")
 fi
-[ -z "${BUILT:-}" ] || more+=(--built "$BUILT")
+if [ -n "${BUILT:-}" ]; then
+  read -ra built <<< "$BUILT"
+  more+=(--built "${built[@]}")
+fi
 [ -z "${MODEL:-}" ] || more+=(--model "$MODEL")
 
 "${PYTHON:-python3}" "$here/scripts/train_text_reader.py" --data "$DATA" --out "$run/run" \

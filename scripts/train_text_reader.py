@@ -5,7 +5,8 @@ and see each other. They are read once for all that is asked of them: a question
 learns is what it would learn alone. Every eighth step rehearses the packaged way, so that blocks can still be read.
 
 python scripts/build_questions.py --data DATA --out built.jsonl
-python scripts/train_text_reader.py --data DATA --built built.jsonl --out runs/text-reader
+python scripts/build_everyday.py --out everyday.jsonl
+python scripts/train_text_reader.py --data DATA --built built.jsonl everyday.jsonl --out runs/text-reader
 
 A run goes on from its folder's checkpoint. Every hundred steps `snapshot-N/` holds the deltas in bfloat16, and so does
 `reader/` at the end, or when `--seconds` are over. From such a folder alone another machine goes on with `--start
@@ -46,10 +47,11 @@ CHUNK = 256
 SHEET = 600
 """Tokens of texts on a sheet, about."""
 SHARES = {
-    "squad_v1.1": 0.33,
-    "built": 0.20,
+    "squad_v1.1": 0.28,
+    "everyday": 0.16,
+    "built": 0.14,
     "hotpotqa": 0.18,
-    "fairytaleqa": 0.13,
+    "fairytaleqa": 0.08,
     "2wikimultihopqa": 0.06,
     "musique": 0.03,
     "strategyqa": 0.05,
@@ -59,7 +61,7 @@ SHARES = {
 CHAINS = ("hotpotqa", "2wikimultihopqa", "musique")
 MIXED = (*CHAINS, "built", "strategyqa")
 """Data sets whose questions name what they are about: they can share a sheet."""
-WHOLE = ("squad_v1.1", "fairytaleqa")
+WHOLE = ("squad_v1.1", "fairytaleqa", "everyday")
 """Data sets whose texts follow each other as in a document: half of their sheets hold chunks as a bank does."""
 ASKED = 6
 """Questions of one text, at most."""
@@ -167,8 +169,9 @@ class Sampler:
     def _chunks(self, name: str, draw: random.Random) -> Sheet:
         """Chunks as a bank holds them, paragraphs one behind the other, and often of another article too; any order."""
         read, asked, away = self._whole(name, draw)
-        if away and draw.random() < 0.6:
-            more, others, _ = self._whole(draw.choice([each for each in WHOLE if each in self._names]), draw)
+        other = [each for each in WHOLE if each in self._names and each != "everyday"]
+        if other and draw.random() < 0.6:  # two made-up texts would say different things of "it"
+            more, others, _ = self._whole(draw.choice(other), draw)
             read, asked = read + more, asked + others
         if not asked:
             return self._article(name, draw)  # one paragraph that is longer than all of the chunks
@@ -200,7 +203,7 @@ class Sampler:
         self, name: str, away: Sequence[Example], texts: Sequence[str], asked: int, draw: random.Random
     ) -> list[Item]:
         """Return a question whose answer is elsewhere, now and then."""
-        if name != "squad_v1.1" or not away or draw.random() >= REFUSED * asked:
+        if name not in ("squad_v1.1", "everyday") or not away or draw.random() >= REFUSED * asked:
             return []
         chosen = draw.choice(away)
         if chosen.answers[0].lower() in "\n".join(texts).lower():
@@ -250,15 +253,14 @@ def babi(root: Path) -> Iterator[Example]:
                 yield Example(f"{row['id']}:{number}", row["id"], qa["q"], (qa["a"],), (text,), "babi")
 
 
-def built(path: Path | None) -> Iterator[Example]:
-    """Yield the questions of build_questions.py."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path else ():
-        row = json.loads(line)
+def built(paths: Sequence[Path]) -> Iterator[Example]:
+    """Yield the questions of build_questions.py and build_everyday.py."""
+    for row in (json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
         texts = tuple(Paragraph(p["text"], p["supporting"]) for p in row["paragraphs"])
-        yield Example(row["id"], row["group"], row["question"], tuple(row["answers"]), texts, "built")
+        yield Example(row["id"], row["group"], row["question"], tuple(row["answers"]), texts, row["dataset"])
 
 
-def examples(root: Path, path: Path | None, validation_rows: int) -> tuple[list[Example], list[Example]]:
+def examples(root: Path, paths: Sequence[Path], validation_rows: int) -> tuple[list[Example], list[Example]]:
     """Return the questions that train, and those held out."""
     preset = load_settings("reasoner").data.questions
     more = (
@@ -273,7 +275,7 @@ def examples(root: Path, path: Path | None, validation_rows: int) -> tuple[list[
         return whole and any(p.supporting for p in example.paragraphs)
 
     train = [e for e in rows.train if usable(e)]
-    train += [e for e in (*babi(root), *built(path)) if not is_held_out(e.group)]
+    train += [e for e in (*babi(root), *built(paths)) if not is_held_out(e.group)]
     return train, [e for e in rows.held_out if usable(e)]
 
 
@@ -318,7 +320,7 @@ class Training:
         self._ends = time.monotonic() + options.seconds
         train, self._held_out = examples(options.data, options.built, options.validation_rows)
         self._sampler = Sampler(backbone, train, options.seed, options.step_tokens)
-        own = [example for example in train if example.dataset not in ("babi", "built")]
+        own = [example for example in train if example.dataset not in ("babi", "built", "everyday")]
         self._tasks = TaskSampler(backbone, own, [], budget=options.block_tokens, spans=0, seed=options.seed + 1000)
         self._blocks = ReadingLoss(backbone, kl_weight=0.0, span_weight=0.0)
         self._layout = FrozenRawLayout(
@@ -371,7 +373,7 @@ def main() -> None:
     """Train to the last step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--built", type=Path, help="of build_questions.py")
+    parser.add_argument("--built", type=Path, nargs="*", default=(), help="of build_questions.py and build_everyday.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="a reader's deltas; the packaged ones if left out")
     parser.add_argument("--steps", type=int, default=3000)
