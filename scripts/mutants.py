@@ -33,6 +33,7 @@ TESTS = {
     # without the two hundred cases that compare two schedules on a model, which take a minute
     "recall.scan": ["tests/properties/test_scan_schedules.py", "-k", "not like_sequential"],
     "recall.kind_asked": ["tests/unit/test_kind_asked.py"],
+    "recall.spans": ["tests/unit/test_nearest_sentence.py", "tests/unit/test_kind_asked.py"],
     "filters": ["tests/properties/test_filters.py"],
     "bank.where": ["tests/unit/test_fields.py", "tests/properties/test_filters.py"],
 }

@@ -172,6 +172,7 @@ def test_a_block_is_in_the_bin_of_its_tenth_and_a_sure_one_in_the_last():
         (1, 1.0),
         (2, 0.5),
     ]
+    assert [group.count for group in reliability([(0.85, True), (0.95, False)])] == [1, 1]
     assert calibration_error([(0.25, True)]) == 0.75
 
 

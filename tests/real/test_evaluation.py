@@ -16,7 +16,7 @@ def test_the_default_and_bm25_find_needles_and_every_reader_answers(tmp_path: Pa
     config = RunConfig(
         tasks=("niah-single",),
         systems=("memrecall", "bm25:k=1", "chunk-reading:chunk_tokens=256", "memagent-reasoner:chunk_tokens=256"),
-        lengths=((6, 1),),
+        lengths=((3, 1),),
     )
     ledger = Run(tmp_path, lambda settings: MemRecall.from_pretrained(config=settings), None, config).run()
     answers = [row for row in ledger if row["kind"] == "answer"]

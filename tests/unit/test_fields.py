@@ -15,6 +15,7 @@ import pytest
 from bank_samples import FINGERPRINT, chunks_of
 from memrecall_kv.bank import MemoryBank, fields
 from memrecall_kv.bank.directory import CATALOGUE
+from memrecall_kv.bank.where import key_of
 from memrecall_kv.errors import BankFormatError
 from memrecall_kv.filters import AmongIds, And, Compare, Filter, Not, Operator, Or
 from memrecall_kv.types import Document, Where
@@ -253,3 +254,28 @@ def test_of_a_damaged_document_nothing_is_left_in_the_fields(bank: MemoryBank) -
     assert "kind3" not in str(held)
     assert "value3" not in str(held)
     assert "value4" in str(held)
+
+
+def test_filters_have_something_in_common_if_they_let_the_same_documents_through() -> None:
+    told = [each for each in FILTERS if key_of(each) is not None]
+    assert len({key_of(each) for each in told}) == len(told), "1, 1.0 and True are equal, and not the same"
+    for where in (
+        Compare("kind", Operator.EQ, "a"),
+        Compare("kind", Operator.IN, ["a", 1]),
+        AmongIds(frozenset({"d1", "d2"})),
+        Not(AmongIds(frozenset({"d1"}))),
+        And((Compare("size", Operator.GT, 0), Or((AmongIds(frozenset()), Compare("size", Operator.LT, 1.5))))),
+    ):
+        assert key_of(where) is not None
+    for where in (
+        Compare("kind", Operator.EQ, ["a", ["b"]]),
+        Compare("kind", Operator.EQ, {"a": 1}),
+        Not(Compare("kind", Operator.EQ, {"a": 1})),
+        Or((AmongIds(frozenset()), Compare("kind", Operator.EQ, {"a": 1}))),
+        lambda doc_id, metadata: True,
+    ):
+        assert key_of(where) is None
+    wanted = ["a"]
+    before = key_of(Compare("kind", Operator.IN, wanted))
+    wanted.append("b")
+    assert key_of(Compare("kind", Operator.IN, wanted)) != before

@@ -137,6 +137,7 @@ def test_long_texts_are_read_in_one_pass(text: str, dates: tuple[str, ...]) -> N
 
 def test_one_span_is_taken_and_of_several_one_is_chosen() -> None:
     def choose(spans: Sequence[str]) -> str:
+        assert len(spans) > 1
         return spans[-1]
 
     assert settled("When is the next meeting?", "27 June", [MINUTES], choose) == "2 July"
