@@ -35,6 +35,7 @@ TESTS = {
     "recall.kind_asked": ["tests/unit/test_kind_asked.py"],
     "recall.spans": ["tests/unit/test_nearest_sentence.py", "tests/unit/test_kind_asked.py"],
     "filters": ["tests/properties/test_filters.py"],
+    "bank.bank": ["tests/unit/test_bank.py", "tests/unit/test_bank_damage.py", "tests/unit/test_fields.py"],
     "bank.where": ["tests/unit/test_fields.py", "tests/properties/test_filters.py"],
 }
 """By module of the core: the tests that are to notice, as pytest is told of them."""

@@ -100,16 +100,20 @@ def test_a_deleted_text_is_in_no_file_after_compact(bank: MemoryBank, path: Path
     assert [chunk.doc_id for chunk in bank.chunks()] == ["kept"] * 2
     with pytest.raises(InputError, match="no block"):
         bank.blocks(chunks)
-    assert bank.compact() > 0
+    assert bank.uses(bank.chunks()[0])
+    assert not bank.uses(chunks[0])
+    before = segment.stat().st_size
+    assert bank.compact() == before - sum(file.stat().st_size for file in path.glob("seg-*.kvs"))
     for file in path.iterdir():
         content = file.read_bytes()
         assert b"swordfish" not in content, file.name
         assert record not in content, file.name
 
 
-def test_a_replaced_text_is_in_no_file_after_compact(bank: MemoryBank, path: Path) -> None:
+def test_a_replaced_text_is_in_no_file_nor_after_compact(bank: MemoryBank, path: Path) -> None:
     put(bank, Document("d", "the password is swordfish"))
     put(bank, Document("d", "the password is forgotten"))
+    assert [file.name for file in path.iterdir() if b"swordfish" in file.read_bytes()] == []
     bank.compact()
     assert [file.name for file in path.iterdir() if b"swordfish" in file.read_bytes()] == []
 
