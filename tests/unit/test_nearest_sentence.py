@@ -93,6 +93,105 @@ def test_a_number_gets_the_unit_that_stands_behind_it() -> None:
     assert spans_instead("How many watts does it use?", "1,450", [MACHINE]) == ()
 
 
+ISLANDS = "Velm has 8,914 square kilometres. It has 214,600 inhabitants. It is green. Some 20 songs are sung."
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "texts", "spans"),
+    [
+        ("How many songs are sung in Velm?", "8,914", [ISLANDS], ("20",)),
+        ("How many people live in Velm?", "8,914", [ISLANDS], ("214,600", "20")),
+        ("How many square kilometres has Velm?", "8,914", [ISLANDS], ()),
+        ("How many keys are there?", "5", ["There are 3 keys. They cost 5 euros."], ("3",)),
+        ("How many keys are there?", "5", ["There are 3 keys. They cost 5 euros. Key 5 is lost."], ()),
+        ("How many keys are there?", "5", ["There are 3 keys. They cost 5.50 euros."], ()),
+        ("How many days may one stay?", "14", ["One may stay for 14 days. It costs 5 euros."], ()),
+        ("How many keys are there?", "five", ["There are 3 keys. They cost 5 euros."], ()),
+    ],
+)
+def test_a_number_with_another_unit_is_no_count(
+    question: str, reply: str, texts: list[str], spans: tuple[str, ...]
+) -> None:
+    assert spans_instead(question, reply, texts) == spans
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "text", "days"),
+    [
+        (
+            "On which days is it closed?",
+            "14",
+            "It is closed on Mondays, Tuesdays and on Friday. It has 14 beds.",
+            ("Mondays, Tuesdays and on Friday",),
+        ),
+        (
+            "What days is the course?",
+            "two hours",
+            "The course is Monday to Friday. It takes two hours.",
+            ("Monday to Friday",),
+        ),
+        (
+            "An welchen Tagen ist Training?",
+            "18 Euro",
+            "Training ist dienstags und donnerstags. Es kostet 18 Euro.",
+            ("dienstags und donnerstags",),
+        ),
+        (
+            "Quels jours ont lieu les visites ?",
+            "14 heures",
+            "Les visites ont lieu le mardi et le jeudi \u00e0 14 heures.",
+            ("mardi et le jeudi",),
+        ),
+        (
+            "\u00bfQu\u00e9 d\u00edas abre?",
+            "5 euros",
+            "Abre s\u00e1bados y domingos. Cuesta 5 euros.",
+            ("s\u00e1bados y domingos",),
+        ),
+        (
+            "In quali giorni \u00e8 chiuso?",
+            "8",
+            "\u00c8 chiuso luned\u00ec e la domenica. Ha 8 camere.",
+            ("luned\u00ec e la domenica",),
+        ),
+        (
+            "Em que dias abre?",
+            "8",
+            "Abre \u00e0s quintas-feiras e ao s\u00e1bado, das 8 \u00e0s 9.",
+            ("quintas-feiras", "s\u00e1bado"),
+        ),
+        (
+            "Op welke dagen is het open?",
+            "8",
+            "Het is open op maandag, woensdag en vrijdag tot 8.",
+            ("maandag, woensdag en vrijdag",),
+        ),
+        ("On which days is it closed?", "Mondays", "It is closed on Mondays and Fridays.", ()),
+        ("On which days is it closed?", "4 May and 5 May", "It is closed on 4 May and 5 May. It opens on Monday.", ()),
+    ],
+)
+def test_days_are_days(question: str, reply: str, text: str, days: tuple[str, ...]) -> None:
+    assert spans_instead(question, reply, [text]) == days
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "spans"),
+    [
+        ("What percentage of the people live in the capital?", "51,200", ("38 percent",)),
+        ("What share of the people lives in the capital?", "120", ("38 percent",)),
+        ("How many percent live in the capital?", "5 euros", ("38 percent",)),
+        ("Wie viel Prozent leben in der Stadt?", "51.200", ("38 percent",)),
+        ("What percentage of the people live in the capital?", "38", ("38 percent",)),
+        ("What share of the people lives in the capital?", "one third", ()),
+        ("What share of the people lives in the capital?", "12.5", ()),
+        ("What is the share of the capital?", "120", ()),
+    ],
+)
+def test_a_share_is_of_a_hundred(question: str, reply: str, spans: tuple[str, ...]) -> None:
+    text = "Of the people 38 percent live in the capital, 51,200 of them in the port. It has 120 shops."
+    assert spans_instead(question, reply, [text]) == spans
+
+
 def test_of_replies_of_another_kind_only_the_nearest_spans_are_chosen_from() -> None:
     assert spans_instead("How high is the rent?", "two weeks", [CONTRACT]) == ("940 pounds",)
 

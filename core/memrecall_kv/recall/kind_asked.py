@@ -38,9 +38,10 @@ _TIME = (
     r"|settiman[ae]|mes[ei]|ann[oi]|seconden|uren|uur|dagen|weken|maanden|jaren|jaar)\b"
 )
 _MEASURE = (
-    r"(?:\b(?:(?:kilo|centi|milli)?(?:met(?:er|re)s?|metros?|m\u00e8tres?|metri|gram(?:me)?s?|gramm|gramos?)"
+    r"(?:\b(?:square |cubic |quadrat|kubik)?"
+    r"(?:(?:kilo|centi|milli)?(?:met(?:er|re)s?|metros?|m\u00e8tres?|metri|gram(?:me)?s?|gramm|gramos?)"
     r"|(?:milli)?lit(?:er|re)s?|litros?|litri|miles?|feet|inches|yards|acres|hectares|tons?|tonnes?|(?:kilo|mega)?watts?"
-    r"|volts?|degrees?|grad|grados|km|cm|mm|kg|kw|mw)\b|\u00b0)"
+    r"|volts?|degrees?|grad|grados|(?:km|cm|mm|m)[\u00b2\u00b3]|km|cm|mm|kg|kw|mw)\b|\u00b0)"
 )
 _MONTH = (
     r"(?:jan(?:uary|uar|uari|vier|eiro)?|enero|gennaio|feb(?:ruary|ruar|ruari|rero|braio)?|f\u00e9vrier|fevereiro"
@@ -51,7 +52,15 @@ _MONTH = (
 )
 _OF = r"(?:,? |,? of |,? del? |,? den |\. )"
 _DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th|er|\u00ba)?{_OF}|(?:first|second|third|primero|premier|primo) (?:of|de|di) )"
+_WEEKDAY = (
+    r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|(?:mon|diens|donners|frei|sams|sonn)tage?s?|mittwochs?|sonnabende?s?"
+    r"|lunes|martes|mi\u00e9rcoles|jueves|viernes|s\u00e1bados?|domingos?|(?:lun|mar|mercre|jeu|vendre|same)dis?|dimanches?"
+    r"|(?:luned|marted|mercoled|gioved|venerd)\u00ec|sabato|domenic[ah]e?|(?:segunda|ter\u00e7a|quarta|quinta|sexta)s?-feiras?"
+    r"|(?:maan|dins|woens|donder|vrij|zater|zon)dag(?:en)?)"
+)
+_AND = r"(?:,? (?:and|or|to|und|oder|bis|y|o|a|et|ou|\u00e0|au|e|en|of|tot)|,)"
 _KINDS = {
+    "days": rf"\b{_WEEKDAY}(?:{_AND} (?:(?:on|am|le|el|los|il|la|de|op) )?{_WEEKDAY}){{0,6}}\b",
     "date": rf"(?<![\d.,\w])(?:{_DAY}{_MONTH}(?:{_OF}\d{{4}}\b)?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b(?:,? \d{{4}}\b)?"
     rf"|{_MONTH}{_OF}\d{{4}}\b|\d{{4}}-\d\d-\d\d\b|\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}}\b"
     r"|(?:1\d|20)\d\ds?(?![\d,.]\d|\w)|\d{1,2}(?:st|nd|rd|th) century\b)",
@@ -69,7 +78,7 @@ _COUNT = re.compile(
 )
 _AMOUNT = "|".join(_KINDS[kind] for kind in ("money", "measure", "share", "duration"))
 _FORMS = {
-    **{kind: _SAID[kind] for kind in ("date", "share", "money", "duration")},
+    **{kind: _SAID[kind] for kind in ("days", "date", "share", "money", "duration")},
     "count": _COUNT,
     "amount": re.compile(_AMOUNT, re.IGNORECASE),
     "size": re.compile(_KINDS["measure"], re.IGNORECASE),
@@ -88,6 +97,11 @@ _ASKED = {
     "duration": rf"{_BEGINS}(?:(?:for )?how long {_IS}\b.*"
     r"\b(?:last|takes?|stay|valid|open|for|repaired|wait|kept|live|work)\b"
     r"|wie lange|cu\u00e1nto dura|combien de temps|quanto dura|hoe lang duurt)\b",
+    "days": r"\b(?:(?:which|what) days|welche[nr]? tagen?|qu\u00e9 d\u00edas|quels jours|(?:che|quali) giorni"
+    r"|(?:que|quais) dias|welke dagen)\b",
+    "share": rf"{_BEGINS}(?:(?:of|in|by|to) )?(?:(?:what|which) (?:share|percentage|proportion)|how many percent"
+    r"|wie ?viel prozent|welcher anteil|qu\u00e9 porcentaje|quel pourcentage|(?:che|quale) percentuale|que percentagem"
+    r"|welk percentage)\b",
     "count": r"\b(?:how many|wie ?viele|cu\u00e1nt[oa]s|combien de|quant[ie]|quant[oa]s|hoeveel)\b",
     "date": rf"{_BEGINS}(?:(?:from |since |until |by |in |on )?(?:when {_IS}|(?:which|what) (?:year|date|day)\b)"
     r"|(?:seit |ab |bis )?wann|(?:desde )?cu\u00e1ndo|(?:depuis )?quand|(?:da )?quando|(?:sinds )?wanneer)\b",
@@ -106,6 +120,8 @@ _ASKS_FOR_SHARE = re.compile(
     re.IGNORECASE,
 )
 _CANNOT_BE = {
+    "days": {"share", "money", "duration", "measure", "yes or no"},
+    "share": {"money", "duration", "measure", "yes or no"},
     "money": {"share", "duration", "measure", "yes or no"},
     "duration": {"share", "money", "measure", "yes or no"},
     "count": {"share", "money", "yes or no"},
@@ -116,6 +132,8 @@ _CANNOT_BE = {
     "thing": {"yes or no"},
 }
 """By what is asked for: kinds that are another."""
+_BARE = re.compile(rf"\W*{_NUMBER}\W*", re.IGNORECASE)
+_MOST_PERCENT = 100.0
 _THOUSANDS = re.compile(r"\d{1,3}(?:[.,]\d{3})+(?![.,]?\d)(?!\s*b\.?c)", re.IGNORECASE)
 _NAMED = 2
 """Words behind "how many", and behind a number, that may say what is counted."""
@@ -140,6 +158,8 @@ def is_of_kind_asked(question: str, reply: str) -> bool:
         return len(said.split()) > _SHORT or bool(_SAID["yes or no"].search(said))
     if wanted == "date" and _THOUSANDS.search(said) and not any(_SAID[k].search(said) for k in ("date", "duration")):
         return False
+    if _BARE.fullmatch(said) and (wanted == "days" or (wanted == "share" and _is_large(said))):
+        return False
     return not any(_is_wholly(kind, said, asked) for kind in _CANNOT_BE.get(wanted, ()))
 
 
@@ -161,6 +181,11 @@ def spans_of_kind_asked(question: str, text: str, *, loosely: bool = False) -> l
     return [(start, end) for start, end in spans if counted & _first_stems(text[end : end + _NEAR])]
 
 
+def amounts(text: str) -> list[str]:
+    """Return what a text says with a unit, a currency or a percent sign, in order."""
+    return [match[0] for match in _FORMS["amount"].finditer(text)]
+
+
 def is_yes_or_no_asked(question: str) -> bool:
     """Return whether a question is to be answered by yes or no."""
     return _kind_asked(_plain(question)) == "yes or no"
@@ -168,6 +193,8 @@ def is_yes_or_no_asked(question: str) -> bool:
 
 def _kind_asked(question: str) -> str:
     """Return which kind a question asks for; empty if that is not known."""
+    if _ASKS["share"].search(question):
+        return "share"
     if _ASKS_FOR_SHARE.search(question) and not _ASKS["yes or no"].search(question):
         return ""
     return next((kind for kind, pattern in _ASKS.items() if pattern.search(question)), "")
@@ -177,6 +204,12 @@ def _is_wholly(kind: str, reply: str, question: str) -> bool:
     """Return whether a reply is of a kind and says nothing else that the question does not say."""
     rest, count = _SAID[kind].subn(" ", reply)
     return bool(count) and not content_words(rest) - content_words(question)
+
+
+def _is_large(number: str) -> bool:
+    """Return whether a number, in digits, is more than all percent of something."""
+    digits = re.sub(r"\D*(\d+)\D.*|\D", r"\1", number)
+    return bool(_THOUSANDS.search(number)) or (digits.isdecimal() and float(digits) > _MOST_PERCENT)
 
 
 def _plain(text: str) -> str:

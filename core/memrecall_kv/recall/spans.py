@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from memrecall_kv.recall import prompts
 from memrecall_kv.recall.grounding import sentence_spans, stems
-from memrecall_kv.recall.kind_asked import is_of_kind_asked, is_yes_or_no_asked, spans_of_kind_asked
+from memrecall_kv.recall.kind_asked import amounts, is_of_kind_asked, is_yes_or_no_asked, spans_of_kind_asked
 
 _NEARER = 1.5
 """How much more a sentence has to share with the question: a word that one sentence of four holds."""
@@ -60,11 +60,12 @@ def spans_instead(question: str, reply: str, texts: Sequence[str]) -> Sequence[s
     if is_yes_or_no_asked(question):
         return () if is_of_kind else ("yes", "no")
     sentences = _sentences(question, texts)
-    if not is_of_kind:
+    spans = _spans(sentences)
+    if not is_of_kind or _has_another_unit(question, reply, texts, spans):
         sentences = sentences if any(each.spans for each in sentences) else _sentences(question, texts, loosely=True)
         best = _most_shared(sentences)
         return _spans(sentence for sentence in sentences if sentence.shared >= best - _NEARER)
-    whole = tuple(span for span in _spans(sentences) if _plain(span).startswith(f"{reply} "))
+    whole = tuple(span for span in spans if _plain(span).startswith(f"{reply} "))
     if whole and reply[-1].isdigit():
         return whole
     said = re.compile(rf"(?<!\w){re.escape(reply)}(?!\w)")
@@ -72,6 +73,17 @@ def spans_instead(question: str, reply: str, texts: Sequence[str]) -> Sequence[s
     best = _most_shared(sentences)
     is_far = own and best > max(own) + _NEARER
     return _spans(sentence for sentence in sentences if sentence.shared == best) if is_far else ()
+
+
+def _has_another_unit(question: str, reply: str, texts: Sequence[str], spans: Iterable[str]) -> bool:
+    """Return whether a number stands in the texts only with a unit that neither question nor spans of the kind have."""
+    said = re.compile(rf"(?<![\w.,]){re.escape(reply)}(?!\w|[.,]\d)")
+    units = [
+        amount.removeprefix(reply) for text in texts for amount in map(_plain, amounts(text)) if said.match(amount)
+    ]
+    stands = sum(len(said.findall(_plain(text))) for text in texts)
+    is_asked = any(said.match(_plain(span)) for span in spans) or any(stems(unit) & stems(question) for unit in units)
+    return reply[-1].isdigit() and 0 < len(units) == stands and not is_asked
 
 
 def _most_shared(sentences: Iterable[_Sentence]) -> float:
