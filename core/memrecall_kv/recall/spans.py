@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from memrecall_kv.recall import prompts
 from memrecall_kv.recall.grounding import sentence_spans, stems
 from memrecall_kv.recall.kind_asked import amounts, is_of_kind_asked, is_yes_or_no_asked, spans_of_kind_asked
+from memrecall_kv.recall.wording import as_written
 
 _NEARER = 1.5
 """How much more a sentence has to share with the question: a word that one sentence of four holds."""
@@ -39,6 +40,7 @@ def settled(question: str, reply: str, texts: Sequence[str], choose: Callable[[S
         texts: What was read for it.
         choose: Returns one of several spans.
     """
+    reply = as_written(reply, texts)
     spans = spans_instead(question, reply, texts)
     if len(spans) > 1:
         return choose(spans)
