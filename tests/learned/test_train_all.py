@@ -15,6 +15,7 @@ from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.loading import load_backbone, load_outline
 from memrecall_kv.backbone.lora import LoraAdapter
 from memrecall_kv.cli import main
+from memrecall_kv.config import default_directory
 from memrecall_kv.errors import ConfigError, InputError
 from memrecall_kv.testing import tiny_backbone
 from memrecall_kv.train.checkpoint import load_checkpoint
@@ -174,6 +175,17 @@ def test_a_gate_of_a_window_is_read_as_it_was_trained(data: Path, model: Path) -
     assert (whole.gate.layers, whole.bank.layers) == (None, "all")
     kept = Recipe(**recipe(model, stages=[*STAGES[:3], window], pipeline={"bank": {"layers": "all"}}))
     assert kept.pipeline_config().bank.layers == "all"
+
+
+def test_a_pipeline_reads_as_its_reader_was_trained(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """A stage's reader reads texts apart, however the packaged one does, whose settings are the recipe's too."""
+    packaged = json.loads((default_directory() / "memrecall_config.json").read_text(encoding="utf-8"))
+    packaged["settings"]["reasoner"]["reading"] = "together"
+    (tmp_path / "memrecall_config.json").write_text(json.dumps(packaged), encoding="utf-8")
+    monkeypatch.setattr("memrecall_kv.train.recipe.default_directory", lambda: tmp_path)
+    assert Recipe(**recipe(model)).pipeline_config().reasoner.reading == "apart"
+    together = Recipe(**recipe(model, pipeline={"reasoner": {"reading": "together"}}))
+    assert together.pipeline_config().reasoner.reading == "together"
 
 
 def test_a_window_is_taught_by_the_gate_of_an_earlier_stage(

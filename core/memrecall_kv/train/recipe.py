@@ -133,8 +133,8 @@ class Recipe(Config):
         packaged = json.loads((default_directory() / CONFIG_NAME).read_text(encoding="utf-8"))["settings"]
         trained = self.settings_of(next(run for run in self.stages if run.name == self.gate), Path())
         gate = trained.model_dump(include=_READ_AS_TRAINED) if isinstance(trained, GateTraining) else {}
-        # a bank keeps what the gate reads; a recipe may have it keep all
-        kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}}
+        # a bank keeps what the gate reads, and a stage's reader reads chunks apart; a recipe may say otherwise
+        kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}, "reasoner": {"reading": "apart"}}
         values = laid_over(laid_over(laid_over(packaged, kept), self.pipeline), {"gate": gate})
         return MemRecallConfig(**{**values, "compressor": fitting_compressor(values["compressor"])})
 
