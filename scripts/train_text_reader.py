@@ -67,7 +67,7 @@ ASKED = 6
 """Questions of one text, at most."""
 MOST = 8
 """Paragraphs that chunks are made of, at most."""
-REFUSED = 0.05
+REFUSED = 0.12
 """Share of questions whose answer stands elsewhere, in articles and chains."""
 
 
@@ -228,11 +228,13 @@ class Sampler:
         """Return the texts that stand there for a question, and how it is asked."""
         answer, gold = example.answers[0], [p for p in example.paragraphs if p.supporting]
         texts, notes = [p.text for p in gold], ""
-        rest = [p.text for p in example.paragraphs if not p.supporting and answer not in p.text]
+        judged = answer.lower() in ("yes", "no")  # stands in no text, and follows from all of them
+        rest = [p.text for p in example.paragraphs if not p.supporting and (judged or answer not in p.text)]
         extra = draw.sample(rest, min(len(rest), draw.choice((0, 0, 0, 1, 1, 2))))
-        plain = answer.lower() not in ("yes", "no", prompts.NOT_FOUND) and example.dataset != "strategyqa"
-        if plain and rest and draw.random() < REFUSED:
-            near = [text for text in texts + rest[:3] if answer.lower() not in text.lower()]
+        known = example.dataset == "strategyqa" or answer == prompts.NOT_FOUND
+        if not known and rest and draw.random() < REFUSED:
+            left = [] if judged or draw.random() < 0.5 else texts
+            near = [text for text in left + rest[:3] if judged or answer.lower() not in text.lower()]
             if near:
                 return near, self.item(example.question, prompts.NOT_FOUND)
         if example.dataset in CHAINS and len(gold) > 1 and draw.random() < 0.15:

@@ -195,8 +195,10 @@ class ScanConfig(Config):
         top_k: Open exactly this many blocks (or all there are), best first; `None` uses schedule and threshold.
             A number by default: the threshold of a gate without training does not carry over from one bank to
             the next (docs/decisions/0003).
-        max_rounds: Passes over the refused blocks at most, the first one included.
+        max_rounds: Passes over the refused blocks at most, the first one included; in each `best_first` opens one.
         max_open: Blocks opened for one question at most.
+        fill_tokens: For an answer the most probable blocks left are opened too, as long as the texts of all that is
+            open stay within so many tokens; `None`: they are not. Not with `top_k`, nor where nothing was found.
         second_look: If the answer is not found in what was opened, the best block left is opened too, given a
             probability above this, and the question answered once more; `None`: it is not. Not with `top_k`.
         candidates: The gate judges only this many blocks, those that share most words with question and the notes of
@@ -216,6 +218,7 @@ class ScanConfig(Config):
     top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)
+    fill_tokens: int | None = Field(default=None, ge=1)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
     least_share: float = Field(default=0.0, ge=0.0, le=1.0)

@@ -18,6 +18,7 @@ from memrecall_kv.recall.scan import (
     best_elsewhere,
     best_first,
     exact,
+    filling,
     lookahead,
     rescan,
     scan,
@@ -25,7 +26,7 @@ from memrecall_kv.recall.scan import (
     sequential,
 )
 from memrecall_kv.testing import tiny_backbone
-from memrecall_kv.types import Chunk, MemoryBlock, WorkingMemory
+from memrecall_kv.types import Chunk, MemoryBlock, Step, WorkingMemory
 
 CASES = 200
 
@@ -228,13 +229,11 @@ def test_a_probability_at_the_threshold_opens_nothing_and_one_at_the_margin_is_c
     assert asked == [[0], [1], [2]]
 
 
-def test_best_first_opens_one_more_than_a_scan_may_so_that_the_scan_ends_it() -> None:
+def test_a_scan_ends_best_first_where_no_more_may_be_open() -> None:
     pool, config = Scripted(5, lambda indices: [0.7] * len(indices)), ScanConfig(top_k=None, max_open=2)
-    assert [d.chunk_id for d in best_first(pool, config, GateConfig())] == [0, 1, 2]
-    assert [d.chunk_id for d in scan(pool, config.model_copy(update={"schedule": "best_first"}), GateConfig())] == [
-        0,
-        1,
-    ]
+    assert [d.chunk_id for d in best_first(pool, config, GateConfig()) if d.opened] == [0, 1, 2]
+    ended = scan(pool, config.model_copy(update={"schedule": "best_first"}), GateConfig())
+    assert [d.chunk_id for d in ended] == [0, 1]
 
 
 def test_a_scan_that_opens_nothing_looks_once() -> None:
@@ -256,6 +255,35 @@ def test_a_second_look_opens_the_first_of_the_best_if_it_may() -> None:
     assert look({0, 1, 2}, max_open=9) is None
     for changes in ({"second_look": None}, {"top_k": 1}, {"second_look": 0.3}):
         assert look(set(), **changes) is None
+
+
+def test_filling_opens_the_most_probable_as_far_as_tokens_and_blocks_reach() -> None:
+    sizes = {"a": 5, "b": 4, "c": 6, "d": 3}
+    steps = [
+        Step(0, "b", 0.9, opened=False),
+        Step(0, "a", 0.8, opened=True),
+        *(Step(1, name, p, opened=False) for name, p in {"b": 0.4, "c": 0.2, "d": 0.3}.items()),
+    ]
+    config = ScanConfig(top_k=None, max_open=4, fill_tokens=14)
+
+    def filled(**changes: object) -> list[Decision]:
+        return list(filling(steps, sizes, config.model_copy(update=changes)))
+
+    # by the latest look at each
+    assert filled() == [Decision(1, "b", 0.4, opened=True), Decision(1, "d", 0.3, opened=True)]
+    assert [decision.chunk_id for decision in filled(max_open=2)] == ["b"]
+    assert [decision.chunk_id for decision in filled(fill_tokens=100)] == ["b", "d", "c"]
+    # what is next does not fit: nothing less probable takes its place
+    assert [decision.chunk_id for decision in filled(fill_tokens=8)] == []
+    assert filled(max_open=1) == filled(fill_tokens=None) == filled(top_k=2) == []
+
+
+def test_best_first_looks_so_many_times_and_tells_how_probable_what_is_left_was() -> None:
+    pool = Scripted(3, lambda indices: [[0.6, 0.9, 0.1][index] for index in indices])
+    decisions = list(best_first(pool, ScanConfig(top_k=None, max_rounds=2), GateConfig()))
+    assert decisions == [Decision(0, 1, 0.9, True), Decision(1, 0, 0.6, True), Decision(1, 2, 0.1, False)]
+    assert [d.chunk_id for d in best_first(pool, ScanConfig(top_k=None, max_rounds=1), GateConfig())] == [1, 0, 2]
+    assert list(best_first(Scripted(0, lambda indices: []), ScanConfig(), GateConfig())) == []
 
 
 def test_the_best_of_other_documents_is_opened_however_improbable() -> None:

@@ -121,6 +121,31 @@ def test_a_refusal_opens_one_block_more_and_answers_again(
     assert [recall.chunk.doc_id for recall in memory.recall(bank, QUESTION)] == ["film"]
 
 
+def test_an_answer_reads_the_most_probable_blocks_left_and_a_search_does_not(
+    stack: ExitStack, tmp_path: Path, order: list[Document]
+) -> None:
+    memory = bridge(settings(top_k=None, schedule="sequential", fill_tokens=200))
+    bank = filled(stack, memory, tmp_path, order)
+    read: list[list[str]] = []
+
+    def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
+        read.append([recall.chunk.doc_id for recall in recalls])
+        yield "chief of protocol"
+
+    answer = memory.ask(bank, QUESTION, write=write)
+    assert read == [["film", "woman", "noise"]]
+    assert (answer.text, answer.found, answer.grounded) == ("chief of protocol", True, True)
+    assert [recall.chunk.doc_id for recall in answer.evidence] == ["film", "woman", "noise"]
+    # what was opened only to fill up was noted by no one, and led nowhere
+    assert [note.chunk_id for note in answer.working_memory.notes] == ["film#0"]
+    assert [(s.chunk_id, s.opened) for s in answer.trace.steps if s.opened] == [
+        ("film#0", True),
+        ("woman#0", True),
+        ("noise#0", True),
+    ]
+    assert [recall.chunk.doc_id for recall in memory.recall(bank, QUESTION)] == ["film"]
+
+
 @pytest.mark.parametrize(
     "scan",
     [

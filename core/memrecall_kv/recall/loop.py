@@ -15,7 +15,7 @@ from memrecall_kv.config import GateConfig, ScanConfig
 from memrecall_kv.recall.blocks import BlockReader
 from memrecall_kv.recall.reasoner import Reasoner, Tally
 from memrecall_kv.recall.relevance import Relevance
-from memrecall_kv.recall.scan import Decision, best_elsewhere, scan, second_look
+from memrecall_kv.recall.scan import Decision, best_elsewhere, filling, scan, second_look
 from memrecall_kv.recall.stages import Stages
 from memrecall_kv.types import Chunk, Event, MemoryBlock, Noted, Opened, Recall, Scored, Step, WorkingMemory
 
@@ -71,6 +71,12 @@ class Walk:
             decision = best_elsewhere(self.relevance, opened, counted, round=self.steps[-1].round)
             if decision is None:
                 return
+            yield from self._take(decision)
+
+    def fill(self) -> Iterator[Event]:
+        """Open the most probable blocks left, as far as `scan.fill_tokens` reach; for when an answer is written."""
+        sizes = {step.chunk_id: self.relevance.chunk(step.chunk_id).num_tokens for step in self.steps}
+        for decision in filling(self.steps, sizes, self.scan):
             yield from self._take(decision)
 
     def look_again(self) -> Iterator[Event]:
