@@ -250,8 +250,6 @@ class ReasonerConfig(Config):
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the
             default backbone loses the thread over more than a chunk or two.
         max_answer_tokens: Tokens of the answer at most.
-        refusal_bias: Added to the log-odds, nats, with which a tuned reasoner begins to say that it found nothing.
-            Fitted, as a gate's threshold is, on questions with and without their evidence.
         not_found: What the answer says when the bank does not hold it.
     """
 
@@ -263,14 +261,7 @@ class ReasonerConfig(Config):
     max_memory_tokens: int = Field(default=512, ge=1)
     max_readback_tokens: int = Field(default=320, ge=1)
     max_answer_tokens: int = Field(default=64, ge=1)
-    refusal_bias: float = 0.0
     not_found: str = Field(default="Not found in the documents.", min_length=1)
-
-    @model_validator(mode="after")
-    def _leans_by_what_it_learned(self) -> ReasonerConfig:
-        if self.refusal_bias and self.kind != "tuned":
-            raise ValueError("refusal_bias needs kind='tuned': no other begins every refusal alike")
-        return self
 
 
 class MemRecallConfig(Config):
