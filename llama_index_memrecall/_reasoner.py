@@ -91,6 +91,7 @@ class ReasonerSynthesizer(BaseSynthesizer):
             given = sources or [NodeWithScore(node=TextNode(text=text)) for text in texts]
             scope = Candidates.among(given, self._given).scope()
             kept.append(Found.begin(self._memory.get(), scope, question, top_k=self._top_k))
+            kept[0].expect_answer()
             for _ in kept[0].events():
                 yield None
         found, text = kept[0], ""

@@ -74,9 +74,8 @@ class Found:
         return cls(memory, walk, lambda recalls: scope.sources(recalls)[:top_k])
 
     def expect_answer(self) -> None:
-        """Say that the walk will be concluded: a server then walks and answers in one go."""
-        if isinstance(self.walk, ServedWalk):
-            self.walk.is_answered = True
+        """Say that the walk will be concluded: it then reads for an answer, and a server answers in one go."""
+        self.walk.is_answered = True
 
     def events(self) -> Generator[Event, None, None]:
         """Walk, telling the dispatcher of each event."""

@@ -195,10 +195,13 @@ class ScanConfig(Config):
         top_k: Open exactly this many blocks (or all there are), best first; `None` uses schedule and threshold.
             A number by default: the threshold of a gate without training does not carry over from one bank to
             the next (docs/decisions/0003).
-        max_rounds: Passes over the refused blocks at most, the first one included; in each `best_first` opens one.
+        max_rounds: Passes over the refused blocks at most, the first one included.
         max_open: Blocks opened for one question at most.
+        max_looks: For an answer `best_first`, which opens one block after each look, looks so many times at most;
+            `None`, and for a search: until no block passes.
         fill_tokens: For an answer the most probable blocks left are opened too, as long as the texts of all that is
             open stay within so many tokens; `None`: they are not. Not with `top_k`, nor where nothing was found.
+        fill_above: How probable a block must be for that.
         second_look: If the answer is not found in what was opened, the best block left is opened too, given a
             probability above this, and the question answered once more; `None`: it is not. Not with `top_k`.
         candidates: The gate judges only this many blocks, those that share most words with question and the notes of
@@ -218,7 +221,9 @@ class ScanConfig(Config):
     top_k: int | None = Field(default=4, ge=1)
     max_rounds: int = Field(default=3, ge=1, le=100)
     max_open: int = Field(default=8, ge=1)
+    max_looks: int | None = Field(default=None, ge=1)
     fill_tokens: int | None = Field(default=None, ge=1)
+    fill_above: float = Field(default=0.05, ge=0.0, le=1.0)
     second_look: float | None = Field(default=None, ge=0.0, le=1.0)
     candidates: int | None = Field(default=None, ge=1)
     least_share: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -250,6 +255,8 @@ class ReasonerConfig(Config):
         max_readback_tokens: Tokens of the opened chunks' text that the answer may read. Little by default: the
             default backbone loses the thread over more than a chunk or two.
         max_answer_tokens: Tokens of the answer at most.
+        refusal_bias: Added to the log-odds, nats, with which a tuned reasoner begins to say that it found nothing.
+            Fitted, as a gate's threshold is, on questions with and without their evidence.
         not_found: What the answer says when the bank does not hold it.
     """
 
@@ -261,7 +268,14 @@ class ReasonerConfig(Config):
     max_memory_tokens: int = Field(default=512, ge=1)
     max_readback_tokens: int = Field(default=320, ge=1)
     max_answer_tokens: int = Field(default=64, ge=1)
+    refusal_bias: float = 0.0
     not_found: str = Field(default="Not found in the documents.", min_length=1)
+
+    @model_validator(mode="after")
+    def _leans_by_what_it_learned(self) -> ReasonerConfig:
+        if self.refusal_bias and self.kind != "tuned":
+            raise ValueError("refusal_bias needs kind='tuned': no other begins every refusal alike")
+        return self
 
 
 class MemRecallConfig(Config):

@@ -244,6 +244,7 @@ class MemRecall:
             ContextOverflowError: If a block, the notes and the question do not fit the backbone's window.
         """
         walk = self.begin(bank, question, top_k=top_k, where=where)
+        walk.is_answered = True
         yield from walk.events()
         yield from self.conclude(walk, write=write)
 

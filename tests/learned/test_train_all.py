@@ -177,13 +177,13 @@ def test_a_gate_of_a_window_is_read_as_it_was_trained(data: Path, model: Path) -
     assert kept.pipeline_config().bank.layers == "all"
 
 
-def test_a_pipeline_reads_as_its_reader_was_trained(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_pipeline_reads_as_its_reader_was_trained(model: Path) -> None:
     """A stage's reader reads texts apart, however the packaged one does, whose settings are the recipe's too."""
-    packaged = json.loads((default_directory() / "memrecall_config.json").read_text(encoding="utf-8"))
-    packaged["settings"]["reasoner"]["reading"] = "together"
-    (tmp_path / "memrecall_config.json").write_text(json.dumps(packaged), encoding="utf-8")
-    monkeypatch.setattr("memrecall_kv.train.recipe.default_directory", lambda: tmp_path)
-    assert Recipe(**recipe(model)).pipeline_config().reasoner.reading == "apart"
+    packaged = json.loads((default_directory() / "memrecall_config.json").read_text(encoding="utf-8"))["settings"]
+    assert packaged["reasoner"]["reading"] == "together"
+    config = Recipe(**recipe(model)).pipeline_config()
+    assert (config.reasoner.reading, config.reasoner.refusal_bias) == ("apart", 0.0)
+    assert config.scan.max_looks is config.scan.fill_tokens is None
     together = Recipe(**recipe(model, pipeline={"reasoner": {"reading": "together"}}))
     assert together.pipeline_config().reasoner.reading == "together"
 

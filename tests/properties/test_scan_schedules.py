@@ -273,6 +273,7 @@ def test_filling_opens_the_most_probable_as_far_as_tokens_and_blocks_reach() -> 
     assert filled() == [Decision(1, "b", 0.4, opened=True), Decision(1, "d", 0.3, opened=True)]
     assert [decision.chunk_id for decision in filled(max_open=2)] == ["b"]
     assert [decision.chunk_id for decision in filled(fill_tokens=100)] == ["b", "d", "c"]
+    assert [decision.chunk_id for decision in filled(fill_tokens=100, fill_above=0.2)] == ["b", "d"]
     # what is next does not fit: nothing less probable takes its place
     assert [decision.chunk_id for decision in filled(fill_tokens=8)] == []
     assert filled(max_open=1) == filled(fill_tokens=None) == filled(top_k=2) == []
@@ -280,9 +281,9 @@ def test_filling_opens_the_most_probable_as_far_as_tokens_and_blocks_reach() -> 
 
 def test_best_first_looks_so_many_times_and_tells_how_probable_what_is_left_was() -> None:
     pool = Scripted(3, lambda indices: [[0.6, 0.9, 0.1][index] for index in indices])
-    decisions = list(best_first(pool, ScanConfig(top_k=None, max_rounds=2), GateConfig()))
+    decisions = list(best_first(pool, ScanConfig(top_k=None, max_looks=2), GateConfig()))
     assert decisions == [Decision(0, 1, 0.9, True), Decision(1, 0, 0.6, True), Decision(1, 2, 0.1, False)]
-    assert [d.chunk_id for d in best_first(pool, ScanConfig(top_k=None, max_rounds=1), GateConfig())] == [1, 0, 2]
+    assert [d.chunk_id for d in best_first(pool, ScanConfig(top_k=None, max_looks=1), GateConfig())] == [1, 0, 2]
     assert list(best_first(Scripted(0, lambda indices: []), ScanConfig(), GateConfig())) == []
 
 

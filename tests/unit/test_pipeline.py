@@ -146,6 +146,22 @@ def test_an_answer_reads_the_most_probable_blocks_left_and_a_search_does_not(
     assert [recall.chunk.doc_id for recall in memory.recall(bank, QUESTION)] == ["film"]
 
 
+def test_looks_are_limited_for_an_answer_and_not_for_a_search(
+    stack: ExitStack, tmp_path: Path, order: list[Document]
+) -> None:
+    memory = bridge(settings(top_k=None, schedule="best_first", max_looks=1))
+    bank = filled(stack, memory, tmp_path, order)
+    assert [recall.chunk.doc_id for recall in memory.ask(bank, QUESTION).evidence] == ["film"]
+    assert [recall.chunk.doc_id for recall in memory.recall(bank, QUESTION)] == ["film", "woman"]
+
+
+def test_nothing_is_filled_up_where_nothing_was_found(stack: ExitStack, tmp_path: Path, order: list[Document]) -> None:
+    memory = bridge(settings(top_k=None, schedule="best_first", fill_tokens=200))
+    bank = filled(stack, memory, tmp_path, [order[0], order[2]])
+    answer = memory.ask(bank, QUESTION)
+    assert (answer.evidence, answer.found) == ((), False)
+
+
 @pytest.mark.parametrize(
     "scan",
     [

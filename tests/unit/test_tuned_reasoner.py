@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from memrecall_kv import MemRecall
+from memrecall_kv.backbone import decoding
 from memrecall_kv.backbone.backbone import Backbone
 from memrecall_kv.backbone.kv import whole_blocks
 from memrecall_kv.backbone.lora import LoraAdapter
@@ -44,10 +45,16 @@ def said(
     budget: int = 320,
     among: Sequence[str] = (),
     reading: str = "apart",
+    bias: float = 0.0,
 ) -> tuple[str, Tally]:
     chunk, tally = Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)), Tally()
     config = ReasonerConfig(
-        kind="tuned", readback=readback, max_answer_tokens=12, max_readback_tokens=budget, reading=reading
+        kind="tuned",
+        readback=readback,
+        max_answer_tokens=12,
+        max_readback_tokens=budget,
+        reading=reading,
+        refusal_bias=bias,
     )
     blocks = OperatorCompressor(backbone, CompressorConfig(compression_ratio=1)).compress([chunk])
     reasoner = TunedReasoner(backbone, config, deltas(backbone, size))
@@ -74,6 +81,31 @@ def test_texts_read_together_are_one_prompt_that_the_deltas_read(backbone: Backb
     assert together == backbone.decode(written[:ended]).lstrip().partition("\n")[0] != ""
     assert tally.prompt_tokens == 1 + len(request)
     assert together != said(backbone, WorkingMemory(), readback="answer")[0]
+
+
+def test_a_bias_makes_a_refusal_begin_more_readily_and_changes_nothing_else(backbone: Backbone) -> None:
+    plain, _ = said(backbone, WorkingMemory(), readback="answer")
+    first = backbone.encode(f" {prompts.NOT_FOUND}")[0]
+    pick = decoding.leaning([first], 2.0)
+    given = torch.zeros(backbone.model.config.vocab_size)
+    given[7], given[first] = 1.5, 0.0
+    logits = [given.clone(), given.clone()]
+    # at the beginning alone, and nothing that was given is changed
+    assert [pick(each) for each in logits] == [first, 7]
+    assert all(torch.equal(each, given) for each in logits)
+    assert said(backbone, WorkingMemory(), readback="answer", bias=1e-6)[0] == plain
+    leaning, _ = said(backbone, WorkingMemory(), readback="answer", bias=1e6)
+    assert leaning != plain
+    # a choice among spans is none between them and a refusal
+    among = ("otter", "river")
+    chosen = [said(backbone, WorkingMemory(), readback="answer", among=among, bias=b)[0] for b in (0.0, 1e6)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0] in among
+
+
+def test_only_a_tuned_reasoner_can_lean() -> None:
+    with pytest.raises(ConfigError, match="refusal_bias needs kind='tuned'"):
+        ReasonerConfig(refusal_bias=0.5)
 
 
 def test_what_does_not_fit_beside_texts_read_together_is_left_to_its_note(backbone: Backbone) -> None:

@@ -207,7 +207,7 @@ class ShardReader:
         self, question: str, top_k: int | None, where: Where | None, *, is_answered: bool
     ) -> Generator[Event, None, None]:
         walk = self._memory.begin(self._bank, question, top_k=top_k, where=where)
-        walk.relevance.judge = self._judge
+        walk.relevance.judge, walk.is_answered = self._judge, is_answered
         yield from walk.events()
         if is_answered:
             yield from self._memory.conclude(walk)

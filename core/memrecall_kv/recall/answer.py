@@ -41,7 +41,6 @@ class Reply:
         """Yield the answer's text piece by piece; without a block that the gate believes in there is none."""
         reply, shown = "", ""
         if self._walk.has_found:
-            yield from self._walk.fill()
             reply, shown = yield from self._attempt()
             if not self._judge(reply) and not shown:
                 looked = len(self._walk.recalls)

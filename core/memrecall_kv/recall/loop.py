@@ -24,7 +24,8 @@ from memrecall_kv.types import Chunk, Event, MemoryBlock, Noted, Opened, Recall,
 class Walk:
     """One question's way through a bank: `events` walks, and what was decided, opened and noted is kept here.
 
-    `unit` says under which name a block is counted for `scan.top_k`: all blocks of one name count as one.
+    `unit` says under which name a block is counted for `scan.top_k`: all blocks of one name count as one. `is_answered`
+    says that an answer will be written: looks are fewer then (`scan.max_looks`), and more is read (`scan.fill_tokens`).
     """
 
     question: str
@@ -37,6 +38,7 @@ class Walk:
     gate: GateConfig
     stages: Stages
     unit: Callable[[Recall], str] | None = None
+    is_answered: bool = False
     started: float = field(default_factory=time.perf_counter)
     tally: Tally = field(default_factory=Tally)
     steps: list[Step] = field(default_factory=list)
@@ -54,9 +56,12 @@ class Walk:
 
     def events(self) -> Iterator[Event]:
         """Walk the blocks: score, open, note."""
-        for decision in scan(self.relevance, self.scan, self.gate):
+        looks = self.scan.max_looks if self.is_answered else None
+        for decision in scan(self.relevance, self.scan.model_copy(update={"max_looks": looks}), self.gate):
             yield from self._take(decision)
         yield from self._open_more_units()
+        if self.is_answered and self.has_found:
+            yield from self._fill()
 
     def _open_more_units(self) -> Iterator[Event]:
         """Open the best block of each further unit until there are `scan.top_k` units, or no block of another is left.
@@ -73,8 +78,8 @@ class Walk:
                 return
             yield from self._take(decision)
 
-    def fill(self) -> Iterator[Event]:
-        """Open the most probable blocks left, as far as `scan.fill_tokens` reach; for when an answer is written."""
+    def _fill(self) -> Iterator[Event]:
+        """Open the most probable blocks left, as far as `scan.fill_tokens` reach."""
         sizes = {step.chunk_id: self.relevance.chunk(step.chunk_id).num_tokens for step in self.steps}
         for decision in filling(self.steps, sizes, self.scan):
             yield from self._take(decision)

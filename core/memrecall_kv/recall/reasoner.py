@@ -141,7 +141,8 @@ class BackboneReasoner:
             [] if self._config.readback == "off" else [recall.chunk.read_text for recall in self._readback(evidence)]
         )
         request = self._backbone.chat(prompts.answer(question, notes.text, texts))
-        yield from self._write(self._backbone.kv.place([[]]), request, self._config.max_answer_tokens, tally, among)
+        state = self._backbone.kv.place([[]])
+        yield from self._write(state, request, self._config.max_answer_tokens, tally, self._pick(among))
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         ask = prompts.rewrite if self._config.memory == "rewrite" else prompts.note
@@ -157,8 +158,13 @@ class BackboneReasoner:
                 kept.append(recall)
         return kept[::-1]
 
+    def _pick(self, among: Sequence[str]) -> decoding.Pick | None:
+        """Return how an answer's tokens are picked; `None`: greedily."""
+        encoded = (self._backbone.encode(f" {text}") for text in among)
+        return decoding.among(self._backbone, encoded) if among else None
+
     def _write(
-        self, state: KVState, prompt: list[int], limit: int, tally: Tally, among: Sequence[str] = ()
+        self, state: KVState, prompt: list[int], limit: int, tally: Tally, pick: decoding.Pick | None = None
     ) -> Iterator[str]:
         """Read a prompt and yield one line of reply as it grows; characters of several tokens come whole.
 
@@ -166,7 +172,6 @@ class BackboneReasoner:
         after a token in the midst of a character.
         """
         tally.prompt_tokens += len(prompt)
-        pick = decoding.among(self._backbone, (self._backbone.encode(f" {text}") for text in among)) if among else None
         with closing(self._rows.write(state, prompt, limit, pick)) as tokens:
 
             def counted() -> Iterator[int]:
@@ -260,7 +265,7 @@ class TunedReasoner(BackboneReasoner):
             request = self._backbone.encode(prompts.trained_answer(question))
         else:
             state, request = self._texts(question, notes, evidence, tally)
-        yield from self._write(state, request, self._config.max_answer_tokens, tally, among)
+        yield from self._write(state, request, self._config.max_answer_tokens, tally, self._pick(among))
 
     def _texts(
         self, question: str, notes: WorkingMemory, evidence: Sequence[Recall], tally: Tally
@@ -283,6 +288,11 @@ class TunedReasoner(BackboneReasoner):
 
     def _note_prompt(self, question: str, notes: WorkingMemory) -> str:
         return prompts.trained_note(question, notes.text)
+
+    def _pick(self, among: Sequence[str]) -> decoding.Pick | None:
+        if among or not self._config.refusal_bias:
+            return super()._pick(among)
+        return decoding.leaning(self._backbone.encode(f" {prompts.NOT_FOUND}"), self._config.refusal_bias)
 
 
 def _sentences(chunk: Chunk, wanted: str, count: int) -> str:

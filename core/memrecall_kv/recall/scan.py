@@ -130,7 +130,8 @@ def best_first(pool: Pool, config: ScanConfig, gate: GateConfig) -> Iterator[Dec
     Deviation from the paper, as for `rescan`; here a block that only seems to matter early on can lose to a better one.
     """
     opened: set[str] = set()
-    for round in range(config.max_rounds):
+    looks = config.max_looks or config.max_open + 1
+    for round in range(looks):
         left = pool.closed(opened)
         probabilities = pool.weigh(left, 1)
         # the first of equals
@@ -139,7 +140,7 @@ def best_first(pool: Pool, config: ScanConfig, gate: GateConfig) -> Iterator[Dec
         if best is not None and passes:
             opened.add(best)
             yield Decision(round, best, probabilities.pop(best), opened=True)
-        if not passes or round == config.max_rounds - 1:
+        if not passes or round == looks - 1:
             for chunk_id, probability in probabilities.items():
                 yield Decision(round, chunk_id, probability, opened=False)
             return
@@ -194,7 +195,7 @@ def filling(steps: Sequence[Step], sizes: Mapping[str, int], config: ScanConfig)
     Args:
         steps: What was decided.
         sizes: Tokens of each block's text, by chunk id.
-        config: How many tokens, and how many blocks, may be open.
+        config: How probable they must be, and how many tokens and blocks may be open.
     """
     latest = {step.chunk_id: step for step in steps}
     opened = {step.chunk_id for step in steps if step.opened}
@@ -204,7 +205,7 @@ def filling(steps: Sequence[Step], sizes: Mapping[str, int], config: ScanConfig)
     left = sorted(latest.keys() - opened, key=lambda chunk_id: -latest[chunk_id].gate_probability)
     for chunk_id in left[: max(0, config.max_open - len(opened))]:
         tokens += sizes[chunk_id]
-        if tokens > config.fill_tokens:
+        if tokens > config.fill_tokens or latest[chunk_id].gate_probability <= config.fill_above:
             return
         yield Decision(steps[-1].round, chunk_id, latest[chunk_id].gate_probability, opened=True)
 

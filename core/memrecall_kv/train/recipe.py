@@ -30,6 +30,11 @@ from memrecall_kv.train.settings import (
 _RECIPES = PRESETS / "all"
 _READ_AS_TRAINED = {"layers", "seeing_tokens", "noted_seeing_tokens"}
 """Settings of a gate that hold for its training and for its pipeline."""
+_READ_BY_A_STAGE = {
+    "reasoner": {"reading": "apart", "refusal_bias": 0.0},
+    "scan": {"max_looks": None, "fill_tokens": None},
+}
+"""How a stage's reader reads: each chunk by itself, so that more of them add nothing (docs/decisions/0022)."""
 DEFAULT_RECIPE = "smollm2-135m"
 _WRITES: dict[Stage, tuple[str, ...]] = {
     "scorer": ("compressor",),
@@ -133,8 +138,8 @@ class Recipe(Config):
         packaged = json.loads((default_directory() / CONFIG_NAME).read_text(encoding="utf-8"))["settings"]
         trained = self.settings_of(next(run for run in self.stages if run.name == self.gate), Path())
         gate = trained.model_dump(include=_READ_AS_TRAINED) if isinstance(trained, GateTraining) else {}
-        # a bank keeps what the gate reads, and a stage's reader reads chunks apart; a recipe may say otherwise
-        kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}, "reasoner": {"reading": "apart"}}
+        # a bank keeps what the gate reads; a recipe may say otherwise, of this and of how a stage's reader reads
+        kept = {"bank": {"layers": "gate" if gate.get("layers") else "all"}, **_READ_BY_A_STAGE}
         values = laid_over(laid_over(laid_over(packaged, kept), self.pipeline), {"gate": gate})
         return MemRecallConfig(**{**values, "compressor": fitting_compressor(values["compressor"])})
 
