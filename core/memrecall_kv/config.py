@@ -271,12 +271,6 @@ class ReasonerConfig(Config):
     refusal_bias: float = 0.0
     not_found: str = Field(default="Not found in the documents.", min_length=1)
 
-    @model_validator(mode="after")
-    def _leans_by_what_it_learned(self) -> ReasonerConfig:
-        if self.refusal_bias and self.kind != "tuned":
-            raise ValueError("refusal_bias needs kind='tuned': no other begins every refusal alike")
-        return self
-
 
 class MemRecallConfig(Config):
     """Everything that `MemRecall.save_pretrained` writes to `memrecall_config.json`."""

@@ -103,11 +103,6 @@ def test_a_bias_makes_a_refusal_begin_more_readily_and_changes_nothing_else(back
     assert chosen[0] in among
 
 
-def test_only_a_tuned_reasoner_can_lean() -> None:
-    with pytest.raises(ConfigError, match="refusal_bias needs kind='tuned'"):
-        ReasonerConfig(refusal_bias=0.5)
-
-
 def test_what_does_not_fit_beside_texts_read_together_is_left_to_its_note(backbone: Backbone) -> None:
     noted = WorkingMemory((Note("It sleeps.", Chunk("d", 0, 0, len(TEXT), TEXT, len(TEXT)).id),))
     _, fits = said(backbone, noted, readback="answer", reading="together")
