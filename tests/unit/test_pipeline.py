@@ -24,7 +24,7 @@ from memrecall_kv.errors import ConfigError, ContextOverflowError, FingerprintMi
 from memrecall_kv.pipeline import MemRecall
 from memrecall_kv.recall.gate import ClassifierGate
 from memrecall_kv.testing import ScriptedGate, ScriptedReasoner, byte_tokenizer, tiny_backbone, tiny_memory
-from memrecall_kv.types import Document, Done, Noted, Opened, Recall, Scored, Token, WorkingMemory
+from memrecall_kv.types import Document, Done, Noted, Opened, Recall, Scored, Token, WorkingMemory, Writer
 
 FACTS = [
     Document("film", "Kiss and Tell, a film, starred Shirley Temple.", {"kind": "film"}),
@@ -61,6 +61,16 @@ def filled(stack: ExitStack, memory: MemRecall, folder: Path, documents: Sequenc
     bank = stack.enter_context(memory.open_bank(folder / "b"))
     memory.ingest(bank, documents)
     return bank
+
+
+def writing(reply: str, asked: list[list[str]]) -> Writer:
+    """A writer that says one thing, and keeps of which documents it was asked."""
+
+    def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
+        asked.append([recall.chunk.doc_id for recall in recalls])
+        yield reply
+
+    return write
 
 
 @pytest.fixture
@@ -127,12 +137,7 @@ def test_an_answer_reads_the_most_probable_blocks_left_and_a_search_does_not(
     memory = bridge(settings(top_k=None, schedule="sequential", fill_tokens=200))
     bank = filled(stack, memory, tmp_path, order)
     read: list[list[str]] = []
-
-    def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
-        read.append([recall.chunk.doc_id for recall in recalls])
-        yield "chief of protocol"
-
-    answer = memory.ask(bank, QUESTION, write=write)
+    answer = memory.ask(bank, QUESTION, write=writing("chief of protocol", read))
     assert read == [["film", "woman", "noise"]]
     assert (answer.text, answer.found, answer.grounded) == ("chief of protocol", True, True)
     assert [recall.chunk.doc_id for recall in answer.evidence] == ["film", "woman", "noise"]
@@ -184,12 +189,7 @@ def test_whoever_writes_is_asked_again_after_the_second_look_and_never_more(
     memory = bridge(settings(top_k=None, schedule="sequential", second_look=0.05))
     bank = filled(stack, memory, tmp_path, order)
     asked: list[list[str]] = []
-
-    def write(question: str, known: WorkingMemory, recalls: Sequence[Recall]) -> Iterator[str]:
-        asked.append([recall.chunk.doc_id for recall in recalls])
-        yield "not found"
-
-    answer = memory.ask(bank, QUESTION, write=write)
+    answer = memory.ask(bank, QUESTION, write=writing("not found", asked))
     assert (answer.text, answer.found) == ("Not found in the documents.", False)
     assert asked == [["film"], ["film", "woman"]]
 
